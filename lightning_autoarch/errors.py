@@ -1,0 +1,28 @@
+"""The errors that the package raises on purpose. Each message says what was expected, what came, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AutoArchError(Exception):
+    """Base class: catch it to catch everything that lightning-autoarch itself finds wrong."""
+
+
+class SpaceError(AutoArchError, ValueError):
+    """A search space, or an architecture given for it, is not well formed."""
+
+
+class SearchError(AutoArchError, RuntimeError):
+    """A search cannot start, continue or end with a winner."""
+
+
+class SpaceExhausted(SearchError):
+    """Every architecture of a finite space has been proposed already: there is nothing left to try."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`" Did you mean `width`?"` for the nearest known name, or an empty string when none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean `{near[0]}`?" if near else ""

@@ -1,0 +1,361 @@
+"""A search space: named parameters, which of them exist when, and two views of one point in it.
+
+    architecture   {"layers": [{"width": 64, "act": "relu"}], "dropout": 0.1}      what the module's `__init__` receives
+    flat           {"layers.n": 1, "layers.0.width": 64, "layers.0.act": "relu", "dropout": 0.1}     what the study stores
+
+Both hold active parameters only. A `Repeat` named `layers` becomes the count `layers.n` and one set of block parameters
+a repetition; those of repetition `i` exist while `layers.n` > `i`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from lightning_autoarch.errors import SpaceError, did_you_mean
+from lightning_autoarch.search.parameters import Categorical, Float, Int, Parameter, Repeat, Scalar, to_python_scalar
+from lightning_autoarch.search.parse import parse_parameter, to_compact
+
+if TYPE_CHECKING:
+    import numpy as np
+    from optuna import Trial
+    from optuna.distributions import BaseDistribution
+
+Architecture: TypeAlias = dict[str, Any]
+Flat: TypeAlias = dict[str, Scalar]
+
+PREFIXES = ("data.", "prune.", "transfer.")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Holds while the flat parameter `parent` is active and has one of `values`."""
+
+    parent: str
+    values: tuple[Scalar, ...]
+
+    def holds(self, flat: Mapping[str, Scalar]) -> bool:
+        return self.parent in flat and flat[self.parent] in self.values
+
+
+@dataclass(frozen=True)
+class Node:
+    """One flat parameter: its name, its own scalar `Int`, `Float` or `Categorical`, and when it exists (all must hold)."""
+
+    name: str
+    parameter: Int | Float | Categorical
+    conditions: tuple[Condition, ...]
+
+    @property
+    def distribution(self) -> BaseDistribution:
+        """Optuna's distribution for it."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        p = self.parameter
+        if isinstance(p, Int):
+            return IntDistribution(p.low, p.high, log=p.log, step=p.step)
+        if isinstance(p, Float):
+            return FloatDistribution(p.low, p.high, log=p.log)
+        return CategoricalDistribution(p.choices)
+
+
+class SearchSpace:
+    """Named parameters, checked as a whole.
+
+    Args:
+        parameters: name -> parameter, or its compact form (`{"low": 1, "high": 8}`, `["relu", "gelu"]`).
+
+    Raises:
+        SpaceError: an empty space, a bad name, a `when` with an unknown parent, an impossible value or a cycle; the
+            message names the parameter.
+
+    >>> space = SearchSpace({"layers": Repeat(1, 2, {"width": Int(8, 64)}), "act": ["relu", "gelu"]})
+    >>> [node.name for node in space.nodes]
+    ['layers.n', 'layers.0.width', 'layers.1.width', 'act']
+    >>> space.architecture({"layers.n": 1, "layers.0.width": 32, "act": "relu"})
+    {'layers': [{'width': 32}], 'act': 'relu'}
+    """
+
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        if not isinstance(parameters, Mapping) or not parameters:
+            raise SpaceError(f"Expected a space of at least one named parameter, got {parameters!r}.")
+        for name in parameters:
+            _check_name(name, PREFIXES)
+        self.parameters: dict[str, Parameter] = {
+            name: parse_parameter(name, value) for name, value in parameters.items()
+        }
+        self.nodes: tuple[Node, ...] = _parents_first(_unroll(self.parameters))
+        self._by_name = {node.name: node for node in self.nodes}
+
+    def is_active(self, node: Node, flat: Mapping[str, Scalar]) -> bool:
+        """Whether `node` exists next to the parameters that `flat` already holds."""
+        return all(condition.holds(flat) for condition in node.conditions)
+
+    def architecture(self, flat: Mapping[str, Scalar]) -> Architecture:
+        """The architecture of a flat point."""
+        return _fold(self.parameters, flat, "")
+
+    def flatten(self, architecture: Mapping[str, Any], *, partial: bool = False) -> Flat:
+        """The flat point of an architecture.
+
+        Args:
+            architecture: see the module's docstring.
+            partial: allow active parameters to be left out.
+
+        Raises:
+            SpaceError: unknown, inactive or missing parameter, or a value outside its parameter.
+        """
+        given = _spread(self.parameters, architecture, "")
+        flat: Flat = {}
+        for node in self.nodes:
+            if self.is_active(node, {**given, **flat}):
+                if node.name in given:
+                    flat[node.name] = _checked(node, given[node.name])
+                elif not partial:
+                    raise SpaceError(f"Architecture {dict(architecture)!r} lacks a value for `{node.name}`.")
+        for name in given:
+            if name not in flat:
+                raise SpaceError(f"`{name}` is not active in architecture {dict(architecture)!r}: leave it out.")
+        return flat
+
+    def suggest(self, trial: Trial) -> Architecture:
+        """Ask an Optuna trial for every active parameter, parents first."""
+        flat: Flat = {}
+        for node in self.nodes:
+            if self.is_active(node, flat):
+                flat[node.name] = _suggest(trial, node)
+        return self.architecture(flat)
+
+    def random(self, rng: np.random.Generator) -> Flat:
+        """A flat point, every active parameter drawn uniformly (log-uniformly with `log`)."""
+        flat: Flat = {}
+        for node in self.nodes:
+            if self.is_active(node, flat):
+                flat[node.name] = _draw(node.parameter, rng)
+        return flat
+
+    def points(self) -> Iterator[Flat]:
+        """Every flat point of a finite space, lazily.
+
+        Raises:
+            SpaceError: the space holds a `Float`.
+        """
+        if not self.is_finite:
+            raise SpaceError("A space with a Float has infinitely many points.")
+        return self._points(0, {})
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether there is no `Float` of more than one value in it."""
+        return all(_values(node.parameter) is not None for node in self.nodes)
+
+    def cardinality(self, limit: int = 10_000) -> float:
+        """How many architectures there are; `math.inf` when there are more than `limit`."""
+        if not self.is_finite:
+            return math.inf
+        count = sum(1 for _ in itertools.islice(self.points(), limit + 1))
+        return count if count <= limit else math.inf
+
+    def to_dict(self) -> dict[str, Any]:
+        """The space in compact form, JSON types only; `SearchSpace(d)` reads it back."""
+        return {name: to_compact(parameter) for name, parameter in self.parameters.items()}
+
+    def differences(self, stored: Mapping[str, Any]) -> list[str]:
+        """What differs from a space stored by `to_dict`, a line a parameter; empty when they are the same."""
+        mine, lines = json.loads(json.dumps(self.to_dict())), []
+        for name in {**mine, **stored}:
+            if mine.get(name) != stored.get(name):
+                lines.append(f"`{name}`: stored {stored.get(name, 'nothing')}, given {mine.get(name, 'nothing')}")
+        return lines
+
+    def _points(self, index: int, flat: Flat) -> Iterator[Flat]:
+        if index == len(self.nodes):
+            yield dict(flat)
+            return
+        node = self.nodes[index]
+        if not self.is_active(node, flat):
+            yield from self._points(index + 1, flat)
+            return
+        for value in _values(node.parameter) or ():
+            yield from self._points(index + 1, {**flat, node.name: value})
+
+
+def architecture_key(architecture: Mapping[str, Any]) -> str:
+    """One text for equal architectures, whatever the order of their names.
+
+    >>> architecture_key({"b": 1, "a": "x"})
+    '{"a": "x", "b": 1}'
+    """
+    return json.dumps(architecture, sort_keys=True)
+
+
+def _check_name(name: Any, prefixes: tuple[str, ...]) -> None:
+    if isinstance(name, str):
+        prefix = next((p for p in prefixes if name.startswith(p)), "")
+        if name.removeprefix(prefix).isidentifier():
+            return
+    hint = f", optionally after {', '.join(prefixes)}" if prefixes else ""
+    raise SpaceError(f"Parameter `{name}`: expected the name of an argument{hint}.")
+
+
+def _unroll(parameters: Mapping[str, Parameter]) -> list[Node]:
+    """Flat nodes in the order of declaration; a `Repeat` is unrolled to its largest count."""
+    nodes: list[Node] = []
+    _unroll_into(nodes, parameters, "", (), ({},))
+    return nodes
+
+
+def _unroll_into(
+    nodes: list[Node],
+    parameters: Mapping[str, Parameter],
+    prefix: str,
+    inherited: tuple[Condition, ...],
+    scopes: tuple[Mapping[str, tuple[str, Parameter]], ...],  # innermost first: name -> (flat name, parameter)
+) -> None:
+    scope = {name: (_flat_name(prefix, name, p), p) for name, p in parameters.items()}
+    for name, parameter in parameters.items():
+        own = tuple(_condition(prefix + name, parent, values, (scope, *scopes)) for parent, values in (parameter.when or {}).items())
+        conditions = inherited + own
+        if not isinstance(parameter, Repeat):
+            nodes.append(Node(prefix + name, parameter, conditions))
+            continue
+        count = f"{prefix}{name}.n"
+        nodes.append(Node(count, Int(parameter.min, parameter.max), conditions))
+        for inner in parameter.block:
+            _check_name(inner, ())
+        for i in range(parameter.max):
+            exists = Condition(count, tuple(range(max(i + 1, parameter.min), parameter.max + 1)))
+            _unroll_into(nodes, parameter.block, f"{prefix}{name}.{i}.", (*conditions, exists), (scope, *scopes))
+
+
+def _flat_name(prefix: str, name: str, parameter: Parameter) -> str:
+    return f"{prefix}{name}.n" if isinstance(parameter, Repeat) else prefix + name
+
+
+def _condition(
+    name: str,
+    parent: str,
+    values: Any,
+    scopes: tuple[Mapping[str, tuple[str, Parameter]], ...],
+) -> Condition:
+    found = next((scope[parent] for scope in scopes if parent in scope), None)
+    if found is None:
+        known = [key for scope in scopes for key in scope]
+        raise SpaceError(f"Parameter `{name}`: unknown parent `{parent}` in `when`.{did_you_mean(parent, known)}")
+    flat_name, parameter = found
+    if isinstance(parameter, Float):
+        raise SpaceError(f"Parameter `{name}`: the parent `{parent}` in `when` is a Float, which has no list of values.")
+    scalar = Int(parameter.min, parameter.max) if isinstance(parameter, Repeat) else parameter
+    for value in values:
+        if not _contains(scalar, value):
+            raise SpaceError(f"Parameter `{name}`: `{parent}` in `when` never has the value {value!r}: {scalar}.")
+    return Condition(flat_name, tuple(values))
+
+
+def _parents_first(nodes: list[Node]) -> tuple[Node, ...]:
+    """A stable topological order.
+
+    Raises:
+        SpaceError: a cycle, named.
+    """
+    by_name = {node.name: node for node in nodes}
+    done: dict[str, Node] = {}
+
+    def visit(node: Node, path: tuple[str, ...]) -> None:
+        if node.name in path:
+            cycle = " -> ".join((*path[path.index(node.name) :], node.name))
+            raise SpaceError(f"Parameter `{node.name}`: `when` goes round in a circle: {cycle}.")
+        if node.name in done:
+            return
+        for condition in node.conditions:
+            visit(by_name[condition.parent], (*path, node.name))
+        done[node.name] = node
+
+    for node in nodes:
+        visit(node, ())
+    return tuple(done.values())
+
+
+def _fold(parameters: Mapping[str, Parameter], flat: Mapping[str, Scalar], prefix: str) -> Architecture:
+    folded: Architecture = {}
+    for name, parameter in parameters.items():
+        key = _flat_name(prefix, name, parameter)
+        if key not in flat:
+            continue
+        value = flat[key]
+        if isinstance(parameter, Repeat) and isinstance(value, int):
+            folded[name] = [_fold(parameter.block, flat, f"{prefix}{name}.{i}.") for i in range(value)]
+        else:
+            folded[name] = value
+    return folded
+
+
+def _spread(parameters: Mapping[str, Parameter], architecture: Mapping[str, Any], prefix: str) -> Flat:
+    spread: Flat = {}
+    for name, value in architecture.items():
+        if name not in parameters:
+            raise SpaceError(f"Unknown parameter `{prefix}{name}` in an architecture.{did_you_mean(name, parameters)}")
+        parameter = parameters[name]
+        if not isinstance(parameter, Repeat):
+            spread[prefix + name] = to_python_scalar(value)
+            continue
+        if not isinstance(value, list | tuple) or not all(isinstance(item, Mapping) for item in value):
+            raise SpaceError(f"Expected `{prefix}{name}` to be a list of mappings, got {value!r}.")
+        spread[f"{prefix}{name}.n"] = len(value)
+        for i, item in enumerate(value):
+            spread.update(_spread(parameter.block, item, f"{prefix}{name}.{i}."))
+    return spread
+
+
+def _checked(node: Node, value: Scalar) -> Scalar:
+    if not _contains(node.parameter, value):
+        raise SpaceError(f"`{node.name}` cannot be {value!r}: {node.parameter}.")
+    if isinstance(node.parameter, Categorical):
+        return next(choice for choice in node.parameter.choices if choice == value)
+    return float(value) if isinstance(node.parameter, Float) else value  # type: ignore[arg-type]
+
+
+def _contains(parameter: Parameter, value: Scalar) -> bool:
+    if isinstance(parameter, Categorical):
+        return value in parameter.choices
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if isinstance(parameter, Int):
+        return isinstance(value, int) and parameter.low <= value <= parameter.high and (value - parameter.low) % parameter.step == 0
+    return isinstance(parameter, Float) and parameter.low <= value <= parameter.high
+
+
+def _values(parameter: Int | Float | Categorical) -> tuple[Scalar, ...] | range | None:
+    """The values of a finite parameter, None for an infinite one."""
+    if isinstance(parameter, Categorical):
+        return tuple(parameter.choices)
+    if isinstance(parameter, Int):
+        return range(parameter.low, parameter.high + 1, parameter.step)
+    return (parameter.low,) if parameter.low == parameter.high else None
+
+
+def _suggest(trial: Trial, node: Node) -> Scalar:
+    p = node.parameter
+    if isinstance(p, Int):
+        return trial.suggest_int(node.name, p.low, p.high, log=p.log, step=p.step)
+    if isinstance(p, Float):
+        return trial.suggest_float(node.name, p.low, p.high, log=p.log)
+    return trial.suggest_categorical(node.name, p.choices)
+
+
+def _draw(parameter: Int | Float | Categorical, rng: np.random.Generator) -> Scalar:
+    if isinstance(parameter, Categorical):
+        return parameter.choices[int(rng.integers(len(parameter.choices)))]
+    if isinstance(parameter, Int):
+        if parameter.log:
+            u = rng.uniform(math.log(parameter.low - 0.5), math.log(parameter.high + 0.5))
+            return min(max(round(math.exp(u)), parameter.low), parameter.high)
+        return int(rng.integers(len(range(parameter.low, parameter.high + 1, parameter.step)))) * parameter.step + parameter.low
+    if parameter.log:
+        u = rng.uniform(math.log(parameter.low), math.log(parameter.high))
+        return min(max(math.exp(u), parameter.low), parameter.high)
+    return float(rng.uniform(parameter.low, parameter.high))
