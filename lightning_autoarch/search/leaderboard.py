@@ -1,0 +1,195 @@
+"""The trials of a study in order of merit: which ones count, what became of the others, and a table for the terminal.
+
+A trial is ranked when it is complete, finite, feasible and no duplicate. Best first; among equals the earlier trial.
+Everything reads plain Optuna trials: what another program did not store is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+Fate: TypeAlias = Literal["complete", "pruned", "failed", "duplicate", "infeasible", "running", "waiting"]
+_FATES: dict[str, Fate] = {"PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
+
+
+def fate(trial: FrozenTrial) -> Fate:
+    """What became of a trial. A score that is not finite is a failure, whatever Optuna calls it."""
+    if "duplicate_of" in trial.user_attrs:
+        return "duplicate"
+    if trial.state.name == "COMPLETE":
+        if not all(math.isfinite(value) for value in trial.values):
+            return "failed"
+        return "infeasible" if any(value > 0 for value in trial.constraints.values()) else "complete"
+    return _FATES[trial.state.name]
+
+
+def ranked(study: Study) -> list[FrozenTrial]:
+    """The complete trials, best first."""
+    sign = -1.0 if study.direction.name == "MAXIMIZE" else 1.0
+    complete = [trial for trial in study.get_trials(deepcopy=False) if fate(trial) == "complete"]
+    return sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+
+
+def architecture_of(trial: FrozenTrial) -> dict[str, Any]:
+    """The architecture stored with a trial; in a study that is not ours, its parameters."""
+    architecture = trial.user_attrs.get("architecture")
+    return dict(architecture) if isinstance(architecture, Mapping) else dict(trial.params)
+
+
+def in_one_line(architecture: Any) -> str:
+    """An architecture in one line; the values of a repeated block without their names.
+
+    >>> in_one_line({"layers": [{"width": 64, "act": "relu"}, {"width": 32, "act": "gelu"}], "dropout": 0.1})
+    'layers=[64/relu, 32/gelu] dropout=0.1'
+    """
+    if isinstance(architecture, Mapping):
+        return " ".join(f"{_printable(key)}={in_one_line(value)}" for key, value in architecture.items())
+    if isinstance(architecture, list | tuple):
+        return "[" + ", ".join(_in_one_item(item) for item in architecture) + "]"
+    return number(architecture) if isinstance(architecture, float) else _printable(architecture)
+
+
+def number(value: float) -> str:
+    """Four significant digits, trailing zeros dropped.
+
+    >>> [number(x) for x in (0.1, 1 / 3, 12345.678, 3e-5)]
+    ['0.1', '0.3333', '12346', '3e-05']
+    """
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.4g}"
+
+
+def fixed(value: float) -> str:
+    """Four significant digits, trailing zeros kept: scores under one another line up.
+
+    >>> [fixed(x) for x in (0.9, 12.5, 1234.5, 3e-5)]
+    ['0.9000', '12.50', '1234', '3.000e-05']
+    """
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:#.4g}"
+
+
+def count(value: float) -> str:
+    """A large count with its unit.
+
+    >>> [count(x) for x in (950, 12_345, 3_400_000, 2.1e9)]
+    ['950', '12.3k', '3.4M', '2.1G']
+    """
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}" if abs(value) < 999.5 * size else f"{value / size:.0f}{unit}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """A time as a person says it.
+
+    >>> [duration(s) for s in (0.04, 7.25, 95, 3720, 200_000)]
+    ['0.04 s', '7.2 s', '1 min 35 s', '1 h 2 min', '2 d 7 h']
+    """
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if days:
+        return f"{days:.0f} d {hours % 24:.0f} h"
+    return f"{hours:.0f} h {minutes % 60:.0f} min" if hours else f"{minutes:.0f} min {seconds % 60:.0f} s"
+
+
+def score_text(trial: FrozenTrial) -> str:
+    """`0.9512 ±0.0031`, or without the standard error where none is stored."""
+    stderr = real(trial.user_attrs.get("stderr"))
+    return fixed(trial.value or 0.0) + ("" if stderr is None else f" ±{stderr:.2g}")
+
+
+def real(value: Any) -> float | None:
+    """A finite number, or None for anything else: user attributes of a study that is not ours can hold all sorts."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def seconds_of(trial: FrozenTrial) -> float | None:
+    """Training seconds; in a study that is not ours, from start to end."""
+    stored = real(trial.user_attrs.get("seconds"))
+    if stored is not None or trial.duration is None:
+        return stored
+    return trial.duration.total_seconds()
+
+
+def failure_kind(trial: FrozenTrial) -> str:
+    """What a failure is grouped by: the error's name, `OutOfMemory` of `OutOfMemory: tried to ...`."""
+    error = str(trial.user_attrs.get("error", ""))
+    if error:
+        return error.split(":", 1)[0].strip() or "unknown"
+    return "score not finite" if trial.state.name == "COMPLETE" else "no reason stored"
+
+
+def tally(trials: Iterable[FrozenTrial]) -> str:
+    """`34 complete, 4 pruned, 2 failed (2 OutOfMemory)`."""
+    trials = list(trials)
+    fates = Counter(fate(trial) for trial in trials)
+    kinds = Counter(failure_kind(trial) for trial in trials if fate(trial) == "failed")
+    reasons = ", ".join(f"{n} {_printable(kind)}" for kind, n in kinds.most_common())
+    said = [f"{fates[name]} {name}" for name in get_args(Fate) if fates[name]]
+    return ", ".join(f"{text} ({reasons})" if text.endswith("failed") else text for text in said) or "no trial"
+
+
+def leaderboard(study: Study, k: int = 10, *, columns: int = 100) -> str:
+    """The `k` best trials as a text table, and what became of all of them in a last line.
+
+    Args:
+        study: any Optuna study with one objective.
+        k: how many trials.
+        columns: widest line; the architecture is shortened to fit. Columns that no trial fills are left out.
+    """
+    trials, best = study.get_trials(deepcopy=False), ranked(study)[:k]
+    if not best:
+        return f"No trial is complete: {tally(trials)}."
+    monitor = _printable(study.user_attrs.get("autoarch:monitor", "score"))
+    header = ("rank", "trial", monitor, "epochs", "time", "params")
+    rows = [_cells(rank, trial) for rank, trial in enumerate(best, start=1)]
+    filled = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    lines = _aligned([[row[i] for i in filled] for row in (header, *rows)])
+    texts = ["architecture", *(in_one_line(architecture_of(trial)) for trial in best)]
+    room = max(columns - len(lines[0]) - 2, 12)
+    table = [f"{line}  {_shortened(text, room)}".rstrip() for line, text in zip(lines, texts, strict=True)]
+    return "\n".join([*table, f"{len(trials)} trials: {tally(trials)}."])
+
+
+def _cells(rank: int, trial: FrozenTrial) -> tuple[str, ...]:
+    attrs, seconds = trial.user_attrs, seconds_of(trial)
+    epochs, params = real(attrs.get("epochs")), real(attrs.get("params"))
+    return (
+        str(rank),
+        str(trial.number),
+        score_text(trial),
+        "" if epochs is None else f"{epochs:.0f}",
+        "" if seconds is None else duration(seconds),
+        "" if params is None else count(params),
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Every column padded on the left to its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def _in_one_item(item: Any) -> str:
+    if isinstance(item, Mapping):
+        return "/".join(in_one_line(value) for value in item.values())
+    return in_one_line(item)
+
+
+def _shortened(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: room - 3].rstrip() + "..."
+
+
+def _printable(value: Any) -> str:
+    """One line without control characters: a name from a foreign study must not move the terminal's cursor."""
+    return "".join(c if c.isprintable() else " " for c in str(value))
