@@ -1,0 +1,161 @@
+"""The data of the outer fit, handed to a trial without the trial disturbing it.
+
+A datamodule that the outer fit has prepared goes to a trial behind a facade: its loaders and transfer hooks, but none of
+prepare, setup and teardown. Parameters of the space named `data.*` are the datamodule's hyperparameters: then it is
+made anew for the trial, and in place for the winner. Generators that loaders hold are part of a trial's random state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from lightning_autoarch.errors import SearchError
+from lightning_autoarch.search.space import Architecture
+from lightning_autoarch.training.arguments import (
+    check_binds,
+    check_names,
+    constructor_arguments,
+    saved_arguments,
+)
+
+PREFIX = "data."
+
+_DELEGATED = (
+    "train_dataloader",
+    "val_dataloader",
+    "transfer_batch_to_device",
+    "on_before_batch_transfer",
+    "on_after_batch_transfer",
+)
+_REMEDY = "Call `self.save_hyperparameters()` in the datamodule's `__init__`."
+
+
+def split_architecture(architecture: Architecture) -> tuple[Architecture, Architecture]:
+    """The module's part, and the datamodule's part without its prefix.
+
+    >>> split_architecture({"width": 8, "data.batch_size": 32})
+    ({'width': 8}, {'batch_size': 32})
+    """
+    module = {name: value for name, value in architecture.items() if not name.startswith(PREFIX)}
+    data = {name.removeprefix(PREFIX): value for name, value in architecture.items() if name.startswith(PREFIX)}
+    return module, data
+
+
+@dataclass(frozen=True)
+class TrialData:
+    """Where a trial's batches come from: a datamodule, loaders given to `fit`, or (neither) the module's own hooks."""
+
+    datamodule: LightningDataModule | None = None
+    train: Any = None
+    val: Any = None
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> TrialData:
+        """The data of a running `fit`."""
+        datamodule: LightningDataModule | None = trainer.datamodule  # type: ignore[attr-defined]
+        if datamodule is not None:
+            return cls(datamodule=datamodule)
+        train = trainer.fit_loop._data_source.instance
+        val = trainer.fit_loop.epoch_loop.val_loop._data_source.instance
+        return cls(
+            train=None if isinstance(train, LightningModule) else train,
+            val=None if isinstance(val, LightningModule) else val,
+        )
+
+    def check(self, names: Mapping[str, Any], example: Architecture) -> None:
+        """Before the first trial: the `data.*` names (given without prefix) can be set.
+
+        Raises:
+            SearchError: there is no datamodule, or it cannot be made again.
+            SpaceError: a name that is no argument of its `__init__`.
+        """
+        if not names:
+            return
+        if self.datamodule is None:
+            raise SearchError(f"`{PREFIX}{next(iter(names))}` of the space needs a datamodule: fit(model, datamodule=...).")
+        cls = type(self.datamodule)
+        check_names(cls, f"{cls.__name__}.__init__", names, {})
+        check_binds(cls, f"{cls.__name__}.__init__", self._arguments(example), _REMEDY)
+
+    @contextlib.contextmanager
+    def for_trial(self, child: Trainer, parameters: Architecture) -> Iterator[dict[str, Any]]:
+        """The keyword arguments of the child's `fit`; the datamodule's trainer and the loaders' generators return."""
+        with _generators_kept([self.train, self.val]):
+            if self.datamodule is None:
+                yield {"train_dataloaders": self.train, "val_dataloaders": self.val}
+            elif parameters:
+                yield {"datamodule": type(self.datamodule)(**self._arguments(parameters))}
+            else:
+                outer, self.datamodule.trainer = self.datamodule.trainer, child
+                try:
+                    yield {"datamodule": facade(self.datamodule)}
+                finally:
+                    self.datamodule.trainer = outer
+
+    def rebuild_(self, parameters: Architecture) -> None:
+        """Set `data.*` parameters on the datamodule itself, which is prepared and set up again; atomic."""
+        datamodule = self.datamodule
+        if datamodule is None or not parameters:
+            return
+        old = dict(datamodule.__dict__)
+        try:
+            arguments = self._arguments(parameters)
+            datamodule.__dict__.clear()
+            type(datamodule).__init__(datamodule, **arguments)
+            datamodule.trainer = old["trainer"]
+            datamodule.prepare_data()
+            datamodule.setup("fit")
+        except BaseException:
+            datamodule.__dict__.clear()
+            datamodule.__dict__.update(old)
+            raise
+
+    def _arguments(self, parameters: Architecture) -> dict[str, Any]:
+        name = getattr(self.datamodule, "_hparams_name", None)
+        return constructor_arguments(type(self.datamodule), saved_arguments(self.datamodule), name, parameters)
+
+
+def facade(datamodule: LightningDataModule) -> LightningDataModule:
+    """A datamodule with the loaders and transfer hooks of a prepared one, whose own prepare, setup and teardown do nothing."""
+    front = LightningDataModule()
+    for name in _DELEGATED:
+        if is_overridden(name, datamodule, LightningDataModule):
+            setattr(front, name, getattr(datamodule, name))
+    front.allow_zero_length_dataloader_with_multiple_devices = (
+        datamodule.allow_zero_length_dataloader_with_multiple_devices
+    )
+    return front
+
+
+def generators(loaders: Any) -> list[torch.Generator]:
+    """The generators that loaders, their samplers and batch samplers hold, each once, in a fixed order."""
+    found: dict[int, torch.Generator] = {}
+    for loader in _flat(loaders):
+        batch_sampler = getattr(loader, "batch_sampler", None)
+        for holder in (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
+            generator = getattr(holder, "generator", None)
+            if isinstance(generator, torch.Generator):
+                found[id(generator)] = generator
+    return list(found.values())
+
+
+def _flat(loaders: Any) -> Iterable[Any]:
+    return CombinedLoader(loaders).flattened if loaders is not None else []
+
+
+@contextlib.contextmanager
+def _generators_kept(loaders: list[Any]) -> Iterator[None]:
+    kept = [(generator, generator.get_state()) for given in loaders for generator in generators(given)]
+    try:
+        yield
+    finally:
+        for generator, state in kept:
+            generator.set_state(state)

@@ -1,0 +1,84 @@
+"""What a trial's Trainer takes over from the outer one: all that changes the score, nothing that writes or prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from lightning_autoarch.errors import SearchError, did_you_mean
+
+_TAKEN_OVER = (
+    "max_steps",
+    "min_epochs",
+    "min_steps",
+    "limit_train_batches",
+    "limit_val_batches",
+    "overfit_batches",
+    "val_check_interval",
+    "check_val_every_n_epoch",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "precision",
+    "reload_dataloaders_every_n_epochs",
+)
+_OURS = ("logger", "callbacks", "default_root_dir", "enable_checkpointing", "strategy", "num_nodes", "use_distributed_sampler")
+_SILENT = {
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_autolog_hparams": False,
+    "num_sanity_val_steps": 0,
+}
+
+
+def inherited_arguments(trainer: Trainer) -> dict[str, Any]:
+    """Arguments for a Trainer that trains on one device just as `trainer` would."""
+    arguments = {name: getattr(trainer, name) for name in _TAKEN_OVER}
+    clip = trainer.gradient_clip_algorithm
+    arguments |= {
+        "max_epochs": trainer.fit_loop.max_epochs,
+        "gradient_clip_algorithm": clip.value if clip is not None else None,
+        "deterministic": _deterministic(),
+        "benchmark": torch.backends.cudnn.benchmark,
+        "inference_mode": trainer.validate_loop.inference_mode,
+        "detect_anomaly": trainer._detect_anomaly,
+        **one_device(trainer.strategy.root_device),
+    }
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        arguments = {k: v for k, v in arguments.items() if not k.startswith(("max_", "min_", "limit_", "val_check"))}
+        arguments["fast_dev_run"] = trainer.fast_dev_run  # type: ignore[attr-defined]
+    return {**arguments, **_SILENT}
+
+
+def one_device(device: torch.device) -> dict[str, Any]:
+    """The `accelerator` and `devices` that mean this one device."""
+    if device.type == "cuda":
+        return {"accelerator": "cuda", "devices": [device.index or 0]}
+    return {"accelerator": device.type, "devices": 1}
+
+
+def check_trial_trainer(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user wants different in the trials' Trainer.
+
+    Raises:
+        SearchError: not an argument of Trainer, or one that a trial needs for itself.
+    """
+    import inspect
+
+    known = inspect.signature(Trainer.__init__).parameters
+    for name in arguments:
+        if name in _OURS:
+            hint = " Use `trial_callbacks`." if name == "callbacks" else ""
+            raise SearchError(f"`trial_trainer` cannot set `{name}`: a trial sets it itself.{hint}")
+        if name not in known:
+            raise SearchError(f"`{name}` in `trial_trainer` is no argument of Trainer.{did_you_mean(name, known)}")
+    return dict(arguments)
+
+
+def _deterministic() -> bool | str:
+    if not torch.are_deterministic_algorithms_enabled():
+        return False
+    return "warn" if torch.is_deterministic_algorithms_warn_only_enabled() else True

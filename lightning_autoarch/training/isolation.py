@@ -1,0 +1,130 @@
+"""What a trial must not leave behind in the process, and the random numbers that it must not share.
+
+Every trial draws from a seed of its own, made of the search's seed and the trial's number, so a trial gives the same
+result whenever and wherever it runs. RNG states in a checkpoint are tensors and plain Python: they load with
+`weights_only=True` where this package is not installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import random
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+_SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
+def trial_seed(seed: int, number: int) -> int:
+    """A seed in [0, 2^31) for trial `number` of the search seeded with `seed`."""
+    digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
+    return int.from_bytes(digest[:4], "little") >> 1
+
+
+def seed_generators(seed: int) -> None:
+    """Seed torch (every device), NumPy and Python, without the environment variables that `seed_everything` leaves."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def rng_state() -> dict[str, Any]:
+    """The states of the global generators as tensors, ints and lists."""
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": [version, list(internal), gauss],
+        "numpy": [str(name), torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put back what `rng_state` returned."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run a block from `seed`; the generators outside are as if it had not run."""
+    outside = rng_state()
+    try:
+        seed_generators(seed)
+        yield
+    finally:
+        set_rng_state(outside)
+
+
+@contextlib.contextmanager
+def isolated(seed: int) -> Iterator[None]:
+    """Run a trial from `seed`; RNG, environment, signal handlers, log levels, warning filters and backend flags return."""
+    environment = {name: os.environ.get(name) for name in _SEED_VARIABLES}
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handlers = {s: signal.getsignal(s) for s in _SIGNALS} if in_main_thread else {}
+    flags = _backend_flags()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(seeded(seed))
+        stack.enter_context(_quiet_lightning())
+        try:
+            yield
+        finally:
+            for name, value in environment.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            _set_backend_flags(flags)
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Children are silent: the search prints one line for all of them."""
+    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.(pytorch|fabric)")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _backend_flags() -> tuple[Any, ...]:
+    return (
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.deterministic,
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+    )
+
+
+def _set_backend_flags(flags: tuple[Any, ...]) -> None:
+    benchmark, deterministic, algorithms, warn_only, grad, dtype = flags
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
+    torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+    torch.set_grad_enabled(grad)
+    torch.set_default_dtype(dtype)

@@ -1,0 +1,183 @@
+"""The callback inside every trial: follows the monitored value, keeps the trial continuable, and ends it early.
+
+At each epoch's end, after every other callback: the value joins the history, `last.ckpt` is replaced atomically (the
+best epoch's file is a hard link to it), and the value is reported; the report may ask to stop. A killed trial continues
+from `last.ckpt` bit for bit: the checkpoint carries the RNG states, restored in `on_fit_start` (later is too late: the
+loader's iterator has drawn its seed), and the step of metric-driven schedulers, which Lightning skips on resume.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from lightning_autoarch.training.data import generators
+from lightning_autoarch.training.isolation import rng_state, set_rng_state
+
+Report = Callable[[int, float], bool]  # (step, value) -> whether to stop the trial
+STATE_KEY = "lightning_autoarch.TrialRecorder"
+
+
+class TrialRecorder(Checkpoint):
+    """See the module's docstring.
+
+    Args:
+        monitor: the name of the logged value that is the score.
+        mode: "min" or "max".
+        directory: where `last.ckpt` and `best.ckpt` go; None writes nothing.
+        report: called with each new value.
+
+    Attributes:
+        history: the monitored values so far; their index is the step.
+        stopped: somebody (a pruner, EarlyStopping) asked to end the trial.
+        pruned: it was `report`.
+        failure: why the trial is worthless, None as long as it is not.
+    """
+
+    def __init__(self, monitor: str, mode: str, directory: Path | None, report: Report) -> None:
+        self.monitor, self.mode, self.directory, self.report = monitor, mode, directory, report
+        self.history: list[float] = []
+        self.stopped = self.pruned = False
+        self.failure: str | None = None
+        self._epochs = 0
+        self._seconds_before = 0.0
+        self._started = time.perf_counter()
+        self._at_validation: bool | None = None
+        self._improved = False
+        self._saving: Trainer | None = None
+        self._resumed: dict[str, Any] | None = None
+
+    @property
+    def state_key(self) -> str:
+        return STATE_KEY
+
+    @property
+    def seconds(self) -> float:
+        """Training seconds, those before an interruption included."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained, those before an interruption included."""
+        return self._epochs
+
+    @property
+    def best_step(self) -> int:
+        """The step of the best value so far, the earliest of equals."""
+        return self.history.index(min(self.history) if self.mode == "min" else max(self.history))
+
+    def state_dict(self) -> dict[str, Any]:
+        trainer = self._saving
+        if trainer is None:
+            return {}
+        return {
+            "history": list(self.history),
+            "stopped": self.stopped,
+            "pruned": self.pruned,
+            "failure": self.failure,
+            "epochs": self._epochs,
+            "seconds": self.seconds,
+            "at_validation": self._at_validation,
+            "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+            "rng": rng_state(),
+            "generators": [generator.get_state() for generator in generators(trainer.train_dataloader)],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resumed = state_dict
+        self.history = list(state_dict["history"])
+        self.stopped, self.pruned = state_dict["stopped"], state_dict["pruned"]
+        self.failure = state_dict["failure"]
+        self._epochs = state_dict["epochs"]
+        self._seconds_before = state_dict["seconds"]
+        self._at_validation = state_dict["at_validation"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._resumed is not None:
+            set_rng_state(self._resumed["rng"])
+            _restore_generators(trainer, self._resumed["generators"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._resumed is None:
+            return
+        for config in trainer.lr_scheduler_configs:
+            due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
+            if config.reduce_on_plateau and due and config.monitor in self._resumed["metrics"]:
+                config.scheduler.step(self._resumed["metrics"][config.monitor])  # type: ignore[arg-type]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        if self._at_validation is None:  # before any epoch has ended, only the validation can have logged it
+            self._at_validation = not self.history and self.monitor in trainer.callback_metrics
+        if self._at_validation:
+            self._record(trainer)
+            if self._improved and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+                self._save(trainer, "best.ckpt")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._at_validation and self.monitor in trainer.callback_metrics:
+            self._record(trainer)
+        self._epochs = trainer.current_epoch + 1
+        self.stopped = self.stopped or trainer.should_stop
+        self._save(trainer, "last.ckpt")
+        if self._improved and self.directory is not None:
+            _link(self.directory / "last.ckpt", self.directory / "best.ckpt")
+        self._improved = False
+
+    def _record(self, trainer: Trainer) -> None:
+        value = float(trainer.callback_metrics[self.monitor])
+        self.history.append(value)
+        step = len(self.history) - 1
+        if not math.isfinite(value):
+            self.failure = f"`{self.monitor}` became {value} at step {step}"
+            trainer.should_stop = True
+            return
+        self._improved = self._improved or self.best_step == step
+        if not self.pruned and self.report(step, value):
+            self.pruned = True
+            trainer.should_stop = True
+
+    def _save(self, trainer: Trainer, name: str) -> None:
+        if self.directory is None:
+            return
+        self._saving = trainer
+        trainer.save_checkpoint(self.directory / f"{name}.part")
+        self._saving = None
+        os.replace(self.directory / f"{name}.part", self.directory / name)
+        if name == "best.ckpt":
+            self._improved = False
+
+
+def _link(source: Path, target: Path) -> None:
+    """`target` becomes another name of `source`, or a copy where the file system has no links; never half of it."""
+    part = target.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(source, part)
+    except OSError:
+        shutil.copyfile(source, part)
+    os.replace(part, target)
+
+
+def _restore_generators(trainer: Trainer, states: list[Any]) -> None:
+    """Put states into the generators of the training loaders as soon as these exist, before they are iterated over."""
+    source = trainer.fit_loop._data_source
+    request = source.dataloader
+
+    def dataloader() -> Any:
+        loaders = request()
+        for generator, state in zip(generators(loaders), states, strict=False):
+            generator.set_state(state)
+        states.clear()
+        return loaders
+
+    source.dataloader = dataloader  # type: ignore[method-assign]

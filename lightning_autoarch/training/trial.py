@@ -1,0 +1,213 @@
+"""One trial: build a candidate, train it, return its score. A function of a picklable spec.
+
+Nothing of it touches the study, so it runs wherever an executor puts it. Whatever goes wrong inside one candidate (an
+impossible architecture, NaN, no memory) becomes a failed result with a reason; only Ctrl-C and a monitor that nobody
+logs go through.
+"""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.memory import is_oom_error
+
+from lightning_autoarch.errors import SearchError
+from lightning_autoarch.search.space import Architecture
+from lightning_autoarch.training.data import TrialData, split_architecture
+from lightning_autoarch.training.isolation import isolated
+from lightning_autoarch.training.module import ModuleBuilder
+from lightning_autoarch.training.recorder import STATE_KEY, Report, TrialRecorder
+
+State = Literal["complete", "pruned", "failed"]
+
+
+class MonitorMissing(SearchError):
+    """The monitored name was never logged."""
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """All that a trial depends on.
+
+    Attributes:
+        architecture: the module's arguments, those of the datamodule with the prefix `data.`.
+        builder: makes the module.
+        data: where batches come from.
+        trainer: arguments of the trial's Trainer.
+        callbacks: copied for the trial.
+        monitor, mode: the score.
+        seed: of this trial.
+        directory: for its checkpoints; None writes nothing and cannot continue.
+    """
+
+    architecture: Architecture
+    builder: ModuleBuilder
+    data: TrialData
+    trainer: Mapping[str, Any]
+    monitor: str
+    mode: str
+    seed: int
+    directory: Path | None = None
+    callbacks: Sequence[Callback] = ()
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What came of a trial.
+
+    Attributes:
+        state: "complete", "pruned" (stopped early by the report) or "failed".
+        score: the best monitored value; None when failed.
+        history: the monitored value at each validation (or epoch).
+        epochs: trained, those before an interruption included.
+        seconds: of training, likewise.
+        checkpoint: Lightning checkpoint of the best epoch.
+        error: the reason of a failure.
+        stderr, fold_scores: with cross-validation.
+    """
+
+    state: State
+    score: float | None = None
+    history: tuple[float, ...] = ()
+    epochs: int = 0
+    seconds: float = 0.0
+    checkpoint: Path | None = None
+    error: str | None = None
+    stderr: float | None = None
+    fold_scores: tuple[float, ...] = field(default=())
+
+
+def run_trial(spec: TrialSpec, report: Report) -> TrialResult:
+    """Train one candidate from where its last checkpoint stands.
+
+    Raises:
+        KeyboardInterrupt: the user wants the search to stop; the trial's last checkpoint stays.
+        MonitorMissing: it trained, but `monitor` was not logged.
+    """
+    recorder = TrialRecorder(spec.monitor, spec.mode, spec.directory, report)
+    try:
+        with isolated(spec.seed):
+            logged = _train(spec, recorder)
+    except (MonitorMissing, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        return _failed(recorder, _reason(error))
+    finally:
+        _free_memory()
+    if recorder.failure is not None:
+        return _failed(recorder, recorder.failure)
+    if not recorder.history:
+        raise MonitorMissing(_missing(spec.monitor, logged))
+    return _finished(spec, recorder)
+
+
+def saved_state(directory: Path | None) -> dict[str, Any] | None:
+    """The recorder's state in a trial's last checkpoint, None where there is none."""
+    if directory is None or not (directory / "last.ckpt").exists():
+        return None
+    checkpoint = torch.load(directory / "last.ckpt", map_location="cpu", mmap=True, weights_only=False)
+    state: dict[str, Any] = checkpoint["callbacks"][STATE_KEY]
+    return state
+
+
+def _train(spec: TrialSpec, recorder: TrialRecorder) -> list[str]:
+    """Fit the candidate; returns the names that were logged."""
+    saved = saved_state(spec.directory)
+    if saved is not None and (saved["stopped"] or saved["failure"]):
+        recorder.load_state_dict(saved)
+        return []
+    architecture, data_parameters = split_architecture(spec.architecture)
+    module = spec.builder.build(architecture)
+    _decouple_metrics(module)
+    trainer = Trainer(**_trainer_arguments(spec, recorder))
+    with spec.data.for_trial(trainer, data_parameters) as data:
+        _fit(trainer, module, data, None if saved is None else str(spec.directory and spec.directory / "last.ckpt"))
+    return sorted(trainer.callback_metrics)
+
+
+def _fit(trainer: Trainer, module: LightningModule, data: Mapping[str, Any], ckpt_path: str | None) -> None:
+    resume = {} if ckpt_path is None else {"ckpt_path": ckpt_path, "weights_only": False}
+    try:
+        trainer.fit(module, **data, **resume)
+    except SystemExit as exit_:  # what Lightning makes of Ctrl-C
+        if not trainer.interrupted:
+            raise RuntimeError(f"the candidate called sys.exit({exit_.code})") from exit_
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def _trainer_arguments(spec: TrialSpec, recorder: TrialRecorder) -> dict[str, Any]:
+    import copy
+
+    callbacks = [*copy.deepcopy(list(spec.callbacks)), recorder]
+    root = None if spec.directory is None else str(spec.directory)
+    return {**spec.trainer, "callbacks": callbacks, "default_root_dir": root, "use_distributed_sampler": False}
+
+
+def _decouple_metrics(module: LightningModule) -> None:
+    """Metrics of a trial must not synchronise with trials on other ranks: a hang, or mixed numbers."""
+    import torchmetrics
+
+    for child in module.modules():
+        if isinstance(child, torchmetrics.Metric):
+            child.distributed_available_fn = lambda: False  # type: ignore[method-assign]
+
+
+def _finished(spec: TrialSpec, recorder: TrialRecorder) -> TrialResult:
+    best = None if spec.directory is None else spec.directory / "best.ckpt"
+    return TrialResult(
+        state="pruned" if recorder.pruned else "complete",
+        score=recorder.history[recorder.best_step],
+        history=tuple(recorder.history),
+        epochs=recorder.epochs,
+        seconds=recorder.seconds,
+        checkpoint=best if best is not None and best.exists() else None,
+    )
+
+
+def _failed(recorder: TrialRecorder, reason: str) -> TrialResult:
+    return TrialResult(
+        state="failed",
+        history=tuple(recorder.history),
+        epochs=recorder.epochs,
+        seconds=recorder.seconds,
+        error=reason,
+    )
+
+
+def _reason(error: Exception) -> str:
+    """One line: the kind of error, its message, and the user's line that raised it."""
+    if is_out_of_memory(error):
+        return f"out of memory: {_first_line(error)}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {_first_line(error)}{where}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or on the host."""
+    return isinstance(error, MemoryError) or is_oom_error(error) or "DefaultCPUAllocator" in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:300]
+
+
+def _missing(monitor: str, logged: Sequence[str]) -> str:
+    from lightning_autoarch.errors import did_you_mean
+
+    names = ", ".join(f"`{name}`" for name in logged) or "nothing"
+    return f"`monitor={monitor!r}` was not logged by the first trial, which logged {names}.{did_you_mean(monitor, logged)}"
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
