@@ -1,0 +1,176 @@
+"""Who may import whom, read from the source; and what importing the package does not do.
+
+cli, demo, report -> callbacks -> training -> search | prune | transfer -> structure -> errors
+"""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lightning_autoarch
+
+PACKAGE = "lightning_autoarch"
+ROOT = Path(lightning_autoarch.__file__).parent
+
+# Each part of the package and the parts that it may import. A part is a folder, or a file beside __init__.py.
+BELOW_CALLBACKS = {"training", "search", "prune", "transfer", "structure", "errors"}
+PARTS = {
+    "errors": set(),
+    "structure": {"errors"},
+    "search": {"errors"},  # needs no structure
+    "prune": {"structure", "errors"},
+    "transfer": {"structure", "errors"},
+    "training": {"search", "prune", "transfer", "structure", "errors"},
+    "callbacks": BELOW_CALLBACKS,
+    "report": {"callbacks"} | BELOW_CALLBACKS,
+    "demo": {"callbacks", "report", ""} | BELOW_CALLBACKS,
+    "cli": {"callbacks", "report", "demo", ""} | BELOW_CALLBACKS,
+    "__main__": {"prune", "errors"},
+    "": {"callbacks"} | BELOW_CALLBACKS,  # lightning_autoarch/__init__.py
+    "_version": set(),
+}
+
+# Libraries and the compiled extension, and the only places that may import them, with all that is in a place.
+PLACES = {
+    "lightning": {"callbacks", "training", "cli", "demo"},
+    "pytorch_lightning": set(),
+    "botorch": {"search.surrogate", "search.acquisition"},
+    "gpytorch": {"search.surrogate", "search.acquisition"},
+    "linear_operator": {"search.surrogate", "search.acquisition"},
+    "optuna": {"search", "training", "callbacks.search", "report"},
+    "lightning_autoarch._C": {"prune._ops"},
+}
+
+HEAVY = ("botorch", "gpytorch", "sklearn", "plotly", "pandas")
+
+
+def module_name(path: Path) -> str:
+    """What a file is called here: "search.space"; a package is its folder, and the root is ""."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {module_name(path): path for path in ROOT.rglob("*.py")}
+
+
+def imported(name: str) -> Iterator[str]:
+    """Every dotted name that a module imports, at any depth: "torch", "lightning_autoarch.search.space"."""
+    path = SOURCES[name]
+    package = [PACKAGE, *filter(None, name.split("."))]
+    if path.name != "__init__.py":
+        package.pop()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*start, *filter(None, [node.module])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def own(name: str) -> Iterator[str]:
+    """The modules of this package that a module imports."""
+    for dotted in imported(name):
+        head, _, rest = dotted.partition(".")
+        if head == PACKAGE:
+            while rest and rest not in SOURCES:  # from a module down to what stands in it
+                rest = rest.rpartition(".")[0]
+            yield "" if dotted == f"{PACKAGE}._C" else rest
+
+
+def within(name: str, place: str) -> bool:
+    return name == place or name.startswith(f"{place}.")
+
+
+def part(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def test_every_part_has_a_place_in_the_diagram() -> None:
+    assert {part(name) for name in SOURCES} <= PARTS.keys()
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_imports_point_down(name: str) -> None:
+    allowed = PARTS[part(name)] | {part(name), "_version"}
+    if name == "prune._ops":
+        allowed = allowed | {""}  # `from lightning_autoarch import _C`
+    assert {target for target in own(name) if part(target) not in allowed} == set()
+
+
+def test_there_is_no_circle() -> None:
+    graph = {name: set(own(name)) - {name} for name in SOURCES}
+    graph["prune._ops"].discard("")  # the extension lies in the root, but is not the root
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which shows the circle
+
+
+@pytest.mark.parametrize("library", sorted(PLACES))
+def test_library_is_imported_only_in_its_places(library: str) -> None:
+    users = {name for name in SOURCES if any(within(dotted, library) for dotted in imported(name))}
+    assert {name for name in users if not any(within(name, place) for place in PLACES[library])} == set()
+
+
+def run_python(code: str, tmp_path: Path) -> dict[str, object]:
+    """What `code` prints as JSON, in an interpreter of its own."""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_importing_is_light(tmp_path: Path) -> None:
+    code = f"""
+import json, sys
+import {PACKAGE}
+print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))
+"""
+    assert run_python(code, tmp_path) == []
+
+
+SNAPSHOT = """
+import json, logging, os, random, signal, sys, threading, warnings
+import lightning, numpy, optuna, torch
+
+def snapshot():
+    loggers = [logging.getLogger(), *map(logging.getLogger, sorted(logging.root.manager.loggerDict))]
+    set_up = [x for x in loggers if x.handlers or x.level]
+    return {
+        "logging": {x.name: [x.level, x.propagate, list(map(repr, x.handlers))] for x in set_up},
+        "environment": dict(os.environ),
+        "random": repr(random.getstate()),
+        "numpy random": repr(numpy.random.get_state()),
+        "torch random": torch.get_rng_state().tolist(),
+        "torch": [
+            str(torch.get_default_dtype()),
+            str(torch.get_default_device()),
+            torch.get_num_threads(),
+            torch.is_grad_enabled(),
+            torch.get_float32_matmul_precision(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.benchmark,
+            torch.cuda.is_initialized(),
+        ],
+        "warnings": list(map(repr, warnings.filters)),
+        "signals": [repr(signal.getsignal(s)) for s in signal.valid_signals()],
+        "threads": [t.name for t in threading.enumerate()],
+        "hooks": [repr(sys.excepthook), repr(sys.meta_path), sys.path],
+        "files": sorted(os.listdir()),
+    }
+
+before = snapshot()
+import lightning_autoarch
+after = snapshot()
+print(json.dumps([name for name in before if before[name] != after[name]]))
+"""
+
+
+def test_importing_changes_nothing(tmp_path: Path) -> None:
+    assert run_python(SNAPSHOT, tmp_path) == []
