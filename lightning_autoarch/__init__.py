@@ -1,5 +1,30 @@
-"""Find an architecture for any LightningModule, make it small, start it from what is already known."""
+"""Find an architecture for any LightningModule, make it small, start it from what is already known.
+
+SearchSpace -> sampler -> architecture -> build -> train (+ folds) -> score -> study
+                  ^                                                            |
+                  +------------------------------------------------------------+
+best architecture -> your own module, rebuilt in place and trained -> plain checkpoint, report
+"""
 
 from lightning_autoarch._version import __version__
+from lightning_autoarch.callbacks.search import ArchitectureSearch
+from lightning_autoarch.errors import AutoArchError, SearchError, SpaceError, SpaceExhausted
+from lightning_autoarch.search.parameters import Categorical, Float, Int, Repeat
+from lightning_autoarch.search.space import SearchSpace
+from lightning_autoarch.training.folds import FoldScores, cross_validate
 
-__all__ = ["__version__"]
+__all__ = [
+    "ArchitectureSearch",
+    "AutoArchError",
+    "Categorical",
+    "Float",
+    "FoldScores",
+    "Int",
+    "Repeat",
+    "SearchError",
+    "SearchSpace",
+    "SpaceError",
+    "SpaceExhausted",
+    "__version__",
+    "cross_validate",
+]

@@ -1,0 +1,1 @@
+"""The Lightning shell: callbacks that hold state and translate hooks."""

@@ -1,0 +1,1 @@
+"""What to build: the space, the proposals, the ledger."""

@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lightning_autoarch.errors import SpaceError, did_you_mean
-from lightning_autoarch.search.parameters import Categorical, Float, Int, Parameter, Repeat, Scalar, to_python_scalar
+from lightning_autoarch.search.parameters import (
+    Categorical,
+    Float,
+    Int,
+    Parameter,
+    Repeat,
+    Scalar,
+    to_python_scalar,
+)
 from lightning_autoarch.search.parse import parse_parameter, to_compact
 
 if TYPE_CHECKING:
@@ -218,7 +226,10 @@ def _unroll_into(
 ) -> None:
     scope = {name: (_flat_name(prefix, name, p), p) for name, p in parameters.items()}
     for name, parameter in parameters.items():
-        own = tuple(_condition(prefix + name, parent, values, (scope, *scopes)) for parent, values in (parameter.when or {}).items())
+        own = tuple(
+            _condition(prefix + name, parent, values, (scope, *scopes))
+            for parent, values in (parameter.when or {}).items()
+        )
         conditions = inherited + own
         if not isinstance(parameter, Repeat):
             nodes.append(Node(prefix + name, parameter, conditions))
@@ -248,7 +259,9 @@ def _condition(
         raise SpaceError(f"Parameter `{name}`: unknown parent `{parent}` in `when`.{did_you_mean(parent, known)}")
     flat_name, parameter = found
     if isinstance(parameter, Float):
-        raise SpaceError(f"Parameter `{name}`: the parent `{parent}` in `when` is a Float, which has no list of values.")
+        raise SpaceError(
+            f"Parameter `{name}`: the parent `{parent}` in `when` is a Float, which has no list of values."
+        )
     scalar = Int(parameter.min, parameter.max) if isinstance(parameter, Repeat) else parameter
     for value in values:
         if not _contains(scalar, value):
@@ -325,7 +338,11 @@ def _contains(parameter: Parameter, value: Scalar) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     if isinstance(parameter, Int):
-        return isinstance(value, int) and parameter.low <= value <= parameter.high and (value - parameter.low) % parameter.step == 0
+        return (
+            isinstance(value, int)
+            and parameter.low <= value <= parameter.high
+            and (value - parameter.low) % parameter.step == 0
+        )
     return isinstance(parameter, Float) and parameter.low <= value <= parameter.high
 
 
@@ -354,7 +371,10 @@ def _draw(parameter: Int | Float | Categorical, rng: np.random.Generator) -> Sca
         if parameter.log:
             u = rng.uniform(math.log(parameter.low - 0.5), math.log(parameter.high + 0.5))
             return min(max(round(math.exp(u)), parameter.low), parameter.high)
-        return int(rng.integers(len(range(parameter.low, parameter.high + 1, parameter.step)))) * parameter.step + parameter.low
+        return (
+            int(rng.integers(len(range(parameter.low, parameter.high + 1, parameter.step)))) * parameter.step
+            + parameter.low
+        )
     if parameter.log:
         u = rng.uniform(math.log(parameter.low), math.log(parameter.high))
         return min(max(math.exp(u), parameter.low), parameter.high)

@@ -51,7 +51,10 @@ def split_architecture(architecture: Architecture) -> tuple[Architecture, Archit
 
 @dataclass(frozen=True)
 class TrialData:
-    """Where a trial's batches come from: a datamodule, loaders given to `fit`, or (neither) the module's own hooks."""
+    """Where a trial's batches come from: a datamodule, loaders given to `fit`, or (neither) the module's own hooks.
+
+    With both, the loaders stand in for the datamodule's, whose transfer hooks stay.
+    """
 
     datamodule: LightningDataModule | None = None
     train: Any = None
@@ -80,7 +83,9 @@ class TrialData:
         if not names:
             return
         if self.datamodule is None:
-            raise SearchError(f"`{PREFIX}{next(iter(names))}` of the space needs a datamodule: fit(model, datamodule=...).")
+            raise SearchError(
+                f"`{PREFIX}{next(iter(names))}` of the space needs a datamodule: fit(model, datamodule=...)."
+            )
         cls = type(self.datamodule)
         check_names(cls, f"{cls.__name__}.__init__", names, {})
         check_binds(cls, f"{cls.__name__}.__init__", self._arguments(example), _REMEDY)
@@ -96,9 +101,26 @@ class TrialData:
             else:
                 outer, self.datamodule.trainer = self.datamodule.trainer, child
                 try:
-                    yield {"datamodule": facade(self.datamodule)}
+                    yield {"datamodule": self._facade()}
                 finally:
                     self.datamodule.trainer = outer
+
+    def with_parameters(self, parameters: Architecture) -> TrialData:
+        """The same data with `data.*` parameters set: another datamodule, prepared and set up."""
+        if not parameters or self.datamodule is None:
+            return self
+        datamodule = type(self.datamodule)(**self._arguments(parameters))
+        datamodule.trainer = self.datamodule.trainer
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+        return TrialData(datamodule)
+
+    def train_loader(self, module: LightningModule | None = None) -> Any:
+        """The training loaders, from wherever they come."""
+        if self.train is not None:
+            return self.train
+        holder = self.datamodule or module
+        return None if holder is None else holder.train_dataloader()
 
     def rebuild_(self, parameters: Architecture) -> None:
         """Set `data.*` parameters on the datamodule itself, which is prepared and set up again; atomic."""
@@ -117,6 +139,13 @@ class TrialData:
             datamodule.__dict__.clear()
             datamodule.__dict__.update(old)
             raise
+
+    def _facade(self) -> LightningDataModule:
+        front = facade(self.datamodule)  # type: ignore[arg-type]
+        if self.train is not None:
+            front.train_dataloader = lambda: self.train  # type: ignore[method-assign]
+            front.val_dataloader = lambda: self.val  # type: ignore[method-assign]
+        return front
 
     def _arguments(self, parameters: Architecture) -> dict[str, Any]:
         name = getattr(self.datamodule, "_hparams_name", None)
@@ -140,7 +169,12 @@ def generators(loaders: Any) -> list[torch.Generator]:
     found: dict[int, torch.Generator] = {}
     for loader in _flat(loaders):
         batch_sampler = getattr(loader, "batch_sampler", None)
-        for holder in (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
+        for holder in (
+            loader,
+            getattr(loader, "sampler", None),
+            batch_sampler,
+            getattr(batch_sampler, "sampler", None),
+        ):
             generator = getattr(holder, "generator", None)
             if isinstance(generator, torch.Generator):
                 found[id(generator)] = generator

@@ -24,8 +24,16 @@ _TAKEN_OVER = (
     "precision",
     "reload_dataloaders_every_n_epochs",
 )
-_OURS = ("logger", "callbacks", "default_root_dir", "enable_checkpointing", "strategy", "num_nodes", "use_distributed_sampler")
-_SILENT = {
+_OURS = (
+    "logger",
+    "callbacks",
+    "default_root_dir",
+    "enable_checkpointing",
+    "strategy",
+    "num_nodes",
+    "use_distributed_sampler",
+)
+SILENT = {
     "logger": False,
     "enable_progress_bar": False,
     "enable_model_summary": False,
@@ -50,7 +58,7 @@ def inherited_arguments(trainer: Trainer) -> dict[str, Any]:
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         arguments = {k: v for k, v in arguments.items() if not k.startswith(("max_", "min_", "limit_", "val_check"))}
         arguments["fast_dev_run"] = trainer.fast_dev_run  # type: ignore[attr-defined]
-    return {**arguments, **_SILENT}
+    return {**arguments, **SILENT}
 
 
 def one_device(device: torch.device) -> dict[str, Any]:

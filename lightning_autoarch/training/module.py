@@ -132,6 +132,6 @@ class ModuleBuilder:
     def _finish(self, module: LightningModule) -> None:
         if self.internal:
             module._hparams.update(self.internal)
-            module._hparams_initial = copy.deepcopy(module._hparams)
+            module.__dict__["_hparams_initial"] = copy.deepcopy(module._hparams)
         if self.optimizers is not None:
             carry_optimizers(self.optimizers, module)

@@ -111,7 +111,7 @@ class TrialRecorder(Checkpoint):
         for config in trainer.lr_scheduler_configs:
             due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
             if config.reduce_on_plateau and due and config.monitor in self._resumed["metrics"]:
-                config.scheduler.step(self._resumed["metrics"][config.monitor])  # type: ignore[arg-type]
+                config.scheduler.step(self._resumed["metrics"][config.monitor])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:

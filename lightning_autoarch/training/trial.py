@@ -128,12 +128,17 @@ def _train(spec: TrialSpec, recorder: TrialRecorder) -> list[str]:
     _decouple_metrics(module)
     trainer = Trainer(**_trainer_arguments(spec, recorder))
     with spec.data.for_trial(trainer, data_parameters) as data:
-        _fit(trainer, module, data, None if saved is None else str(spec.directory and spec.directory / "last.ckpt"))
+        _fit(
+            trainer,
+            module,
+            data,
+            None if saved is None else str(spec.directory and spec.directory / "last.ckpt"),
+        )
     return sorted(trainer.callback_metrics)
 
 
 def _fit(trainer: Trainer, module: LightningModule, data: Mapping[str, Any], ckpt_path: str | None) -> None:
-    resume = {} if ckpt_path is None else {"ckpt_path": ckpt_path, "weights_only": False}
+    resume: dict[str, Any] = {} if ckpt_path is None else {"ckpt_path": ckpt_path, "weights_only": False}
     try:
         trainer.fit(module, **data, **resume)
     except SystemExit as exit_:  # what Lightning makes of Ctrl-C
@@ -148,7 +153,12 @@ def _trainer_arguments(spec: TrialSpec, recorder: TrialRecorder) -> dict[str, An
 
     callbacks = [*copy.deepcopy(list(spec.callbacks)), recorder]
     root = None if spec.directory is None else str(spec.directory)
-    return {**spec.trainer, "callbacks": callbacks, "default_root_dir": root, "use_distributed_sampler": False}
+    return {
+        **spec.trainer,
+        "callbacks": callbacks,
+        "default_root_dir": root,
+        "use_distributed_sampler": False,
+    }
 
 
 def _decouple_metrics(module: LightningModule) -> None:
@@ -157,7 +167,7 @@ def _decouple_metrics(module: LightningModule) -> None:
 
     for child in module.modules():
         if isinstance(child, torchmetrics.Metric):
-            child.distributed_available_fn = lambda: False  # type: ignore[method-assign]
+            child.distributed_available_fn = lambda: False
 
 
 def _finished(spec: TrialSpec, recorder: TrialRecorder) -> TrialResult:
@@ -204,7 +214,9 @@ def _missing(monitor: str, logged: Sequence[str]) -> str:
     from lightning_autoarch.errors import did_you_mean
 
     names = ", ".join(f"`{name}`" for name in logged) or "nothing"
-    return f"`monitor={monitor!r}` was not logged by the first trial, which logged {names}.{did_you_mean(monitor, logged)}"
+    return (
+        f"`monitor={monitor!r}` was not logged by the first trial, which logged {names}.{did_you_mean(monitor, logged)}"
+    )
 
 
 def _free_memory() -> None:

@@ -1,0 +1,124 @@
+"""What the search needs of the outer Trainer, and what it has to put right there after rebuilding the module.
+
+`Callback.setup(stage="fit")` is the last hook in which a module may still change: before its optimizers are made, before
+it is wrapped and moved, and before weights are restored. What Lightning has already attached by then is attached again.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.device_dtype_mixin import _DeviceDtypeModuleMixin
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning_utilities.core.rank_zero import rank_zero_info
+
+from lightning_autoarch.errors import SearchError
+
+
+def check_flavour(trainer: object, module: object) -> None:
+    """The Trainer and module must be of the package that this callback is of.
+
+    Raises:
+        SearchError: `pytorch_lightning` beside `lightning.pytorch`: two packages whose classes do not know each other.
+    """
+    for name, given, expected in (("Trainer", trainer, Trainer), ("module", module, LightningModule)):
+        if not isinstance(given, expected):
+            raise SearchError(
+                f"Expected a {name} of `lightning.pytorch`, got {type(given).__module__}.{type(given).__name__}. "
+                "Write `import lightning as L` everywhere instead of `import pytorch_lightning`."
+            )
+
+
+def check_one_process(trainer: Trainer) -> None:
+    """Raises SearchError where several processes train one module."""
+    if trainer.world_size > 1:
+        raise SearchError(
+            f"The search runs in one process, but this Trainer has {trainer.world_size}. Search with `devices=1`, then "
+            "train the winner with as many as you like: `Trainer.fit(model, ckpt_path=...)` resumes it without the search."
+        )
+
+
+def come_first(search: Callback, trainer: Trainer) -> list[Callback]:
+    """Put the search before every callback that may hold on to the module; returns those whose `setup` ran already.
+
+    Raises:
+        MisconfigurationException: a callback of somebody else ran `setup` already; only the user knows if it may again.
+    """
+    callbacks = _callbacks(trainer)
+    earlier = [cb for cb in callbacks[: callbacks.index(search)] if is_overridden("setup", cb, Callback)]
+    foreign = [cb for cb in earlier if not _is_of_lightning(cb)]
+    if foreign:
+        names = ", ".join(type(cb).__name__ for cb in foreign)
+        raise MisconfigurationException(
+            f"{names} ran before {type(search).__name__} and may hold on to a module that the search rebuilds. "
+            f"Put {type(search).__name__} first in `Trainer(callbacks=[...])`."
+        )
+    if earlier:
+        callbacks.remove(search)
+        callbacks.insert(0, search)
+    return earlier
+
+
+def set_up_again(search: Callback, trainer: Trainer, module: LightningModule, earlier: Sequence[Callback]) -> None:
+    """Run `setup` of the callbacks that had seen the module before it was rebuilt."""
+    if not earlier:
+        return
+    names = ", ".join(type(cb).__name__ for cb in earlier)
+    rank_zero_info(f"{type(search).__name__} was moved before {names}, set up again for the rebuilt module.")
+    for callback in earlier:
+        callback.setup(trainer, module, "fit")
+
+
+def save_cli_config(trainer: Trainer, module: LightningModule) -> None:
+    """Let LightningCLI save its config, and find that it cannot, before hours of search instead of after them."""
+    cli = sys.modules.get("lightning.pytorch.cli")
+    if cli is None:
+        return
+    for callback in _callbacks(trainer):
+        if isinstance(callback, cli.SaveConfigCallback):
+            callback.setup(trainer, module, "fit")
+
+
+def reattach(trainer: Trainer, module: LightningModule) -> None:
+    """What Lightning set on the module between `fit` and `setup`, and a rebuild undid."""
+    for child in module.modules():
+        if isinstance(child, _DeviceDtypeModuleMixin):
+            child._device = trainer.strategy.root_device
+    for callback in _callbacks(trainer):
+        callback.log = module.log
+        callback.log_dict = module.log_dict
+
+
+def checkpoint_path(trainer: Trainer) -> str | None:
+    """The `ckpt_path` of the running `fit`. Lightning tells callbacks of it only later, so it is read from `fit`'s frame."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "_run" and frame.f_locals.get("self") is trainer:
+            path = frame.f_locals.get("ckpt_path")
+            return None if path is None else str(path)
+        frame = frame.f_back
+    return None
+
+
+def callback_state(path: str | Path, state_key: str) -> dict[str, Any] | None:
+    """What a Lightning checkpoint holds of one callback; None if nothing."""
+    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+    state: dict[str, Any] | None = checkpoint.get("callbacks", {}).get(state_key)
+    return state or None
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def _is_of_lightning(callback: Callback) -> bool:
+    return type(callback).__module__.startswith((f"{pl.__name__}.", "lightning_autoarch."))

@@ -1,0 +1,380 @@
+"""`ArchitectureSearch`: add it to a Trainer, and `fit` returns with the module being the best architecture found, trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import optuna
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+
+from lightning_autoarch.callbacks.outer import (
+    callback_state,
+    check_flavour,
+    check_one_process,
+    checkpoint_path,
+    come_first,
+    reattach,
+    save_cli_config,
+    set_up_again,
+)
+from lightning_autoarch.callbacks.progress import SearchProgress
+from lightning_autoarch.errors import SearchError, SpaceError
+from lightning_autoarch.search.leaderboard import leaderboard
+from lightning_autoarch.search.space import Architecture, SearchSpace
+from lightning_autoarch.search.strategies import STRATEGIES, named_sampler
+from lightning_autoarch.search.study import Ledger, open_storage, open_study, quiet_optuna
+from lightning_autoarch.training.data import TrialData, split_architecture
+from lightning_autoarch.training.facts import Constraint, Facts, Limits
+from lightning_autoarch.training.folds import Folds, OfDataset, check_splitter, run_folds
+from lightning_autoarch.training.inherit import check_trial_trainer, inherited_arguments
+from lightning_autoarch.training.isolation import seeded, trial_seed
+from lightning_autoarch.training.loop import Budget, SearchLoop, check_budget, trial_directory, winner_of
+from lightning_autoarch.training.module import Factory, ModuleBuilder
+from lightning_autoarch.training.optimizers import check_optimizers_hold_the_module
+from lightning_autoarch.training.recorder import Report
+from lightning_autoarch.training.trial import TrialResult, TrialSpec, run_trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+After = Literal["train", "keep", "stop"]
+_RESERVED = ("prune.", "transfer.")
+
+
+class ArchitectureSearch(Callback):
+    """Searches an architecture in `setup(stage="fit")` and rebuilds the module in place as the best one.
+
+    An architecture is a set of the module's `__init__` arguments. A module that calls `save_hyperparameters()` works as
+    it is; another one takes `factory`. Trials train copies on the outer fit's data with the outer Trainer's settings;
+    the outer module is untouched until the winner is known.
+
+    Args:
+        space: name of an `__init__` argument -> `Int`, `Float`, `Categorical`, `Repeat`, or their compact form. Names
+            that begin with `data.` are arguments of the datamodule.
+        monitor: the logged value that is the score: the best epoch's counts.
+        mode: "min" or "max".
+        n_trials: how many trials, over all resumes and processes; duplicates and refused architectures do not count.
+        timeout: seconds of training after which no further trial starts, over all resumes; None for no limit.
+        strategy: "random", "bayesian", "genetic" (NSGA-II), or any Optuna sampler.
+        pruner: any Optuna pruner; fed each validation epoch, or each fold with `folds`.
+        folds: a number of folds or a scikit-learn splitter: the score is the mean over the folds.
+        labels, groups: for splitters that need them: an array with a value a training sample, or a function of the set.
+        max_params: most parameters of a candidate.
+        max_flops: most FLOPs of a candidate's forward pass of `example_input_array`, or of the first batch.
+        constraints: functions `f(architecture) -> bool`: whether it is allowed.
+        enqueue: architectures to try first.
+        trial_trainer: Trainer arguments that differ in the trials, such as `{"max_epochs": 3}`.
+        trial_callbacks: copied for each trial, such as EarlyStopping.
+        after: "train": the outer fit trains the winner from fresh weights; "keep": from its trial's best weights; "stop":
+            the module has its trial's best weights and the fit ends.
+        factory: `factory(**architecture)` makes the module.
+        storage: Optuna storage or its URL; None: SQLite in the search's directory.
+        study_name: None: the module's class name.
+        directory: for study and checkpoints; None: `autoarch/<study_name>` under the Trainer's `default_root_dir`.
+        seed: one seed, one sequence of proposals and trainings (with one process, and a strategy given by name).
+        keep_top_k: how many of the best trials keep their checkpoint.
+        resume_from: a checkpoint of an earlier fit whose winner is to be rebuilt without searching; seldom needed, as
+            `fit(ckpt_path=...)` is seen.
+
+    Attributes:
+        best_architecture: of the winner, None before.
+        best_score: its score.
+        study: the Optuna study.
+
+    Raises:
+        SpaceError: the space is not well formed, or names something that is no argument.
+        SearchError: the search cannot start, or no trial ended with a score.
+
+    Example::
+
+        search = ArchitectureSearch({"width": Int(16, 512, log=True)}, monitor="val_acc", mode="max", n_trials=20)
+        L.Trainer(max_epochs=20, callbacks=[search]).fit(model, datamodule=dm)
+    """
+
+    def __init__(
+        self,
+        space: dict[str, Any],
+        *,
+        monitor: str,
+        mode: str = "min",
+        n_trials: int = 20,
+        timeout: float | None = None,
+        strategy: str | BaseSampler = "bayesian",
+        pruner: BasePruner | None = None,
+        folds: Any = None,
+        labels: OfDataset = None,
+        groups: OfDataset = None,
+        max_params: int | None = None,
+        max_flops: int | None = None,
+        constraints: Sequence[Constraint] = (),
+        enqueue: Sequence[dict[str, Any]] = (),
+        trial_trainer: dict[str, Any] | None = None,
+        trial_callbacks: Sequence[Callback] = (),
+        after: After = "train",
+        factory: Callable[..., Any] | None = None,
+        storage: Any = None,
+        study_name: str | None = None,
+        directory: str | Path | None = None,
+        seed: int = 0,
+        keep_top_k: int = 3,
+        resume_from: str | Path | None = None,
+    ) -> None:
+        self.space = SearchSpace(space)
+        self.monitor, self.mode, self.after, self.seed = monitor, mode, after, seed
+        self.budget = Budget(n_trials, timeout)
+        self.strategy, self.pruner, self.enqueue = strategy, pruner, list(enqueue)
+        self.folds = None if folds is None else Folds(folds, labels, groups, seed)
+        self.max_params, self.max_flops, self.constraints = max_params, max_flops, list(constraints)
+        self.trial_trainer = check_trial_trainer(trial_trainer or {})
+        self.trial_callbacks: list[Callback] = list(trial_callbacks)
+        self.factory: Factory | None = factory
+        self.storage, self.study_name, self.directory = storage, study_name, directory
+        self.keep_top_k, self.resume_from = keep_top_k, resume_from
+        self.best_architecture: Architecture | None = None
+        self.best_score: float | None = None
+        self.study: optuna.Study | None = None
+        self._winner: int | None = None
+        self._weights: Path | None = None
+        self._searched: weakref.ref[LightningModule] | None = None
+        self._sigint: Any = None
+        self._check_arguments()
+
+    @property
+    def state_key(self) -> str:
+        return "lightning_autoarch.ArchitectureSearch"
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.best_architecture is None:
+            return {}
+        return {"architecture": self.best_architecture, "score": self.best_score, "trial": self._winner}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._take(state_dict)
+
+    def trials_dataframe(self) -> pd.DataFrame:
+        """Optuna's table of all trials (needs pandas): number, value, times, `params_*`, `user_attrs_*`, state.
+
+        Raises:
+            SearchError: there is no study yet.
+        """
+        if self.study is None:
+            raise SearchError("There is no study yet: `trainer.fit` makes it.")
+        return self.study.trials_dataframe()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit" or (self._searched is not None and self._searched() is pl_module):
+            return
+        check_flavour(trainer, pl_module)
+        earlier = come_first(self, trainer)
+        self._sigint = signal.getsignal(signal.SIGINT)
+        builder = ModuleBuilder.of(pl_module, self.factory)
+        data = TrialData.of(trainer)
+        if not self._resumes(trainer):
+            check_one_process(trainer)
+            save_cli_config(trainer, pl_module)
+            with quiet_optuna():
+                self._search(trainer, pl_module, builder, data)
+        self._rebuild(trainer, pl_module, builder, data)
+        set_up_again(self, trainer, pl_module, earlier)
+        self._searched = weakref.ref(pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        check_optimizers_hold_the_module(trainer, pl_module)
+        if self._weights is None:
+            return
+        checkpoint = torch.load(self._weights, map_location="cpu", mmap=True, weights_only=False)
+        pl_module.on_load_checkpoint(checkpoint)
+        pl_module.load_state_dict(checkpoint["state_dict"])
+        self._weights = None
+        trainer.should_stop = trainer.should_stop or self.after == "stop"
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt) and self._sigint is not None:
+            signal.signal(signal.SIGINT, self._sigint)  # Lightning leaves it ignored
+
+    def _check_arguments(self) -> None:
+        check_budget(self.budget)
+        check_splitter(self.folds.splitter if self.folds is not None else None)
+        for name, value, known in (
+            ("mode", self.mode, ("min", "max")),
+            ("after", self.after, ("train", "keep", "stop")),
+            ("strategy", self.strategy, STRATEGIES),
+        ):
+            if value not in known and not (name == "strategy" and isinstance(value, BaseSampler)):
+                raise SearchError(f"Expected `{name}` to be one of {', '.join(known)}, got {value!r}.")
+        if self.folds is not None and self.after != "train":
+            raise SearchError(f"`after={self.after!r}` needs the weights of one training, but `folds` trains several.")
+        for name in self.space.parameters:
+            if name.startswith(_RESERVED):
+                raise SpaceError(f"`{name}`: the prefix `{name.partition('.')[0]}.` is reserved; nothing takes it yet.")
+
+    def _resumes(self, trainer: Trainer) -> bool:
+        """Whether the winner is known from the checkpoint that this fit resumes from."""
+        path = self.resume_from or checkpoint_path(trainer)
+        state = None if path is None else callback_state(path, self.state_key)
+        if state is not None:
+            self._take(state)
+            rank_zero_info(f"The search is done already: {path} holds its winner (trial #{self._winner}).")
+        elif self.resume_from is not None:
+            raise SearchError(f"`resume_from={str(path)!r}` is no checkpoint of a fit with ArchitectureSearch.")
+        return state is not None
+
+    def _take(self, state: Mapping[str, Any]) -> None:
+        if state:
+            self.best_architecture, self.best_score = state["architecture"], state["score"]
+            self._winner = state["trial"]
+
+    def _search(self, trainer: Trainer, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
+        self._check_buildable(module, builder, data)
+        facts = Facts(builder, data, flops=True if self.max_flops is not None else None)
+        limits = Limits(facts, self.max_params, self.max_flops, self.constraints)
+        directory = None if trainer.fast_dev_run else self._directory(trainer, module)  # type: ignore[attr-defined]
+        ledger = self._open(directory, self._name(module), self._sampler(facts, limits))
+        self._enqueue(ledger, limits)
+        budget = dataclasses.replace(self.budget, n_trials=1) if directory is None else self.budget
+        progress = self._progress(ledger, budget)
+        spec = self._spec(trainer, builder, data)
+        loop = SearchLoop(
+            ledger=ledger,
+            run_trial=lambda number, architecture, report: self._run(spec, directory, number, architecture, report),
+            limits=limits,
+            facts=facts,
+            budget=budget,
+            observer=progress,
+            directory=directory,
+            keep_top_k=self.keep_top_k,
+        )
+        try:
+            loop.run()
+        except KeyboardInterrupt:
+            progress.close()
+            done = len(ledger.finished())
+            rank_zero_info(
+                f"The search was stopped after {done} of {budget.n_trials} trials. What is done is kept: start the same "
+                f"script again to continue the study `{ledger.study.study_name}` in {directory}."
+            )
+            raise
+        finally:
+            progress.close()
+        self._conclude(trainer, ledger, directory)
+
+    def _check_buildable(self, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
+        import numpy as np
+
+        names, data_names = split_architecture(dict.fromkeys(self.space.parameters))
+        example, data_example = split_architecture(self.space.architecture(self.space.random(np.random.default_rng(0))))
+        builder.check(names, example)
+        data.check(data_names, data_example)
+        with seeded(self.seed):
+            try:
+                fresh = builder.build(example)
+            except Exception:  # one impossible architecture is a failed trial, not the end
+                return
+        lost = builder.lost_attributes(module, fresh)
+        if lost:
+            rank_zero_warn(
+                f"{', '.join(lost)} of the module were set after `__init__`: candidates and the winner are without. "
+                "Set them in `__init__`, or give `factory=`."
+            )
+
+    def _enqueue(self, ledger: Ledger, limits: Limits) -> None:
+        for architecture in self.enqueue:
+            reason = limits.violation(architecture)
+            if reason is not None:
+                rank_zero_warn(f"The enqueued {architecture} is not tried: {reason}.")
+            else:
+                ledger.enqueue([architecture])
+
+    def _open(self, directory: Path | None, name: str, sampler: BaseSampler) -> Ledger:
+        storage = self.storage
+        if directory is None:
+            storage = optuna.storages.InMemoryStorage()
+        elif storage is None:
+            storage = f"sqlite:///{directory / 'study.db'}"
+        self.study = open_study(
+            open_storage(storage),
+            name,
+            self.space,
+            self.monitor,
+            self.mode,
+            sampler,
+            self.pruner or optuna.pruners.NopPruner(),
+        )
+        return Ledger(self.study, self.space, directory)
+
+    def _sampler(self, facts: Facts, limits: Limits) -> BaseSampler:
+        if isinstance(self.strategy, BaseSampler):
+            return self.strategy
+        return named_sampler(self.strategy, self.space, facts.features, limits.allows, self.seed)
+
+    def _spec(self, trainer: Trainer, builder: ModuleBuilder, data: TrialData) -> TrialSpec:
+        """The trial that all trials are variations of."""
+        return TrialSpec(
+            architecture={},
+            builder=builder,
+            data=data,
+            trainer={**inherited_arguments(trainer), **self.trial_trainer},
+            monitor=self.monitor,
+            mode=self.mode,
+            seed=self.seed,
+            callbacks=self.trial_callbacks,
+        )
+
+    def _run(
+        self, spec: TrialSpec, directory: Path | None, number: int, architecture: Architecture, report: Report
+    ) -> TrialResult:
+        own = None if directory is None else trial_directory(directory, number)
+        if own is not None:
+            own.mkdir(parents=True, exist_ok=True)
+        spec = dataclasses.replace(spec, architecture=architecture, seed=trial_seed(self.seed, number), directory=own)
+        return run_trial(spec, report) if self.folds is None else run_folds(spec, self.folds, report)
+
+    def _progress(self, ledger: Ledger, budget: Budget) -> SearchProgress:
+        ranking = ledger.ranking()
+        best = (float(ranking[0].value or 0.0), ranking[0].number) if ranking else None
+        done = len(ledger.finished())
+        if done:
+            rank_zero_info(
+                f"The study `{ledger.study.study_name}` holds {done} of {budget.n_trials} trials already; "
+                "another `study_name` or `directory` starts anew."
+            )
+        return SearchProgress(budget.n_trials, done, self.mode, best)
+
+    def _conclude(self, trainer: Trainer, ledger: Ledger, directory: Path | None) -> None:
+        winner = winner_of(ledger)
+        self._take({"architecture": winner.user_attrs["architecture"], "score": winner.value, "trial": winner.number})
+        if directory is not None and self.after != "train":
+            self._weights = trial_directory(directory, winner.number) / "best.ckpt"
+        rank_zero_info(
+            f"{leaderboard(ledger.study)}\nWinner: trial #{winner.number}, {self.monitor} {winner.value:.6g}."
+        )
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(
+                {"search/best_score": float(winner.value or 0.0), "search/trials": len(ledger.finished())},
+                step=0,
+            )
+
+    def _rebuild(self, trainer: Trainer, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
+        assert self.best_architecture is not None
+        architecture, parameters = split_architecture(self.best_architecture)
+        with seeded(trial_seed(self.seed, self._winner or 0)):
+            builder.rebuild_(module, architecture)
+        data.rebuild_(parameters)
+        reattach(trainer, module)
+
+    def _name(self, module: LightningModule) -> str:
+        return self.study_name or type(module).__name__
+
+    def _directory(self, trainer: Trainer, module: LightningModule) -> Path:
+        if self.directory is not None:
+            return Path(self.directory)
+        return Path(trainer.default_root_dir) / "autoarch" / self._name(module)

@@ -1,0 +1,30 @@
+"""The strategies that have a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from optuna.samplers import BaseSampler, NSGAIISampler
+
+from lightning_autoarch.search.space import Architecture, SearchSpace
+
+STRATEGIES = ("random", "bayesian", "genetic")
+
+POPULATION = 10  # NSGA-II's own 50 would make a search of 40 trials purely random
+
+
+def named_sampler(
+    strategy: str,
+    space: SearchSpace,
+    features: Callable[[Architecture], dict[str, float]],
+    feasible: Callable[[Architecture], bool],
+    seed: int,
+) -> BaseSampler:
+    """The sampler of a strategy. Each draws from (seed, trial number), so a restarted search proposes what it would have."""
+    from lightning_autoarch.search.sampler import BayesianSampler, RandomArchitectureSampler, SeededByTrial
+
+    if strategy == "random":
+        return RandomArchitectureSampler(space, feasible, seed)
+    if strategy == "genetic":
+        return SeededByTrial(lambda drawn: NSGAIISampler(population_size=POPULATION, seed=drawn), seed)
+    return BayesianSampler(space=space, features=features, feasible=feasible, seed=seed)

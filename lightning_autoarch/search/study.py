@@ -1,0 +1,283 @@
+"""The ledger: an Optuna study that several processes may share and any of them may die in.
+
+A trial belongs to the process that its `owner` record names (host, pid, start time). Owners that are gone leave their
+trial RUNNING; the next process takes it over under its own number. On one host a dead owner is seen at once; on another
+host an RDB storage's heartbeat tells, and without one the trial is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from lightning_autoarch.errors import SearchError
+from lightning_autoarch.search.space import Architecture, SearchSpace, architecture_key
+
+HEARTBEAT_SECONDS = 60
+GRACE_SECONDS = 180
+CLAIM_SECONDS = 60  # on a remote storage: how long a new trial may be without its owner record
+
+SPACE, MONITOR, MODE = "autoarch:space", "autoarch:monitor", "autoarch:mode"
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def open_storage(storage: str | BaseStorage) -> BaseStorage:
+    """The storage of a URL; a path of an SQLite file is one too.
+
+    Raises:
+        SearchError: it cannot be opened; the message says which and why.
+    """
+    if not isinstance(storage, str):
+        return storage
+    url = storage if "://" in storage else f"sqlite:///{storage}"
+    if url.startswith("sqlite:///"):
+        path = Path(url.removeprefix("sqlite:///"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not os.access(path, os.W_OK):
+            raise SearchError(f"The study {path} is read-only: make it writable, or give another `storage`.")
+    try:
+        if url.startswith("grpc://"):
+            host, _, port = url.removeprefix("grpc://").partition(":")
+            return optuna.storages.GrpcStorageProxy(host=host, port=int(port or 13000))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SearchError(
+            f"The storage {_without_password(url)!r} cannot be opened: {type(error).__name__}: {reason}. "
+            "A damaged file can be moved away; the search then starts anew."
+        ) from error
+
+
+def open_study(
+    storage: BaseStorage,
+    name: str,
+    space: SearchSpace,
+    monitor: str,
+    mode: str,
+    sampler: optuna.samplers.BaseSampler,
+    pruner: optuna.pruners.BasePruner,
+) -> optuna.Study:
+    """Create the study, or open the one of that name.
+
+    Raises:
+        SearchError: the stored study is of another space or score; the message names the difference.
+    """
+    direction = StudyDirection.MINIMIZE if mode == "min" else StudyDirection.MAXIMIZE
+    exists = name in optuna.get_all_study_names(storage)
+    if not exists:
+        study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            direction=direction,
+            sampler=sampler,
+            pruner=pruner,
+            load_if_exists=True,
+        )
+        for key, value in ((MONITOR, monitor), (MODE, mode), (SPACE, space.to_dict())):
+            study.set_user_attr(key, value)
+        return study
+    study = optuna.load_study(storage=storage, study_name=name, sampler=sampler, pruner=pruner)
+    _check_same(study, name, space, monitor, mode)
+    return study
+
+
+def _check_same(study: optuna.Study, name: str, space: SearchSpace, monitor: str, mode: str) -> None:
+    stored = study.user_attrs
+    lines = [
+        f"`{word}`: stored {stored[key]!r}, given {given!r}"
+        for word, key, given in (("monitor", MONITOR, monitor), ("mode", MODE, mode))
+        if stored.get(key, given) != given
+    ]
+    if SPACE in stored:
+        lines += space.differences(stored[SPACE])
+    if lines:
+        raise SearchError(
+            f"The study `{name}` was made for another search; give another `study_name` or `storage`. "
+            "Different: " + "; ".join(lines)
+        )
+    for key, value in ((MONITOR, monitor), (MODE, mode), (SPACE, space.to_dict())):
+        if key not in stored:
+            study.set_user_attr(key, value)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that runs a trial."""
+
+    host: str
+    pid: int
+    start: float | None  # of the process, in the system's own unit; None where it cannot be read
+
+    @classmethod
+    def myself(cls) -> Owner:
+        return cls(socket.gethostname(), os.getpid(), _process_start(os.getpid()))
+
+    def is_gone(self) -> bool | None:
+        """Whether the process has ended; None on another host, where that cannot be seen."""
+        if self.host != socket.gethostname():
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return self.start is not None and self.start != _process_start(self.pid)
+
+
+def _process_start(pid: int) -> float | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return float(stat.rpartition(")")[2].split()[19])
+
+
+class Ledger:
+    """The trials of one study, as a budgeted search sees them.
+
+    Args:
+        study: where trials are recorded.
+        space: of the architectures.
+        directory: holds the lock by which processes on one host take turns in asking; None for no lock.
+    """
+
+    def __init__(self, study: optuna.Study, space: SearchSpace, directory: Path | None) -> None:
+        self.study, self.space, self._directory = study, space, directory
+
+    def finished(self) -> list[FrozenTrial]:
+        """Trials that count: neither running, nor a duplicate, nor refused by a limit."""
+        return [t for t in self.study.get_trials(deepcopy=False, states=_FINISHED) if counts(t)]
+
+    def seconds(self) -> float:
+        """Training seconds of all finished trials, over all resumes and processes."""
+        return sum(float(trial.user_attrs.get("seconds", 0.0)) for trial in self.finished())
+
+    def claim(self, n_trials: int) -> tuple[optuna.Trial, bool] | None:
+        """The next trial to work on, and whether another process began it; None when `n_trials` are done or under way."""
+        with self._lock():
+            running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            dead = next((trial for trial in running if self._is_dead(trial)), None)
+            if dead is not None:
+                trial, begun = optuna.Trial(self.study, dead._trial_id), True
+            elif len(self.finished()) + len(running) >= n_trials:
+                return None
+            else:
+                trial, begun = self._ask(), False
+            trial.set_user_attr("owner", vars(Owner.myself()))
+        return trial, begun
+
+    def release(self, trial: optuna.Trial) -> None:
+        """Leave a trial for whoever comes next; its own process may live on."""
+        trial.set_user_attr("owner", None)
+
+    def twin(self, architecture: Architecture, number: int) -> FrozenTrial | None:
+        """An earlier trial of the same architecture."""
+        key = architecture_key(architecture)
+        for trial in self.study.get_trials(deepcopy=False):
+            known = trial.user_attrs.get("architecture")
+            if trial.number != number and counts(trial) and known is not None and architecture_key(known) == key:
+                return trial
+        return None
+
+    def mark_duplicate(self, trial: optuna.Trial, twin: FrozenTrial) -> None:
+        """Close a trial whose architecture `twin` has: with its score, which a sampler of populations needs, if it has one."""
+        trial.set_user_attr("duplicate_of", twin.number)
+        if twin.state == TrialState.COMPLETE:
+            self.study.tell(trial, twin.value)
+        else:
+            self.study.tell(trial, state=TrialState.FAIL)
+
+    def mark_refused(self, trial: optuna.Trial, reason: str) -> None:
+        """Close a trial that breaks a limit, untrained."""
+        trial.set_user_attr("refused", reason)
+        self.study.tell(trial, state=TrialState.FAIL)
+
+    def ranking(self) -> list[FrozenTrial]:
+        """Complete trials, the best first; of equals the earliest."""
+        complete = [trial for trial in self.finished() if trial.state == TrialState.COMPLETE]
+        sign = 1 if self.study.direction == StudyDirection.MINIMIZE else -1
+        return sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+
+    def enqueue(self, architectures: Sequence[Architecture]) -> None:
+        """Let these architectures be tried first, each once over all resumes."""
+        for architecture in architectures:
+            flat = self.space.flatten(architecture, partial=True)
+            self.study.enqueue_trial(flat, skip_if_exists=True)
+
+    def _ask(self) -> optuna.Trial:
+        with warnings.catch_warnings():  # Optuna expects heartbeats in `Study.optimize` alone; `heartbeat` beats here
+            warnings.filterwarnings("ignore", "Heartbeat of storage")
+            return self.study.ask()
+
+    def _is_dead(self, trial: FrozenTrial) -> bool:
+        owner = trial.user_attrs.get("owner")
+        if owner is None:
+            return "owner" in trial.user_attrs or self._directory is not None or _age_seconds(trial) > CLAIM_SECONDS
+        gone = Owner(**owner).is_gone()
+        if gone is None:
+            return trial._trial_id in self._without_heartbeat()
+        return gone
+
+    def _without_heartbeat(self) -> list[int]:
+        storage = self.study._storage
+        if not optuna.storages._heartbeat.is_heartbeat_enabled(storage):
+            return []
+        stale: list[int] = storage._get_stale_trial_ids(self.study._study_id)  # type: ignore[attr-defined]
+        return stale
+
+    @contextlib.contextmanager
+    def heartbeat(self, trial: optuna.Trial) -> Iterator[None]:
+        """Beat for a trial while it is worked on, where the storage has a heartbeat."""
+        with optuna.storages._heartbeat.get_heartbeat_thread(trial._trial_id, self.study._storage):
+            yield
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        if self._directory is None:
+            yield
+            return
+        from filelock import FileLock
+
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._directory / "study.lock"):
+            yield
+
+
+def counts(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of `n_trials`: not a duplicate and not refused."""
+    return "duplicate_of" not in trial.user_attrs and "refused" not in trial.user_attrs
+
+
+def _age_seconds(trial: FrozenTrial) -> float:
+    return time.time() - trial.datetime_start.timestamp() if trial.datetime_start is not None else 0.0
+
+
+def _without_password(url: str) -> str:
+    head, at, tail = url.rpartition("@")
+    scheme, slashes, credentials = head.partition("://")
+    return f"{scheme}{slashes}{credentials.partition(':')[0]}:***@{tail}" if at else url
+
+
+@contextlib.contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Optuna's own lines a trial are left out; its verbosity returns."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)

@@ -1,0 +1,192 @@
+"""What a candidate shows before training: parameters, FLOPs, layers; and the limits set on them.
+
+Counted on the meta device, where nothing is computed and no memory is taken. (Counted on a CPU an LSTM shows 0 FLOPs,
+because its fused kernel hides its matrix products: a limit would fail silently.) FLOPs are those of torch's
+`FlopCounterMode`: two per multiply-add, of one forward pass of the example.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
+
+from lightning_autoarch.errors import SearchError
+from lightning_autoarch.search.space import Architecture, architecture_key
+from lightning_autoarch.training.data import TrialData, split_architecture
+from lightning_autoarch.training.isolation import seeded
+from lightning_autoarch.training.module import ModuleBuilder
+
+Constraint = Callable[[Architecture], bool]
+
+
+class Facts:
+    """Facts of architectures, each measured once.
+
+    Args:
+        builder: makes the candidates.
+        data: gives the first batch where a module has no `example_input_array`.
+        flops: measure FLOPs too: `True`, or `None` for "where `example_input_array` makes it possible".
+    """
+
+    def __init__(self, builder: ModuleBuilder, data: TrialData, flops: bool | None = None) -> None:
+        self._builder, self._data, self._flops = builder, data, flops
+        self._known: dict[str, dict[str, float]] = {}
+        self._batch: Any = None
+        self._arguments_of: Callable[[Any], tuple[tuple[Any, ...], dict[str, Any]]] | None = None
+
+    def of(self, architecture: Architecture) -> dict[str, float]:
+        """`params`, `layers` (modules without children), a count `layers.Kind` of each kind, and `flops` if measured.
+
+        Raises:
+            SearchError: FLOPs are needed, but no input for `forward` is known.
+            Exception: whatever the module's `__init__` raises for an impossible architecture.
+        """
+        key = architecture_key(architecture)
+        if key not in self._known:
+            with seeded(0):
+                self._known[key] = self._measure(split_architecture(architecture)[0])
+        return self._known[key]
+
+    def features(self, architecture: Architecture) -> dict[str, float]:
+        """The facts as inputs of a surrogate, sizes on a log scale; empty for an architecture that cannot be built."""
+        try:
+            facts = self.of(architecture)
+        except SearchError:
+            raise
+        except Exception:  # the trial itself will fail and say why
+            return {}
+        logs = {f"log_{name}": math.log1p(facts[name]) for name in ("params", "flops") if name in facts}
+        return {**logs, "layers": facts["layers"]}
+
+    def _measure(self, architecture: Architecture) -> dict[str, float]:
+        module = self._builder.build(architecture)
+        module.configure_model()
+        example = module.example_input_array
+        module = module.to("meta")
+        uninitialised = any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters())
+        facts: dict[str, float] = {}
+        if self._flops or uninitialised or (self._flops is None and example is not None):
+            facts["flops"] = self._count_flops(module, example)
+        kinds = Counter(type(child).__name__ for child in module.modules() if not list(child.children()))
+        return {
+            "params": sum(parameter.numel() for parameter in module.parameters()),
+            "layers": sum(kinds.values()),
+            **{f"layers.{kind}": count for kind, count in kinds.items()},
+            **facts,
+        }
+
+    def _count_flops(self, module: LightningModule, example: Any) -> int:
+        module.eval()
+        if example is not None:
+            arguments = _to_meta(_call_of_example(example))
+            return _flops_of(module, *arguments)
+        if self._arguments_of is not None:
+            return _flops_of(module, *_to_meta(self._arguments_of(self._first_batch(module))))
+        return self._count_flops_by_trying(module)
+
+    def _count_flops_by_trying(self, module: LightningModule) -> int:
+        """Find how a batch becomes `forward`'s arguments; the way that works is kept."""
+        reasons: list[str] = []
+        for arguments_of in (_batch_first, _batch_as_keywords, _batch_whole):
+            try:
+                arguments = arguments_of(self._first_batch(module))
+                flops = _flops_of(module, *_to_meta(arguments))
+            except Exception as error:  # the next way may fit; all reasons are reported
+                reasons.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+                continue
+            self._arguments_of = arguments_of
+            return flops
+        raise SearchError(
+            "FLOPs cannot be counted: `forward` takes neither the first batch nor its first part "
+            f"({reasons[0]}). Set `self.example_input_array` in the module."
+        )
+
+    def _first_batch(self, module: LightningModule) -> Any:
+        if self._batch is None:
+            self._batch = next(iter(self._data.train_loader(module)))
+        return self._batch
+
+
+class Limits:
+    """What an architecture must keep to before it is trained.
+
+    Args:
+        facts: measures candidates.
+        max_params: most parameters.
+        max_flops: most FLOPs of a forward pass of the example.
+        constraints: each returns whether an architecture is allowed.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        max_params: int | None = None,
+        max_flops: int | None = None,
+        constraints: Sequence[Constraint] = (),
+    ) -> None:
+        self._facts, self._constraints = facts, constraints
+        self._most = {name: most for name, most in (("params", max_params), ("flops", max_flops)) if most is not None}
+
+    def allows(self, architecture: Architecture) -> bool:
+        """Whether `violation` finds nothing."""
+        return self.violation(architecture) is None
+
+    def violation(self, architecture: Architecture) -> str | None:
+        """The first limit that is broken, in words; None when all are kept."""
+        for constraint in self._constraints:
+            if not constraint(architecture):
+                return f"constraint `{getattr(constraint, '__name__', constraint)}` does not allow it"
+        if not self._most:
+            return None
+        try:
+            facts = self._facts.of(architecture)
+        except SearchError:
+            raise
+        except Exception:  # cannot be built: its trial fails and says why
+            return None
+        for name, most in self._most.items():
+            if facts[name] > most:
+                return f"{facts[name]:,.0f} {name} > max_{name}={most:,}"
+        return None
+
+
+def _flops_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(*args, **kwargs)
+    return int(counter.get_total_flops())
+
+
+def _to_meta(arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    moved: tuple[tuple[Any, ...], dict[str, Any]] = tree_map(
+        lambda leaf: leaf.to("meta") if isinstance(leaf, torch.Tensor) else leaf, arguments
+    )
+    return moved
+
+
+def _call_of_example(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """As Lightning calls `forward` with `example_input_array`."""
+    if isinstance(example, tuple):
+        return example, {}
+    if isinstance(example, dict):
+        return (), example
+    return (example,), {}
+
+
+def _batch_first(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return (batch[0],), {}
+
+
+def _batch_as_keywords(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return (), dict(batch)
+
+
+def _batch_whole(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return (batch,), {}

@@ -1,0 +1,233 @@
+"""The search itself: claim a trial, get its architecture, train it, write down what came of it; until the budget is spent.
+
+It knows neither the outer Trainer nor how trials are run. Whatever ends it early (Ctrl-C, a lost database) releases the
+trial in work, so that the next start continues it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from lightning_autoarch.errors import SearchError, SpaceExhausted
+from lightning_autoarch.search.space import Architecture
+from lightning_autoarch.search.study import Ledger
+from lightning_autoarch.training.facts import Facts, Limits
+from lightning_autoarch.training.recorder import Report
+from lightning_autoarch.training.trial import MonitorMissing, TrialResult
+
+RunTrial = Callable[[int, Architecture, Report], TrialResult]
+
+REJECTED_IN_A_ROW = 200  # a sampler that knows no limits may propose only known or refused architectures
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Totals over all resumes and processes: trials that count, and seconds of training (None: no limit)."""
+
+    n_trials: int
+    timeout: float | None = None
+
+
+class Observer(Protocol):
+    """Told of the search's progress."""
+
+    def trial_started(self, number: int, done: int, architecture: Architecture) -> None: ...
+    def value(self, step: int, value: float) -> None: ...
+    def trial_ended(self, number: int, result: TrialResult) -> None: ...
+    def said(self, message: str) -> None: ...
+
+
+class SearchLoop:
+    """See the module's docstring.
+
+    Args:
+        ledger: the study.
+        run_trial: trains one architecture under a trial number.
+        limits: refuse architectures before training.
+        facts: what is stored of a candidate's size; None stores nothing.
+        budget: when to stop.
+        observer: is told.
+        directory: of the trials' checkpoints, `trials/NNNN` each; None where nothing is written.
+        keep_top_k: how many of the best trials keep their checkpoints.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        run_trial: RunTrial,
+        limits: Limits,
+        facts: Facts | None,
+        budget: Budget,
+        observer: Observer,
+        directory: Path | None,
+        keep_top_k: int,
+    ) -> None:
+        self._ledger, self._run_trial, self._limits, self._facts = ledger, run_trial, limits, facts
+        self._budget, self._observer, self._directory, self._keep_top_k = (
+            budget,
+            observer,
+            directory,
+            keep_top_k,
+        )
+        self._seconds_before = ledger.seconds()
+        self._started = time.perf_counter()
+        self._rejected = 0
+        self._cardinality = ledger.space.cardinality(limit=1000)
+
+    def run(self) -> None:
+        """Work until trials or time run out, or nothing is left to try."""
+        while not self._out_of_time():
+            claimed = self._ledger.claim(self._budget.n_trials)
+            if claimed is None:
+                return
+            trial, _ = claimed
+            try:
+                with self._ledger.heartbeat(trial):
+                    self._work_on(trial)
+            except SpaceExhausted as exhausted:
+                self._ledger.mark_refused(trial, str(exhausted))
+                self._observer.said(f"The search ends after {len(self._ledger.finished())} trials: {exhausted}")
+                return
+            except BaseException:
+                self._ledger.release(trial)
+                raise
+            if self._rejected and self._nothing_new():
+                return
+
+    def _out_of_time(self) -> bool:
+        if self._budget.timeout is None:
+            return False
+        return self._seconds_before + time.perf_counter() - self._started >= self._budget.timeout
+
+    def _nothing_new(self) -> bool:
+        """Whether a sampler that proposed something known or refused has nothing else to propose."""
+        tried = len(self._ledger.finished())
+        if tried >= self._cardinality:
+            self._observer.said(f"The search ends: all {tried} architectures of the space have been tried.")
+        elif self._rejected >= REJECTED_IN_A_ROW:
+            self._observer.said(f"The search ends: {self._rejected} proposals in a row were known or refused.")
+        return tried >= self._cardinality or self._rejected >= REJECTED_IN_A_ROW
+
+    def _work_on(self, trial: optuna.Trial) -> None:
+        architecture = self._ledger.space.suggest(trial)
+        if (twin := self._ledger.twin(architecture, trial.number)) is not None:
+            self._rejected += 1
+            return self._ledger.mark_duplicate(trial, twin)
+        if (reason := self._limits.violation(architecture)) is not None:
+            self._rejected += 1
+            return self._ledger.mark_refused(trial, reason)
+        self._rejected = 0
+        trial.set_user_attr("architecture", architecture)
+        self._observer.trial_started(trial.number, len(self._ledger.finished()), architecture)
+        result = self._train(trial, architecture)
+        self._write_down(trial, architecture, result)
+        self._observer.trial_ended(trial.number, result)
+        self._remove_checkpoints()
+        return None
+
+    def _train(self, trial: optuna.Trial, architecture: Architecture) -> TrialResult:
+        reporting = _Reporting(trial, self._observer)
+        try:
+            result = self._run_trial(trial.number, architecture, reporting)
+        except MonitorMissing as missing:
+            self._ledger.mark_refused(trial, str(missing))
+            raise
+        if reporting.error is not None:
+            raise reporting.error
+        return result
+
+    def _write_down(self, trial: optuna.Trial, architecture: Architecture, result: TrialResult) -> None:
+        for name, value in self._attributes(architecture, result).items():
+            trial.set_user_attr(name, value)
+        if result.state == "complete":
+            self._ledger.study.tell(trial, result.score)
+        else:
+            self._ledger.study.tell(trial, state=TrialState.PRUNED if result.state == "pruned" else TrialState.FAIL)
+
+    def _attributes(self, architecture: Architecture, result: TrialResult) -> dict[str, object]:
+        attributes: dict[str, object] = {"seconds": result.seconds, "epochs": result.epochs}
+        if result.error is not None:
+            return {**attributes, "error": result.error}
+        if self._facts is not None:
+            facts = self._facts.of(architecture)
+            attributes |= {name: int(facts[name]) for name in ("params", "flops") if name in facts}
+        if result.checkpoint is not None:
+            attributes["checkpoint"] = str(result.checkpoint)
+        if result.fold_scores:
+            attributes |= {"fold_scores": list(result.fold_scores), "stderr": result.stderr}
+        return attributes
+
+    def _remove_checkpoints(self) -> None:
+        """Keep those of the best `keep_top_k` trials; of a trial that is kept, only the best epoch's."""
+        if self._directory is None:
+            return
+        kept = {trial.number for trial in self._ledger.ranking()[: self._keep_top_k]}
+        for trial in self._ledger.finished():
+            directory = trial_directory(self._directory, trial.number)
+            if trial.number not in kept:
+                shutil.rmtree(directory, ignore_errors=True)
+            else:
+                (directory / "last.ckpt").unlink(missing_ok=True)
+
+
+def trial_directory(directory: Path, number: int) -> Path:
+    """Where a trial's checkpoints are."""
+    return directory / "trials" / f"{number:04d}"
+
+
+def winner_of(ledger: Ledger) -> FrozenTrial:
+    """The best complete trial.
+
+    Raises:
+        SearchError: there is none; the message groups the reasons.
+    """
+    ranking = ledger.ranking()
+    if ranking:
+        return ranking[0]
+    trials = ledger.finished()
+    raise SearchError(_why_none(trials))
+
+
+def _why_none(trials: Sequence[FrozenTrial]) -> str:
+    if not trials:
+        return "No trial was finished: the budget (`n_trials`, `timeout`) is spent, or no architecture keeps to the limits."
+    reasons = Counter(str(t.user_attrs.get("error", "stopped early by the pruner")) for t in trials)
+    lines = "\n".join(f"  {count} x {reason}" for reason, count in reasons.most_common())
+    return f"None of the {len(trials)} trials has a score:\n{lines}"
+
+
+class _Reporting:
+    """Writes a trial's values to the study once each, and asks the pruner; a storage's error waits until the fit is over."""
+
+    def __init__(self, trial: optuna.Trial, observer: Observer) -> None:
+        self._trial, self._observer = trial, observer
+        self._known = set(trial.study._storage.get_trial(trial._trial_id).intermediate_values)
+        self._prunes = not isinstance(trial.study.pruner, optuna.pruners.NopPruner)
+        self.error: Exception | None = None
+
+    def __call__(self, step: int, value: float) -> bool:
+        self._observer.value(step, value)
+        try:
+            if step not in self._known:
+                self._trial.report(value, step)
+            return self._prunes and self._trial.should_prune()
+        except Exception as error:
+            self.error = error
+            return True
+
+
+def check_budget(budget: Budget) -> None:
+    """Raises SearchError for a budget that allows nothing."""
+    if isinstance(budget.n_trials, bool) or not isinstance(budget.n_trials, int) or budget.n_trials < 1:
+        raise SearchError(f"Expected `n_trials` to be a whole number >= 1, got {budget.n_trials!r}.")
+    if budget.timeout is not None and not budget.timeout > 0:
+        raise SearchError(f"Expected `timeout` to be seconds > 0 or None, got {budget.timeout!r}.")
