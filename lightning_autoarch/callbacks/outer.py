@@ -1,7 +1,7 @@
 """What the search needs of the outer Trainer, and what it has to put right there after rebuilding the module.
 
-`Callback.setup(stage="fit")` is the last hook in which a module may still change: before its optimizers are made, before
-it is wrapped and moved, and before weights are restored. What Lightning has already attached by then is attached again.
+`Callback.setup(stage="fit")` is the last hook in which a module may still change: before its optimizers are made,
+before it is wrapped and moved, and before weights are restored. What Lightning attached by then is attached again.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.device_dtype_mixin import _DeviceDtypeModuleMixin
-from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_info
 
@@ -42,7 +42,7 @@ def check_one_process(trainer: Trainer) -> None:
     if trainer.world_size > 1:
         raise SearchError(
             f"The search runs in one process, but this Trainer has {trainer.world_size}. Search with `devices=1`, then "
-            "train the winner with as many as you like: `Trainer.fit(model, ckpt_path=...)` resumes it without the search."
+            "train the winner with as many as you like: `fit(model, ckpt_path=...)` resumes it without the search."
         )
 
 
@@ -93,12 +93,12 @@ def reattach(trainer: Trainer, module: LightningModule) -> None:
         if isinstance(child, _DeviceDtypeModuleMixin):
             child._device = trainer.strategy.root_device
     for callback in _callbacks(trainer):
-        callback.log = module.log
-        callback.log_dict = module.log_dict
+        callback.log = module.log  # type: ignore[attr-defined]
+        callback.log_dict = module.log_dict  # type: ignore[attr-defined]
 
 
 def checkpoint_path(trainer: Trainer) -> str | None:
-    """The `ckpt_path` of the running `fit`. Lightning tells callbacks of it only later, so it is read from `fit`'s frame."""
+    """The `ckpt_path` of the running `fit`, read from its frame: Lightning tells callbacks of it only later."""
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "_run" and frame.f_locals.get("self") is trainer:

@@ -1,4 +1,4 @@
-"""`ArchitectureSearch`: add it to a Trainer, and `fit` returns with the module being the best architecture found, trained."""
+"""`ArchitectureSearch`: add it to a Trainer, and `fit` leaves the module as the best architecture found, trained."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ class ArchitectureSearch(Callback):
         enqueue: architectures to try first.
         trial_trainer: Trainer arguments that differ in the trials, such as `{"max_epochs": 3}`.
         trial_callbacks: copied for each trial, such as EarlyStopping.
-        after: "train": the outer fit trains the winner from fresh weights; "keep": from its trial's best weights; "stop":
-            the module has its trial's best weights and the fit ends.
+        after: "train": the outer fit trains the winner from fresh weights; "keep": from its trial's best weights;
+            "stop": the module has its trial's best weights and the fit ends.
         factory: `factory(**architecture)` makes the module.
         storage: Optuna storage or its URL; None: SQLite in the search's directory.
         study_name: None: the module's class name.
@@ -259,8 +259,8 @@ class ArchitectureSearch(Callback):
             progress.close()
             done = len(ledger.finished())
             rank_zero_info(
-                f"The search was stopped after {done} of {budget.n_trials} trials. What is done is kept: start the same "
-                f"script again to continue the study `{ledger.study.study_name}` in {directory}."
+                f"The search was stopped after {done} of {budget.n_trials} trials. What is done is kept: start the "
+                f"same script again to continue the study `{ledger.study.study_name}` in {directory}."
             )
             raise
         finally:

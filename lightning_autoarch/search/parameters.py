@@ -1,4 +1,4 @@
-"""What one dimension of a search space can be: `Int`, `Float`, `Categorical`, and `Repeat` for a variable number of layers.
+"""What a dimension of a search space can be: `Int`, `Float`, `Categorical`, and `Repeat` for a variable number of layers.
 
 Each is a frozen value that checks itself when it is made. A parameter with `when={parent: [values]}` exists only while
 `parent` has one of `values`; while it does not exist, the module is built without it.
@@ -173,7 +173,7 @@ class Repeat:
     Args:
         min: fewest repetitions, >= 0.
         max: most repetitions.
-        block: name -> parameter or its compact form; a `when` inside it looks in the same repetition first, then outside.
+        block: name -> parameter or its compact form; a `when` in it looks in the same repetition first, then outside.
         when: `{parent: [values]}`: exists only while every parent has one of its values.
 
     Raises:

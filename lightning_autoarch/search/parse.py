@@ -97,7 +97,7 @@ def _required(kind: type) -> list[str]:
 
 
 def _kind(name: str, value: dict[str, Any]) -> type:
-    """Which parameter a mapping means, from its `type` or its keys; numbers that YAML left as text are read in place."""
+    """Which parameter a mapping means, by its `type` or keys; numbers that YAML left as text are read in place."""
     for key in ("low", "high"):
         if key in value:
             value[key] = _number(value[key])
@@ -121,7 +121,7 @@ def _int_or_float(name: str, value: dict[str, Any]) -> type:
         return Int
     if any(whole) and all(whole[i] or float(bound).is_integer() for i, bound in enumerate(bounds) if _is_number(bound)):
         raise SpaceError(
-            f"Parameter `{name}`: bounds {bounds!r} mix a whole number and a float, so Int and Float are both possible. "
+            f"Parameter `{name}`: bounds {bounds!r} mix a whole number and a float: Int and Float are both possible. "
             f"Write both alike ({int(bounds[0])} or {float(bounds[0])}), or add `type: float`."
         )
     return Float

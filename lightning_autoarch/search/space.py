@@ -1,7 +1,7 @@
 """A search space: named parameters, which of them exist when, and two views of one point in it.
 
-    architecture   {"layers": [{"width": 64, "act": "relu"}], "dropout": 0.1}      what the module's `__init__` receives
-    flat           {"layers.n": 1, "layers.0.width": 64, "layers.0.act": "relu", "dropout": 0.1}     what the study stores
+    architecture  {"layers": [{"width": 64, "act": "relu"}], "dropout": 0.1}     what the module's `__init__` receives
+    flat          {"layers.n": 1, "layers.0.width": 64, "layers.0.act": "relu", "dropout": 0.1}    what the study stores
 
 Both hold active parameters only. A `Repeat` named `layers` becomes the count `layers.n` and one set of block parameters
 a repetition; those of repetition `i` exist while `layers.n` > `i`.
@@ -52,7 +52,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Node:
-    """One flat parameter: its name, its own scalar `Int`, `Float` or `Categorical`, and when it exists (all must hold)."""
+    """One flat parameter: its name, its scalar `Int`, `Float` or `Categorical`, and when it exists (all must hold)."""
 
     name: str
     parameter: Int | Float | Categorical
@@ -174,11 +174,12 @@ class SearchSpace:
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
         """What differs from a space stored by `to_dict`, a line a parameter; empty when they are the same."""
-        mine, lines = json.loads(json.dumps(self.to_dict())), []
-        for name in {**mine, **stored}:
-            if mine.get(name) != stored.get(name):
-                lines.append(f"`{name}`: stored {stored.get(name, 'nothing')}, given {mine.get(name, 'nothing')}")
-        return lines
+        mine = json.loads(json.dumps(self.to_dict()))
+        return [
+            f"`{name}`: stored {stored.get(name, 'nothing')}, given {mine.get(name, 'nothing')}"
+            for name in {**mine, **stored}
+            if mine.get(name) != stored.get(name)
+        ]
 
     def _points(self, index: int, flat: Flat) -> Iterator[Flat]:
         if index == len(self.nodes):

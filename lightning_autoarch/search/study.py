@@ -167,7 +167,7 @@ class Ledger:
         return sum(float(trial.user_attrs.get("seconds", 0.0)) for trial in self.finished())
 
     def claim(self, n_trials: int) -> tuple[optuna.Trial, bool] | None:
-        """The next trial to work on, and whether another process began it; None when `n_trials` are done or under way."""
+        """The next trial, and whether another process began it; None when `n_trials` are done or under way."""
         with self._lock():
             running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             dead = next((trial for trial in running if self._is_dead(trial)), None)
@@ -194,7 +194,7 @@ class Ledger:
         return None
 
     def mark_duplicate(self, trial: optuna.Trial, twin: FrozenTrial) -> None:
-        """Close a trial whose architecture `twin` has: with its score, which a sampler of populations needs, if it has one."""
+        """Close a trial whose architecture `twin` has, with its score: a sampler of populations needs it."""
         trial.set_user_attr("duplicate_of", twin.number)
         if twin.state == TrialState.COMPLETE:
             self.study.tell(trial, twin.value)

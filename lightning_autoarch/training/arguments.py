@@ -28,7 +28,7 @@ def constructor_arguments(
     container_name: str | None,  # the one argument that all of them were saved from, if so
     changes: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Keyword arguments for `cls.__init__`, of `saved` overridden by `changes`; nothing in them is shared with `saved`."""
+    """Keyword arguments for `cls.__init__`: `saved` overridden by `changes`; nothing is shared with `saved`."""
     parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     merged = copy.deepcopy({**saved, **changes})
     if container_name and container_name in parameters and container_name not in saved:

@@ -1,7 +1,7 @@
 """The data of the outer fit, handed to a trial without the trial disturbing it.
 
-A datamodule that the outer fit has prepared goes to a trial behind a facade: its loaders and transfer hooks, but none of
-prepare, setup and teardown. Parameters of the space named `data.*` are the datamodule's hyperparameters: then it is
+A datamodule that the outer fit has prepared goes to a trial behind a facade: its loaders and transfer hooks, but none
+of prepare, setup and teardown. Parameters of the space named `data.*` are the datamodule's hyperparameters: then it is
 made anew for the trial, and in place for the winner. Generators that loaders hold are part of a trial's random state.
 """
 
@@ -153,7 +153,7 @@ class TrialData:
 
 
 def facade(datamodule: LightningDataModule) -> LightningDataModule:
-    """A datamodule with the loaders and transfer hooks of a prepared one, whose own prepare, setup and teardown do nothing."""
+    """A datamodule with the loaders and transfer hooks of a prepared one, and none of its other hooks."""
     front = LightningDataModule()
     for name in _DELEGATED:
         if is_overridden(name, datamodule, LightningDataModule):

@@ -80,7 +80,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Run a trial from `seed`; RNG, environment, signal handlers, log levels, warning filters and backend flags return."""
+    """Run a trial from `seed`; RNG, environment, signal handlers, log levels, filters and backend flags return."""
     environment = {name: os.environ.get(name) for name in _SEED_VARIABLES}
     in_main_thread = threading.current_thread() is threading.main_thread()
     handlers = {s: signal.getsignal(s) for s in _SIGNALS} if in_main_thread else {}

@@ -1,4 +1,4 @@
-"""The search itself: claim a trial, get its architecture, train it, write down what came of it; until the budget is spent.
+"""The search itself: claim a trial, get its architecture, train it, write down what came of it, until the budget ends.
 
 It knows neither the outer Trainer nor how trials are run. Whatever ends it early (Ctrl-C, a lost database) releases the
 trial in work, so that the next start continues it.
@@ -199,14 +199,14 @@ def winner_of(ledger: Ledger) -> FrozenTrial:
 
 def _why_none(trials: Sequence[FrozenTrial]) -> str:
     if not trials:
-        return "No trial was finished: the budget (`n_trials`, `timeout`) is spent, or no architecture keeps to the limits."
+        return "No trial was finished: the budget is spent, or no architecture keeps to the limits."
     reasons = Counter(str(t.user_attrs.get("error", "stopped early by the pruner")) for t in trials)
     lines = "\n".join(f"  {count} x {reason}" for reason, count in reasons.most_common())
     return f"None of the {len(trials)} trials has a score:\n{lines}"
 
 
 class _Reporting:
-    """Writes a trial's values to the study once each, and asks the pruner; a storage's error waits until the fit is over."""
+    """Writes a trial's values to the study once each, and asks the pruner; a storage's error waits for the fit's end."""
 
     def __init__(self, trial: optuna.Trial, observer: Observer) -> None:
         self._trial, self._observer = trial, observer

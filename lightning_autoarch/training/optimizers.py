@@ -18,7 +18,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_autoarch.errors import SearchError
 
-MakeOptimizers = Callable[[LightningModule], tuple[torch.optim.Optimizer, Any]]
+MakeOptimizers = Callable[[LightningModule], tuple[torch.optim.Optimizer | None, Any]]
 
 
 class LateOptimizers:
@@ -43,7 +43,7 @@ class LateOptimizers:
 
 
 def carried_optimizers(module: LightningModule) -> LateOptimizers | None:
-    """What stands in the instance in place of the class's `configure_optimizers`, ready for other modules; else None."""
+    """What the instance has in place of the class's `configure_optimizers`, ready for other modules; else None."""
     bound = module.__dict__.get("configure_optimizers")
     if bound is None:
         return None
@@ -53,7 +53,7 @@ def carried_optimizers(module: LightningModule) -> LateOptimizers | None:
     if isinstance(function, functools.partial) and "optimizer" in function.keywords:
         made = (function.keywords["optimizer"], function.keywords.get("lr_scheduler"))
         return LateOptimizers(function.func, lambda other: _remade(*made, other))
-    return LateOptimizers(_ignoring_optimizers(function), lambda other: (None, None))  # type: ignore[arg-type,return-value]
+    return LateOptimizers(_ignoring_optimizers(function), lambda other: (None, None))
 
 
 def carry_optimizers(optimizers: LateOptimizers, module: LightningModule) -> None:
