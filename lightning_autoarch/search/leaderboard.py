@@ -94,16 +94,17 @@ def duration(seconds: float) -> str:
     """
     if seconds < 59.95:
         return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    whole = round(seconds)
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
     if days:
-        return f"{days:.0f} d {hours % 24:.0f} h"
-    return f"{hours:.0f} h {minutes % 60:.0f} min" if hours else f"{minutes:.0f} min {seconds % 60:.0f} s"
+        return f"{days} d {hours % 24} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {whole % 60} s"
 
 
 def score_text(trial: FrozenTrial) -> str:
     """`0.9512 ±0.0031`, or without the standard error where none is stored."""
     stderr = real(trial.user_attrs.get("stderr"))
-    return fixed(trial.value or 0.0) + ("" if stderr is None else f" ±{stderr:.2g}")
+    return fixed(trial.value or 0.0) + ("" if stderr is None else f" ±{_two_digits(stderr)}")
 
 
 def real(value: Any) -> float | None:
@@ -159,6 +160,10 @@ def leaderboard(study: Study, k: int = 10, *, columns: int = 100) -> str:
     room = max(columns - len(lines[0]) - 2, 12)
     table = [f"{line}  {_shortened(text, room)}".rstrip() for line, text in zip(lines, texts, strict=True)]
     return "\n".join([*table, f"{len(trials)} trials: {tally(trials)}."])
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:#.2g}"
 
 
 def _cells(rank: int, trial: FrozenTrial) -> tuple[str, ...]:

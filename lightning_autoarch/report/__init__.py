@@ -1,0 +1,78 @@
+"""A study as one HTML page: what was searched, how it went, what came out, and whether the surrogate could be believed.
+
+    study or file ─► source (opened, never made) ─► facts (a ledger) ─► sections (words, tables, figures) ─► page
+
+The page needs no network: plotly.js stands in it once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning_autoarch.report import influence, overview, progress, ranking, size, surrogate
+from lightning_autoarch.report.facts import read_ledger
+from lightning_autoarch.report.page import Plots, page
+from lightning_autoarch.report.source import ReportError, open_study, study_file
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+__all__ = ["ReportError", "open_study", "render_report", "write_report"]
+
+SECTIONS = (
+    overview.summary,
+    progress.convergence,
+    progress.learning_curves,
+    ranking.leaderboard,
+    influence.influence,
+    size.size,
+    surrogate.surrogate,
+    ranking.failures,
+    overview.space,
+)
+
+
+def write_report(
+    study: Study | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    study_name: str | None = None,
+) -> Path:
+    """Write the report of a study.
+
+    The same study gives the same file, byte for byte. The study is only read.
+
+    Args:
+        study: an Optuna study, ours or any other with one objective; the path of an SQLite or journal file; or a
+            storage URL.
+        path: the HTML file to write, or a directory that receives `report.html`.
+        study_name: which study, where the storage holds several.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ReportError: the study cannot be read, `path` is the study itself, or plotly is not installed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "report.html"
+    source = study_file(study)
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
+        raise ReportError(f"The report would overwrite the study `{source}`: give another output path.")
+    text = render_report(study, study_name=study_name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode("utf-8", errors="replace"))
+    return path
+
+
+def render_report(study: Study | str | os.PathLike[str], *, study_name: str | None = None) -> str:
+    """The report of a study as the text of an HTML page; see `write_report`."""
+    if importlib.util.find_spec("plotly") is None:
+        raise ReportError('A report needs plotly: pip install "lightning-autoarch[report]"')
+    ledger, plots = read_ledger(open_study(study, study_name=study_name)), Plots()
+    body = "\n".join(section(ledger, plots) for section in SECTIONS)
+    return page(ledger.name, body, plots)

@@ -1,0 +1,109 @@
+"""What a report says about a study, read once: the trials by fate and, for each, what was stored with it.
+
+Everything here tolerates a study that another program made: what is not stored, or not of the expected type, is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lightning_autoarch.search.leaderboard import Fate, failure_kind, fate, fixed, ranked, real, seconds_of
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A study's trials, sorted out."""
+
+    name: str
+    score: str  # what the score is called
+    maximize: bool
+    attrs: Mapping[str, Any]  # the study's user attributes
+    trials: tuple[FrozenTrial, ...]  # all, by number
+    ranked: tuple[FrozenTrial, ...]  # complete ones, best first
+
+    def of(self, *fates: Fate) -> list[FrozenTrial]:
+        """The trials with one of these fates, by number."""
+        return [trial for trial in self.trials if fate(trial) in fates]
+
+    @property
+    def best(self) -> FrozenTrial | None:
+        """The winner; None while no trial is complete."""
+        return self.ranked[0] if self.ranked else None
+
+    @property
+    def seconds(self) -> float:
+        """Training time of all trials together."""
+        return sum(seconds_of(trial) or 0.0 for trial in self.trials)
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Every parameter that some trial had, with the range it was drawn from, in the order they first appeared."""
+        found: dict[str, BaseDistribution] = {}
+        for trial in self.trials:
+            found.update({k: d for k, d in trial.distributions.items() if k not in found})
+        return found
+
+
+def read_ledger(study: Study) -> Ledger:
+    """The ledger of a study with one objective."""
+    metric = (study.metric_names or ["score"])[0]
+    return Ledger(
+        name=study.study_name,
+        score=str(study.user_attrs.get("autoarch:monitor", metric)),
+        maximize=study.direction.name == "MAXIMIZE",
+        attrs=study.user_attrs,
+        trials=tuple(study.get_trials(deepcopy=False)),
+        ranked=tuple(ranked(study)),
+    )
+
+
+def expected_of(trial: FrozenTrial) -> tuple[float, float] | None:
+    """Mean and standard deviation that the surrogate expected of the score when it proposed the trial, or None."""
+    proposal = trial.system_attrs.get("autoarch:proposal")
+    inside = proposal.get("expected") if isinstance(proposal, Mapping) else None
+    expected = trial.user_attrs.get("expected", inside)
+    if not isinstance(expected, Mapping):
+        return None
+    mean, std = real(expected.get("mean")), real(expected.get("std"))
+    return None if mean is None or std is None or std < 0 else (mean, std)
+
+
+def curve_of(trial: FrozenTrial) -> list[tuple[int, float]]:
+    """The finite intermediate values, by epoch (by fold with cross-validation)."""
+    return [(step, y) for step, y in sorted(trial.intermediate_values.items()) if real(y) is not None]
+
+
+def last_value(trial: FrozenTrial) -> tuple[int, float] | None:
+    """The last finite intermediate value and its epoch or fold."""
+    curve = curve_of(trial)
+    return curve[-1] if curve else None
+
+
+def step_word(ledger: Ledger) -> str:
+    """What a step of the intermediate values is in this study."""
+    attrs = [trial.user_attrs for trial in ledger.trials]
+    if any("fold_scores" in a for a in attrs):
+        return "fold"
+    return "epoch" if any("epochs" in a for a in attrs) else "step"
+
+
+def reason_of(trial: FrozenTrial, step: str) -> str:
+    """Why a trial is not ranked, in a few words."""
+    kind, last = fate(trial), last_value(trial)
+    if kind == "failed":
+        return str(trial.user_attrs.get("error") or failure_kind(trial))
+    if kind == "duplicate":
+        return f"the same architecture as trial {trial.user_attrs['duplicate_of']}, not trained again"
+    if kind == "infeasible":
+        broken = ", ".join(name for name, value in trial.constraints.items() if value > 0)
+        return f"breaks a constraint: {broken}"
+    if kind == "pruned":
+        return f"stopped early at {step} {last[0]} with {fixed(last[1])}" if last else "stopped early"
+    return f"at {step} {last[0]} with {fixed(last[1])}" if last else ""

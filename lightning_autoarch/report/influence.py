@@ -1,0 +1,237 @@
+"""Which parameters matter: importances, and how trials run through the space. Both figures are Optuna's own.
+
+They are drawn from a copy of the study in which names and choices are escaped: plotly reads its texts as HTML.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from lightning_autoarch.report.facts import Ledger
+from lightning_autoarch.report.page import Plots, nothing, section
+from lightning_autoarch.report.plot import BLUE, GREY, ORANGE, robust_range, score_of, styled
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+SCALE = (GREY, BLUE, ORANGE)  # worst to best
+AXIS_PIXELS = 72  # what `separable` or `inactive` takes beside its axis
+MAX_TICKS = 10
+MAX_COORDINATES = 12  # axes that one can still follow a line across
+MAX_LINES = 300
+MAX_BARS = 30
+MIN_TRIALS_FOR_IMPORTANCE = 8
+BEST_TRIALS_FOR_IMPORTANCE = 5  # Optuna's advice: at least five trials above the quantile
+
+
+def influence(ledger: Ledger, plots: Plots) -> str:
+    """Importances, then parallel coordinates of the most important parameters."""
+    title, names = "Which parameters matter", parameters(ledger)
+    if not names:
+        return section(title, nothing("That takes complete trials that differ in a parameter."))
+    body, order = _importance(ledger, names, plots)
+    axes, trials = order[:MAX_COORDINATES], _near(ledger)[:MAX_LINES]
+    words = "A line is a complete trial, grey to blue to orange the better it is. It passes <i>inactive</i> where "
+    words += "the trial does not have the parameter."
+    if len(axes) < len(order):
+        words += f" Drawn are {len(axes)} of {len(order)} parameters, the most important where that is known."
+    if len(trials) < len(ledger.ranked):
+        words += f" Drawn are the best {len(trials)} trials."
+    body += f"<h3>Parallel coordinates</h3>{nothing(words)}" + plots.place(
+        parallel_coordinates(ledger, trials, axes),
+        "Parallel coordinates of the complete trials",
+        min_width=AXIS_PIXELS * (len(axes) + 2),
+    )
+    return section(title, body)
+
+
+def _near(ledger: Ledger) -> list[FrozenTrial]:
+    """The complete trials but for scores so far off that they would squeeze all others into one colour."""
+    low, high = robust_range([score_of(trial) for trial in ledger.ranked], ledger.maximize)
+    return [trial for trial in ledger.ranked if low <= score_of(trial) <= high]
+
+
+def _importance(
+    ledger: Ledger, names: list[str], plots: Plots
+) -> tuple[str, list[str]]:  # HTML, the names with the most important first
+    n, best = len(ledger.ranked), best_trials(ledger)
+    if n < MIN_TRIALS_FOR_IMPORTANCE:
+        return nothing(f"Importance takes {MIN_TRIALS_FOR_IMPORTANCE} complete trials; there are {n}."), names
+    if best == n:
+        return nothing("Most complete trials have the same score: no parameter sets the best apart."), names
+    drawn, values = importances(ledger, names)
+    words = nothing(
+        f"How differently the best {best} of {n} complete trials choose a parameter than all of them do "
+        "(conditional PED-ANOVA). A parameter that only some trials have is judged among those, and counts the "
+        "more, the oftener the best have it; its label says how many trials that is. With few trials the order "
+        "is a hint, no more."
+    )
+    return words + plots.place(drawn, "Importance of each parameter") + _left_out(ledger, names), list(values)
+
+
+def _left_out(ledger: Ledger, names: list[str]) -> str:
+    left = [f"<code>{escape(name)}</code>" for name in ledger.distributions if name not in names]
+    why = "of which the complete trials show fewer than two values"
+    return nothing(f"Left out are parameters {why}: {', '.join(left)}.") if left else ""
+
+
+def parallel_coordinates(
+    ledger: Ledger,
+    trials: Sequence[FrozenTrial],
+    names: Sequence[str],
+) -> go.Figure:
+    """Optuna's parallel coordinates, recoloured from grey to the best in orange, the best on top."""
+    from optuna.visualization import plot_parallel_coordinate
+
+    score = escape(ledger.score)
+    with _quiet_optuna():
+        study = _escaped_study(ledger, trials, _axis)
+        drawn = plot_parallel_coordinate(study, params=[escape(name) for name in names], target_name=score)
+    axes = sorted(names, key=escape)
+    partial = {i for i, name in enumerate(axes, start=1) if any(name not in trial.params for trial in trials)}
+    for annotation in drawn.layout.annotations:
+        if annotation.text == "None" and annotation.x in partial:
+            annotation.text = "<i>inactive</i>"
+        annotation.font = {"size": 11}
+    lines = [trace for trace in drawn.data if trace.mode == "lines"]
+    for line in lines:
+        merit = line.y[0] if ledger.maximize else 1 - line.y[0]
+        line.update(line={"color": _merit_colour(merit), "width": 1 + merit}, opacity=0.35 + 0.6 * merit)
+    bar = {"thickness": 12, "title": {"text": score, "side": "right"}}
+    scale = {"colorscale": [[i / 2, colour] for i, colour in enumerate(SCALE)], "colorbar": bar}
+    others = [trace for trace in drawn.data if trace.mode != "lines"]
+    for trace in others:
+        trace.update(marker=scale)
+    drawn.data = [*sorted(lines, key=lambda line: line.line.width), *others]
+    return styled(drawn, height=440, xaxis={"tickangle": -35, "showgrid": False}, margin={"t": 16, "b": 90})
+
+
+def _merit_colour(merit: float) -> str:
+    """The colour of SCALE at `merit` in [0, 1]."""
+    from plotly.colors import find_intermediate_color, hex_to_rgb
+
+    low, high = SCALE[:2] if merit < 0.5 else SCALE[1:]
+    part = 2 * merit if merit < 0.5 else 2 * merit - 1
+    red, green, blue = find_intermediate_color(hex_to_rgb(low), hex_to_rgb(high), part)
+    return f"rgb({red:.0f},{green:.0f},{blue:.0f})"
+
+
+def importances(
+    ledger: Ledger, names: list[str]
+) -> tuple[go.Figure, dict[str, float]]:  # the share of each name, the largest first
+    """Optuna's importances.
+
+    PED-ANOVA for conditional spaces (arXiv:2601.20800) compares the density of a parameter's values among the best
+    trials with that among all, over the trials that have it. It draws no random number, and its time is linear in
+    parameters times trials.
+    """
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+    from optuna.visualization import plot_param_importances
+
+    n, escaped = len(ledger.ranked), {escape(name): name for name in sorted(names)}
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=_quantile(n))
+    study = _escaped_study(ledger, ledger.ranked)
+    with _quiet_optuna(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a parameter is in few trials: the labels say so
+        values = get_param_importances(study, evaluator=evaluator, params=list(escaped))
+        shown = list(values)[:MAX_BARS]
+        drawn = plot_param_importances(study, evaluator=evaluator, params=shown)
+    having = {name: sum(escaped[name] in trial.params for trial in ledger.ranked) for name in shown}
+    for bars in drawn.data:
+        bars.y = [_bar_label(name, having[name], n) for name in bars.y]
+        bars.update(marker={"color": BLUE}, hovertemplate=None, hoverinfo="x+y")
+    axes = {
+        "xaxis": {"title": {"text": "share of importance"}, "range": [0, 1.15 * max(values.values())]},
+        "yaxis": {"title": None, "showgrid": False},
+        "margin": {"t": 12},
+    }
+    return styled(drawn, height=100 + 26 * len(shown), **axes), {escaped[k]: v for k, v in values.items()}
+
+
+def best_trials(ledger: Ledger) -> int:
+    """How many trials importance sets apart from all: a tenth, at least five, and those that tie with the last."""
+    scores = [trial.value for trial in ledger.ranked]
+    last = scores[math.ceil(_quantile(len(scores)) * len(scores)) - 1]
+    return len(scores) - scores[::-1].index(last)
+
+
+def parameters(ledger: Ledger) -> list[str]:
+    """The parameters of which the complete trials show at least two values."""
+    values: dict[str, set[str]] = {}
+    for trial in ledger.ranked:
+        for name, value in trial.params.items():
+            values.setdefault(name, set()).add(repr(value))
+    return [name for name in ledger.distributions if len(values.get(name, ())) > 1]
+
+
+def _quantile(n: int) -> float:
+    return min(0.5, max(0.1, BEST_TRIALS_FOR_IMPORTANCE / n))
+
+
+def _bar_label(name: str, having: int, of: int) -> str:
+    return name if having == of else f"{name} <i>({having} of {of})</i>"
+
+
+def _escaped_study(
+    ledger: Ledger,
+    trials: Sequence[FrozenTrial],
+    convert: Callable[[BaseDistribution], BaseDistribution] = lambda distribution: distribution,
+) -> Study:
+    """A copy in memory of some trials' parameters and scores, with names and choices escaped for plotly."""
+    from optuna import create_study
+    from optuna.trial import create_trial
+
+    with _quiet_optuna():
+        study = create_study(direction="maximize" if ledger.maximize else "minimize")
+        for trial in sorted(trials, key=lambda trial: trial.number):
+            study.add_trial(
+                create_trial(
+                    params={escape(k): _escaped(v) for k, v in trial.params.items()},
+                    distributions={escape(k): convert(_escaped_choices(d)) for k, d in trial.distributions.items()},
+                    value=trial.value,
+                )
+            )
+    return study
+
+
+def _escaped(value: Any) -> Any:
+    return value if value is None or isinstance(value, bool | int | float) else escape(str(value))
+
+
+def _escaped_choices(distribution: BaseDistribution) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        return CategoricalDistribution([_escaped(choice) for choice in distribution.choices])
+    return distribution
+
+
+def _axis(distribution: BaseDistribution) -> BaseDistribution:
+    """A small integer range as choices: Optuna draws one tick for each, not `1.75`."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    if isinstance(distribution, IntDistribution) and not distribution.log:
+        values = range(distribution.low, distribution.high + 1, distribution.step)
+        if len(values) <= MAX_TICKS:
+            return CategoricalDistribution(list(values))
+    return distribution
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    from optuna import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

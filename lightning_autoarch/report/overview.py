@@ -1,0 +1,130 @@
+"""The first words of a report and the last: what came of the search, and what was searched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_autoarch.report.facts import Ledger
+from lightning_autoarch.report.page import Plots, nothing, section, table
+from lightning_autoarch.search.leaderboard import (
+    architecture_of,
+    count,
+    duration,
+    in_one_line,
+    number,
+    real,
+    score_text,
+    tally,
+)
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+
+MAX_NAMES = 8
+
+
+def summary(ledger: Ledger, plots: Plots) -> str:
+    """What was searched, what came of it, and where the winner is."""
+    head = f'<p class="eyebrow">Architecture search</p>\n<h1>{escape(ledger.name)}</h1>\n'
+    best, names = ledger.best, _names(ledger)
+    text = f"This search {'maximises' if ledger.maximize else 'minimises'} <code>{escape(ledger.score)}</code>"
+    if names:
+        more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+        text += f" over {', '.join(f'<code>{escape(name)}</code>' for name in names[:MAX_NAMES])}{more}"
+    if not ledger.trials:
+        return f"{head}<p>{text}. It holds no trial yet.</p>"
+    text += f". Of {_n(len(ledger.trials), 'trial')}: {escape(tally(ledger.trials))}."
+    if best is None:
+        return f"{head}<p>{text} None is complete, so there is no best architecture.</p>"
+    text += f" The best is trial {best.number}: {escape(ledger.score)} {score_text(best)}."
+    return f"{head}<p>{text}</p>\n{_tiles(ledger, best)}\n{_winner(best)}"
+
+
+def space(ledger: Ledger, plots: Plots) -> str:
+    """What was searched: every parameter, and the space as it was given."""
+    best = ledger.best.params if ledger.best else {}
+    rows = [
+        [
+            f"<code>{escape(name)}</code>",
+            escape(_values(distribution)),
+            str(sum(name in trial.params for trial in ledger.trials)),
+            escape(in_one_line(best[name])) if name in best else "",
+        ]
+        for name, distribution in ledger.distributions.items()
+    ]
+    header = ["parameter", "values", "trials that have it", "in the best"]
+    body = table(header, rows, text_columns=(1,), word_columns=(0, 3)) if rows else ""
+    stored = ledger.attrs.get("autoarch:space")
+    if isinstance(stored, Mapping):
+        given = f"<summary>The space as given</summary><pre>{escape(as_yaml(stored))}</pre>"
+        body += f"<details{'' if rows else ' open'}>{given}</details>"
+    return section("What was searched", body or nothing("No trial yet, and the study does not say its space."))
+
+
+def as_yaml(value: Any) -> str:
+    """YAML of plain data; innermost lists and mappings in one line."""
+    import yaml  # type: ignore[import-untyped]
+
+    plain = json.loads(json.dumps(value, default=str))
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+    return str(text).rstrip()
+
+
+def _tiles(ledger: Ledger, best: FrozenTrial) -> str:
+    params, flops = real(best.user_attrs.get("params")), real(best.user_attrs.get("flops"))
+    tiles = [
+        (score_text(best), f"best {escape(ledger.score)}"),
+        (f"{len(ledger.ranked)} of {len(ledger.trials)}", "trials complete"),
+        (duration(ledger.seconds), "training time of all trials"),
+    ]
+    if params is not None:
+        work = f", {count(flops)} FLOPs" if flops is not None else ""
+        tiles.append((count(params), f"parameters in the best{work}"))
+    drawn = "".join(f'<div class="tile"><b>{big}</b><span>{small}</span></div>' for big, small in tiles)
+    return f'<div class="tiles">{drawn}</div>'
+
+
+def _winner(best: FrozenTrial) -> str:
+    where, checkpoint = "No checkpoint is stored with it.", best.user_attrs.get("checkpoint")
+    if isinstance(checkpoint, str) and checkpoint:
+        gone = "" if _exists(checkpoint) else " (not found on this machine)"
+        where = f"Its checkpoint: <code>{escape(checkpoint)}</code>{gone}"
+    yaml = escape(as_yaml(architecture_of(best)))
+    return f"<h3>Best architecture, trial {best.number}</h3><pre>{yaml}</pre><p class='after'>{where}</p>"
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _names(ledger: Ledger) -> list[str]:
+    """What was searched, by the names of the space as it was given; else by those of the trials."""
+    stored = ledger.attrs.get("autoarch:space")
+    return [str(name) for name in (stored if isinstance(stored, Mapping) else ledger.distributions)]
+
+
+def _values(distribution: BaseDistribution) -> str:
+    """`16 to 512, log`, `relu, gelu`."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        return ", ".join(in_one_line(choice) for choice in distribution.choices)
+    if not isinstance(distribution, IntDistribution | FloatDistribution):
+        return str(distribution)
+    ends = f"{number(distribution.low)} to {number(distribution.high)}"
+    log = ", log" if distribution.log else ""
+    step = f", step {number(distribution.step)}" if distribution.step not in (None, 1) else ""
+    return ends + log + step
+
+
+def _n(n: int, word: str) -> str:
+    return f"{n} {word}{'s' * (n != 1)}"

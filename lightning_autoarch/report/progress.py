@@ -1,0 +1,180 @@
+"""How the search went: the score trial by trial, and each trial epoch by epoch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from lightning_autoarch.report.facts import Ledger, curve_of, step_word
+from lightning_autoarch.report.page import Plots, nothing, section
+from lightning_autoarch.report.plot import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    beyond,
+    figure,
+    hover,
+    points,
+    robust_range,
+    scatter,
+    score_of,
+    stderr_of,
+)
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    from optuna.trial import FrozenTrial
+
+ORIGIN_COLOURS = {"random": GREY, "bayesian": BLUE, "enqueued": GREEN}
+MAX_CURVES = 120  # more lines than this are a smear, and slow to draw
+
+
+def convergence(ledger: Ledger, plots: Plots) -> str:
+    """Score by trial."""
+    if not ledger.ranked:
+        return section("Convergence", nothing("No trial is complete, so there is no score to draw."))
+    folds = any(map(stderr_of, ledger.ranked))
+    words = "A point is a trial" + (", its bar the standard error over folds." if folds else ".")
+    words += beyond(_values_in_view(ledger), ledger.maximize)
+    plot = plots.place(convergence_figure(ledger), "Score by trial with the best so far")
+    return section("Convergence", nothing(words) + plot)
+
+
+def learning_curves(ledger: Ledger, plots: Plots) -> str:
+    """Intermediate values by step."""
+    trials = _with_curves(ledger)
+    if not trials:
+        return section("Learning curves", nothing("No trial reported a value along the way."))
+    words = "One line a trial. Dotted lines were not finished and end in a cross."
+    if len(trials) > MAX_CURVES:
+        words += f" The best {MAX_CURVES} are drawn."
+    words += beyond([y for trial in trials[:MAX_CURVES] for _, y in curve_of(trial)], ledger.maximize)
+    plot = plots.place(curves_figure(ledger, trials[:MAX_CURVES]), "Intermediate values of the trials")
+    return section("Learning curves", nothing(words) + plot)
+
+
+def convergence_figure(ledger: Ledger) -> go.Figure:
+    """Score by trial; best so far as a line, pruned trials by their last value, failed ones on the lower edge."""
+    complete = sorted(ledger.ranked, key=lambda trial: trial.number)
+    view = robust_range(_values_in_view(ledger), ledger.maximize)
+    end = ledger.trials[-1].number
+    traces = [
+        points([trial for trial in complete if _origin(trial) == origin], origin or "complete", colour)
+        for origin, colour in _origins(complete).items()
+    ]
+    traces.append(_best_so_far(ledger, complete, end))
+    if pruned := [trial for trial in ledger.of("pruned") if curve_of(trial)]:
+        marker = {"symbol": "diamond-open", "color": GREY, "size": 8}
+        values = [curve_of(trial)[-1][1] for trial in pruned]
+        traces.append(_marks(pruned, values, "pruned, last value", marker))
+    if failed := ledger.of("failed"):
+        marker = {"symbol": "x-thin", "size": 8, "line": {"color": RED, "width": 2}}
+        traces.append(_marks(failed, [view[0]] * len(failed), "failed", marker))
+    return figure(
+        traces,
+        x="trial",
+        y=escape(ledger.score),
+        xaxis={"range": [-0.03 * end - 0.5, 1.03 * end + 0.5]},
+        yaxis={"range": view},
+    )
+
+
+def _values_in_view(ledger: Ledger) -> list[float]:
+    ends = [score_of(trial) + side * stderr_of(trial) for trial in ledger.ranked for side in (-1, 1)]
+    return [*ends, *(curve_of(trial)[-1][1] for trial in ledger.of("pruned") if curve_of(trial))]
+
+
+def _best_so_far(ledger: Ledger, complete: Sequence[FrozenTrial], end: int) -> go.Scatter:
+    better = max if ledger.maximize else min
+    best = list(itertools.accumulate(map(score_of, complete), better))
+    return scatter(
+        x=[*(trial.number for trial in complete), end],
+        y=[*best, best[-1]],
+        mode="lines",
+        name="best so far",
+        line={"color": ORANGE, "width": 2.5, "shape": "hv"},
+        hoverinfo="skip",
+    )
+
+
+def _marks(trials: Sequence[FrozenTrial], values: Sequence[float], name: str, marker: dict[str, Any]) -> go.Scatter:
+    return scatter(
+        x=[trial.number for trial in trials],
+        y=values,
+        mode="markers",
+        name=name,
+        marker=marker,
+        hovertext=[hover(trial) for trial in trials],
+        hoverinfo="text",
+        cliponaxis=False,
+    )
+
+
+def _with_curves(ledger: Ledger) -> list[FrozenTrial]:
+    """The trials with intermediate values, best first, those that are not ranked last."""
+    return [t for t in [*ledger.ranked, *ledger.of("pruned", "running", "failed")] if curve_of(t)]
+
+
+def curves_figure(ledger: Ledger, trials: Sequence[FrozenTrial]) -> go.Figure:
+    """Intermediate values by step, the best trial on top; trials that did not end are dotted and end in a cross."""
+    ranked, best = {trial.number for trial in ledger.ranked}, ledger.best.number if ledger.best else -1
+    traces: list[go.Scatter] = []
+    for trial in reversed(trials):
+        trace = _best_curve(trial) if trial.number == best else _curve(trial, trial.number in ranked)
+        trace.showlegend = all(trace.name != other.name for other in traces)
+        traces.append(trace)
+    steps = {step for trial in trials for step, _ in curve_of(trial)}
+    values = [y for trial in trials for _, y in curve_of(trial)]
+    return figure(
+        traces,
+        x=step_word(ledger),
+        y=escape(ledger.score),
+        xaxis={"dtick": 1} if len(steps) < 10 else {},
+        yaxis={"range": robust_range(values, ledger.maximize)},
+        legend={"traceorder": "reversed"},
+    )
+
+
+def _best_curve(trial: FrozenTrial) -> go.Scatter:
+    line, marker = {"color": ORANGE, "width": 3}, {"size": 6, "color": ORANGE}
+    return _steps(trial, name=f"best, trial {trial.number}", line=line, marker=marker)
+
+
+def _curve(trial: FrozenTrial, ended: bool) -> go.Scatter:
+    colour, dash = (BLUE, "solid") if ended else (GREY, "dot")
+    before = len(curve_of(trial)) - 1
+    marker: dict[str, Any] = {
+        "line": {"width": 0},
+        "symbol": ["circle"] * before + ["circle" if ended else "x"],
+        "size": [1] * before + [4 if ended else 7],
+    }
+    line = {"color": colour, "width": 1.2, "dash": dash}
+    return _steps(trial, name="complete" if ended else "not finished", line=line, marker=marker, opacity=0.6)
+
+
+def _steps(trial: FrozenTrial, *, name: str, **looks: Any) -> go.Scatter:
+    steps, values = zip(*curve_of(trial), strict=True)
+    texts = [hover(trial)] * len(steps)
+    return scatter(
+        x=steps,
+        y=values,
+        mode="lines+markers",
+        name=name,
+        legendgroup=name,
+        hovertext=texts,
+        hoverinfo="x+y+text",
+        **looks,
+    )
+
+
+def _origin(trial: FrozenTrial) -> str:
+    return str(trial.user_attrs.get("origin", ""))
+
+
+def _origins(trials: Sequence[FrozenTrial]) -> dict[str, str]:
+    """Where trials came from -> colour, in order of appearance."""
+    return {o: ORIGIN_COLOURS.get(o, BLUE) for o in dict.fromkeys(_origin(trial) for trial in trials)}

@@ -1,0 +1,118 @@
+"""Every trial in tables: the ranked ones, the others with the reason, and failures grouped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from lightning_autoarch.report.facts import Ledger, reason_of, step_word
+from lightning_autoarch.report.page import Plots, nothing, section, table
+from lightning_autoarch.search.leaderboard import (
+    architecture_of,
+    count,
+    duration,
+    failure_kind,
+    fate,
+    in_one_line,
+    real,
+    score_text,
+    seconds_of,
+)
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+MAX_ROWS = 200
+MAX_REASON = 240  # characters; an error can be a page long
+
+
+def leaderboard(ledger: Ledger, plots: Plots) -> str:
+    """The ranked trials, then the others and why they are not."""
+    if not ledger.trials:
+        return section("Leaderboard", nothing("There is no trial yet."))
+    header = ["rank", "trial", escape(ledger.score), "epochs", "time", "params", "flops", "architecture"]
+    rows = [
+        [str(rank), str(trial.number), score_text(trial), *_cost(trial), _architecture(trial)]
+        for rank, trial in enumerate(ledger.ranked[:MAX_ROWS], start=1)
+    ]
+    body = nothing("No trial is complete.")
+    if rows:
+        body = table(header, rows, css="wide ranks", text_columns=(7,)) + _more(len(ledger.ranked))
+        body += _block_legend(ledger.ranked[:MAX_ROWS])
+    others = ledger.of("pruned", "failed", "duplicate", "infeasible", "running")
+    if others:
+        body += "<h3>Not ranked</h3>" + _not_ranked(others[:MAX_ROWS], step_word(ledger)) + _more(len(others))
+    return section("Leaderboard", body)
+
+
+def failures(ledger: Ledger, plots: Plots) -> str:
+    """Failures grouped by reason, the most frequent first."""
+    groups: dict[str, list[FrozenTrial]] = {}
+    for trial in ledger.of("failed"):
+        groups.setdefault(failure_kind(trial), []).append(trial)
+    if not groups:
+        return section("Failures", nothing("No trial failed."))
+    rows = [
+        [escape(kind), str(len(trials)), _numbers(trials), _clipped(reason_of(trials[0], step_word(ledger)))]
+        for kind, trials in sorted(groups.items(), key=lambda group: -len(group[1]))
+    ]
+    header = ["reason", "times", "trials", "for example"]
+    return section("Failures", table(header, rows, css="wide", text_columns=(2, 3), word_columns=(0,)))
+
+
+def _not_ranked(trials: list[FrozenTrial], step: str) -> str:
+    rows = []
+    for trial in trials:
+        epochs, time, params, _ = _cost(trial)
+        why = _clipped(reason_of(trial, step))
+        rows.append([str(trial.number), fate(trial), why, epochs, time, params, _architecture(trial)])
+    header = ["trial", "is", "why", "epochs", "time", "params", "architecture"]
+    return table(header, rows, css="wide", text_columns=(2, 6), word_columns=(1,))
+
+
+def _cost(trial: FrozenTrial) -> list[str]:
+    """Epochs, time, parameters and FLOPs, each empty where it is not known."""
+    attrs, seconds = trial.user_attrs, seconds_of(trial)
+    epochs, params, flops = (real(attrs.get(key)) for key in ("epochs", "params", "flops"))
+    return [
+        "" if epochs is None else f"{epochs:.0f}",
+        "" if seconds is None else duration(seconds),
+        "" if params is None else count(params),
+        "" if flops is None else count(flops),
+    ]
+
+
+def _architecture(trial: FrozenTrial) -> str:
+    """Names in grey, values in ink, broken between parameters."""
+    parts = [
+        f"<span><i>{escape(str(name))}</i>{escape(in_one_line(value))}</span>"
+        for name, value in architecture_of(trial).items()
+    ]
+    return f'<div class="arch">{" ".join(parts)}</div>'
+
+
+def _block_legend(trials: tuple[FrozenTrial, ...]) -> str:
+    """What the values of a repeated block are, as the table has no room for their names."""
+    blocks: dict[str, dict[str, None]] = {}
+    for trial in trials:
+        for name, value in architecture_of(trial).items():
+            for item in value if isinstance(value, list) else ():
+                if isinstance(item, Mapping):
+                    blocks.setdefault(str(name), {}).update(dict.fromkeys(map(str, item)))
+    said = [f"each of <code>{escape(n)}</code> is {escape('/'.join(keys))}" for n, keys in blocks.items()]
+    return nothing("In this table, " + "; ".join(said) + ".") if said else ""
+
+
+def _numbers(trials: list[FrozenTrial], most: int = 20) -> str:
+    numbers = ", ".join(str(trial.number) for trial in trials[:most])
+    return numbers + (", ..." if len(trials) > most else "")
+
+
+def _clipped(text: Any) -> str:
+    text = " ".join(str(text).split())
+    return escape(text if len(text) <= MAX_REASON else text[:MAX_REASON] + "...")
+
+
+def _more(n: int) -> str:
+    return nothing(f"And {n - MAX_ROWS} more.") if n > MAX_ROWS else ""

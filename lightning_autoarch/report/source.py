@@ -1,0 +1,147 @@
+"""A study for a report: opened to be read, never made, never changed.
+
+Optuna's own `load_study` makes an empty database where there is none and tables where they are missing. Here an
+SQLite file is opened by SQLite's URI with `mode=rw` (or `ro` where we may not write), which cannot create it, and no
+table is made.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from lightning_autoarch.errors import AutoArchError, did_you_mean
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.storages import BaseStorage
+
+_SQLITE_MAGIC = b"SQLite format 3\x00"
+
+
+class ReportError(AutoArchError, RuntimeError):
+    """A report cannot be made: the study is not there or not one, or plotly is missing."""
+
+
+def open_study(study: Study | str | os.PathLike[str], *, study_name: str | None = None) -> Study:
+    """The study itself, or the one in a file or storage.
+
+    Args:
+        study: a study; the path of an SQLite or Optuna journal file; or a storage URL.
+        study_name: which one, where a storage holds several.
+
+    Raises:
+        ReportError: nothing there, not a study, no such name, several to choose from, or several objectives.
+    """
+    from optuna import Study, load_study
+
+    if not isinstance(study, Study):
+        with _reading(os.fspath(study)):
+            storage = _storage(study)
+            study = load_study(study_name=_choose(storage, study, study_name), storage=storage)
+            study.get_trials(deepcopy=False)
+    if len(study.directions) != 1:
+        raise ReportError(
+            f"Expected a study with one objective, got {len(study.directions)} in `{study.study_name}`: "
+            "a report ranks trials by one score."
+        )
+    return study
+
+
+def study_file(study: object) -> Path | None:
+    """The file behind a path or an `sqlite:///` URL; None for anything else."""
+    if not isinstance(study, str | os.PathLike):
+        return None
+    text = os.fspath(study)
+    if "://" not in text:
+        return Path(text)
+    scheme, _, rest = text.partition(":///")
+    is_file = scheme.split("+")[0] == "sqlite" and rest and not rest.startswith((":memory:", "file:"))
+    return Path(rest.partition("?")[0]) if is_file else None
+
+
+def _storage(source: str | os.PathLike[str]) -> BaseStorage:
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    path = study_file(source)
+    if path is None:
+        return RDBStorage(os.fspath(source), skip_table_creation=True)
+    if not path.is_file():
+        raise ReportError(_not_there(path))
+    with open(path, "rb") as file:
+        head = file.read(len(_SQLITE_MAGIC))
+    if head == _SQLITE_MAGIC:
+        return _sqlite(path)
+    if head.startswith(b'{"op_code"'):
+        return JournalStorage(JournalFileBackend(str(path)))
+    raise ReportError(f"`{path}` is not a study: expected an SQLite or an Optuna journal file.")
+
+
+def _sqlite(path: Path) -> BaseStorage:
+    from optuna.storages import RDBStorage
+
+    uri = sqlite_uri(path, writable=os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+    return RDBStorage(
+        "sqlite://",
+        engine_kwargs={"creator": lambda: sqlite3.connect(uri, uri=True)},
+        skip_table_creation=True,
+    )
+
+
+def sqlite_uri(path: Path, *, writable: bool) -> str:
+    """An address that opens an SQLite file and cannot create it.
+
+    A killed search leaves a journal that must be rolled back before reading: where we may, the file is opened `rw`.
+    Where we may not and there is no journal, `immutable` spares SQLite the lock files that it could not write.
+    """
+    address = f"file:{quote(str(path.resolve()))}"
+    if writable:
+        return f"{address}?mode=rw"
+    unfinished = any(path.with_name(path.name + suffix).exists() for suffix in ("-wal", "-journal"))
+    return f"{address}?mode=ro" if unfinished else f"{address}?mode=ro&immutable=1"
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Says in our words that a file is another program's, damaged, or of an Optuna version too far from this one."""
+    import sqlalchemy.exc
+    from optuna.exceptions import StorageInternalError
+
+    try:
+        yield
+    except ReportError:
+        raise
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, ImportError) as error:
+        cause = error.__cause__ or error
+        first_line = str(getattr(cause, "orig", None) or cause).splitlines()[0]
+        raise ReportError(f"`{name}` cannot be read as an Optuna study: {first_line}") from error
+    except (OSError, RuntimeError, AssertionError, KeyError, ValueError) as error:
+        raise ReportError(f"`{name}` cannot be read as an Optuna study: {error!r}") from error
+
+
+def _choose(storage: BaseStorage, source: str | os.PathLike[str], name: str | None) -> str:
+    names = sorted(study.study_name for study in storage.get_all_studies())
+    listed = ", ".join(f"`{known}`" for known in names)
+    if not names:
+        raise ReportError(f"`{os.fspath(source)}` holds no study yet.")
+    if name is None and len(names) > 1:
+        raise ReportError(f"`{os.fspath(source)}` holds several studies: name one of {listed}.")
+    if name is not None and name not in names:
+        near = did_you_mean(name, names)
+        raise ReportError(f"No study `{name}` in `{os.fspath(source)}`.{near} It holds {listed}.")
+    return names[0] if name is None else name
+
+
+def _not_there(path: Path) -> str:
+    if path.is_dir():
+        files = sorted(file.name for file in path.iterdir() if file.suffix in (".db", ".sqlite", ".sqlite3", ".log"))
+        hint = f" It holds {', '.join(files)}." if files else ""
+        return f"`{path}` is a directory: expected the study's file.{hint}"
+    siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    return f"No file `{path}`.{did_you_mean(path.name, siblings)} Expected a study's file or a storage URL."

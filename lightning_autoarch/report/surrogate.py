@@ -1,0 +1,202 @@
+"""What the surrogate expected of each proposal, with its uncertainty, against what came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from lightning_autoarch.report.calibration import (
+    LEVELS,
+    Proposal,
+    chance_band,
+    guessing_error,
+    half_width,
+    inside,
+    mean_error,
+    verdict,
+)
+from lightning_autoarch.report.facts import Ledger, expected_of
+from lightning_autoarch.report.page import Plots, nothing, section, table
+from lightning_autoarch.report.plot import (
+    BLUE,
+    FAINT,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    figure,
+    robust_range,
+    scatter,
+    score_of,
+)
+from lightning_autoarch.search.leaderboard import real
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+MIN_PROPOSALS = 5
+
+
+def surrogate(ledger: Ledger, plots: Plots) -> str:
+    """Words on error and honesty, then proposal by proposal, then the intervals."""
+    title, proposals = "What the surrogate expected", proposals_of(ledger)
+    if not proposals:
+        return section(title, nothing("No complete trial holds an expected score; model-based proposals do."))
+    unknown = sum(expected_of(trial) is not None for trial in ledger.trials) - len(proposals)
+    body = f"<p>{_error_words(ledger, proposals)}</p>"
+    body += plots.place(expected_by_trial(ledger, proposals), "Expected and observed score by trial")
+    if unknown:
+        body += nothing(f"Of {unknown} more the final score is not known: they did not end, failed, or were pruned.")
+    if len(proposals) < MIN_PROPOSALS:
+        return section(title, body + nothing(f"Calibration takes {MIN_PROPOSALS} proposals with a score."))
+    pair = plots.place(expected_against_observed(ledger, proposals), "Observed against expected score")
+    pair += plots.place(coverage(proposals), "Share of scores inside intervals against their probability")
+    body += f"<h3>Calibration</h3><p>{_HONESTY[verdict(proposals)]}</p>"
+    return section(title, f'{body}<div class="pair">{pair}</div>{_coverage_table(proposals)}')
+
+
+_HONESTY = {
+    "honest": "The intervals are as wide as they should be, as far as so many proposals can tell.",
+    "too narrow": "The intervals are too narrow: the surrogate was surer of itself than it had reason to be.",
+    "too wide": "The intervals are too wide: the surrogate knew more than it claimed.",
+}
+
+
+def _error_words(ledger: Ledger, proposals: Sequence[Proposal]) -> str:
+    seen = [(trial.number, score_of(trial)) for trial in ledger.ranked]
+    guess = guessing_error(proposals, seen)
+    text = f"Over {len(proposals)} proposals, the expected score was off by {mean_error(proposals):.2g} on average"
+    if guess is None:
+        return text + "."
+    return f"{text}; always expecting the median of earlier scores would have been off by {guess:.2g}."
+
+
+def _coverage_table(proposals: Sequence[Proposal]) -> str:
+    n = len(proposals)
+    rows = []
+    for p in LEVELS:
+        low, high = chance_band(n, p)
+        k = inside(proposals, p)
+        rows.append([f"{p:.0%}", f"{k} of {n}", f"{k / n:.0%}", f"{low:.0%} to {high:.0%}"])
+    words = nothing("An honest surrogate stays within the last column nine times in ten.")
+    return table(["interval", "scores inside", "share", "by chance"], rows) + words
+
+
+def proposals_of(ledger: Ledger) -> list[Proposal]:
+    """The complete trials of which a score was expected; a trial's standard error widens what was expected."""
+    found = []
+    for trial in sorted(ledger.ranked, key=lambda trial: trial.number):
+        expected = expected_of(trial)
+        if expected is not None:
+            noise = real(trial.user_attrs.get("stderr")) or 0.0
+            std = (expected[1] ** 2 + noise**2) ** 0.5
+            found.append(Proposal(trial.number, expected[0], std, score_of(trial)))
+    return found
+
+
+def expected_by_trial(ledger: Ledger, proposals: Sequence[Proposal]) -> go.Figure:
+    """Proposal by proposal: what was expected, with its 80 % and 95 % intervals, and what came."""
+    traces = [_intervals(proposals, 0.95, 1.5, FAINT), _intervals(proposals, 0.80, 6, "rgba(128,128,128,0.55)")]
+    for name, colour, chosen in (
+        ("came, inside 95%", GREEN, [p for p in proposals if p.level <= 0.95]),
+        ("came, outside", RED, [p for p in proposals if p.level > 0.95]),
+    ):
+        if chosen:
+            traces.append(_came([p.number for p in chosen], chosen, name, colour))
+    ends = [p.mean + side * half_width(p.std, 0.95) for p in proposals for side in (-1, 1)]
+    view = robust_range([*ends, *(p.observed for p in proposals)], ledger.maximize)
+    return figure(traces, x="trial", y=escape(ledger.score), yaxis={"range": view})
+
+
+def expected_against_observed(ledger: Ledger, proposals: Sequence[Proposal]) -> go.Figure:
+    """Observed against expected, one standard deviation to either side; sure and right proposals lie on the diagonal."""
+    points = _came([p.mean for p in proposals], proposals, "proposals", BLUE)
+    points.error_x = {"array": [p.std for p in proposals], "color": FAINT, "thickness": 1.2, "width": 0}
+    view = robust_range([*(p.observed for p in proposals), *(p.mean for p in proposals)], ledger.maximize)
+    score = escape(ledger.score)
+    return figure(
+        [_diagonal(*view), points],
+        x=f"{score} expected",
+        y=f"{score} observed",
+        xaxis={"range": view},
+        yaxis={"range": view},
+        showlegend=False,
+    )
+
+
+def coverage(proposals: Sequence[Proposal]) -> go.Figure:
+    """Share of scores inside the interval of probability p, against p; grey: what chance allows an honest surrogate."""
+    n, grid = len(proposals), [i / 20 for i in range(1, 20)]
+    low, high = zip(*(chance_band(n, p) for p in grid), strict=True)
+    steps = [i / 100 for i in range(101)]
+    traces = [
+        scatter(
+            x=[0, *grid, 1, *reversed(grid)],
+            y=[0, *high, 1, *reversed(low)],
+            mode="lines",
+            fill="toself",
+            fillcolor="rgba(128,128,128,0.18)",
+            line={"width": 0},
+            name="chance",
+            hoverinfo="skip",
+        ),
+        _diagonal(0, 1),
+        scatter(
+            x=steps,
+            y=[inside(proposals, p) / n for p in steps],
+            mode="lines",
+            name="observed",
+            line={"color": BLUE, "width": 2.5},
+            hoverinfo="skip",
+        ),
+        scatter(
+            x=list(LEVELS),
+            y=[inside(proposals, p) / n for p in LEVELS],
+            mode="markers",
+            marker={"color": ORANGE, "size": 10},
+            name="50, 80, 95%",
+            hovertemplate="%{y:.0%} inside the %{x:.0%} interval<extra></extra>",
+        ),
+    ]
+    percent = {"range": [0, 1.02], "tickformat": ".0%", "dtick": 0.25}
+    return figure(
+        traces,
+        x="probability of the interval",
+        y="scores inside it",
+        xaxis=percent,
+        yaxis=percent,
+        showlegend=False,
+    )
+
+
+def _intervals(proposals: Sequence[Proposal], level: float, width: float, colour: str) -> go.Scatter:
+    """The central intervals of one probability, as one broken line."""
+    ends = [(p.mean - half_width(p.std, level), p.mean + half_width(p.std, level), None) for p in proposals]
+    return scatter(
+        x=[x for p in proposals for x in (p.number, p.number, None)],
+        y=[y for end in ends for y in end],
+        mode="lines",
+        name=f"expected, {level:.0%}",
+        line={"color": colour, "width": width},
+        hoverinfo="skip",
+    )
+
+
+def _came(x: Sequence[float], proposals: Sequence[Proposal], name: str, colour: str) -> go.Scatter:
+    return scatter(
+        x=x,
+        y=[p.observed for p in proposals],
+        mode="markers",
+        name=name,
+        marker={"color": colour, "size": 8},
+        hovertext=[
+            f"trial {p.number}<br>expected {p.mean:.4g} ± {p.std:.2g}<br>came {p.observed:.4g}" for p in proposals
+        ],
+        hoverinfo="text",
+    )
+
+
+def _diagonal(low: float, high: float) -> go.Scatter:
+    line = {"color": GREY, "width": 1.5, "dash": "dash"}
+    return scatter(x=[low, high], y=[low, high], mode="lines", line=line, name="honest", hoverinfo="skip")
