@@ -1,4 +1,4 @@
-"""What a dimension of a search space can be: `Int`, `Float`, `Categorical`, and `Repeat` for a variable number of layers.
+"""What a dimension of a search space can be: `Int`, `Float`, `Categorical`, `Repeat` for a variable number of layers.
 
 Each is a frozen value that checks itself when it is made. A parameter with `when={parent: [values]}` exists only while
 `parent` has one of `values`; while it does not exist, the module is built without it.

@@ -20,7 +20,7 @@ def named_sampler(
     feasible: Callable[[Architecture], bool],
     seed: int,
 ) -> BaseSampler:
-    """The sampler of a strategy; each draws from (seed, trial number): a restarted search proposes what it would have."""
+    """The sampler of a strategy; each draws from (seed, trial number), so that a restart changes nothing."""
     from lightning_autoarch.search.sampler import BayesianSampler, RandomArchitectureSampler, SeededByTrial
 
     if strategy == "random":

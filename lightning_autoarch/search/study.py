@@ -12,7 +12,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,47 +70,40 @@ def open_study(
     sampler: optuna.samplers.BaseSampler,
     pruner: optuna.pruners.BasePruner,
 ) -> optuna.Study:
-    """Create the study, or open the one of that name.
+    """Create the study, or open the one of that name. One without a trial that counts may still change its space.
 
     Raises:
         SearchError: the stored study is of another space or score; the message names the difference.
     """
     direction = StudyDirection.MINIMIZE if mode == "min" else StudyDirection.MAXIMIZE
-    exists = name in optuna.get_all_study_names(storage)
-    if not exists:
-        study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            direction=direction,
-            sampler=sampler,
-            pruner=pruner,
-            load_if_exists=True,
-        )
-        for key, value in ((MONITOR, monitor), (MODE, mode), (SPACE, space.to_dict())):
-            study.set_user_attr(key, value)
+    study = optuna.create_study(
+        storage=storage, study_name=name, direction=direction, sampler=sampler, pruner=pruner, load_if_exists=True
+    )
+    given = {MONITOR: monitor, MODE: mode, SPACE: space.to_dict()}
+    stored = study.user_attrs
+    if stored.keys() >= given.keys() and any(counts(trial) for trial in study.get_trials(deepcopy=False)):
+        _check_same(name, stored, space, monitor, mode)
         return study
-    study = optuna.load_study(storage=storage, study_name=name, sampler=sampler, pruner=pruner)
-    _check_same(study, name, space, monitor, mode)
+    if study.direction != direction:
+        raise SearchError(f"The study `{name}` has mode {stored.get(MODE)!r}, given {mode!r}: give another `study_name`.")
+    for key, value in given.items():
+        if stored.get(key) != value:
+            study.set_user_attr(key, value)
     return study
 
 
-def _check_same(study: optuna.Study, name: str, space: SearchSpace, monitor: str, mode: str) -> None:
-    stored = study.user_attrs
+def _check_same(name: str, stored: Mapping[str, Any], space: SearchSpace, monitor: str, mode: str) -> None:
     lines = [
         f"`{word}`: stored {stored[key]!r}, given {given!r}"
         for word, key, given in (("monitor", MONITOR, monitor), ("mode", MODE, mode))
-        if stored.get(key, given) != given
+        if stored[key] != given
     ]
-    if SPACE in stored:
-        lines += space.differences(stored[SPACE])
+    lines += space.differences(stored[SPACE])
     if lines:
         raise SearchError(
             f"The study `{name}` was made for another search; give another `study_name` or `storage`. "
             "Different: " + "; ".join(lines)
         )
-    for key, value in ((MONITOR, monitor), (MODE, mode), (SPACE, space.to_dict())):
-        if key not in stored:
-            study.set_user_attr(key, value)
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,9 @@ class SearchLoop:
                 self._ledger.mark_refused(trial, str(exhausted))
                 self._observer.said(f"The search ends after {len(self._ledger.finished())} trials: {exhausted}")
                 return
+            except MonitorMissing as missing:
+                self._ledger.mark_refused(trial, str(missing))
+                raise
             except BaseException:
                 self._ledger.release(trial)
                 raise
@@ -136,11 +139,7 @@ class SearchLoop:
 
     def _train(self, trial: optuna.Trial, architecture: Architecture) -> TrialResult:
         reporting = _Reporting(trial, self._observer)
-        try:
-            result = self._run_trial(trial.number, architecture, reporting)
-        except MonitorMissing as missing:
-            self._ledger.mark_refused(trial, str(missing))
-            raise
+        result = self._run_trial(trial.number, architecture, reporting)
         if reporting.error is not None:
             raise reporting.error
         return result
@@ -206,7 +205,7 @@ def _why_none(trials: Sequence[FrozenTrial]) -> str:
 
 
 class _Reporting:
-    """Writes a trial's values to the study once each, and asks the pruner; a storage's error waits for the fit's end."""
+    """Writes a trial's values to the study, once each, and asks the pruner; a storage's error waits for the end."""
 
     def __init__(self, trial: optuna.Trial, observer: Observer) -> None:
         self._trial, self._observer = trial, observer
