@@ -110,7 +110,7 @@ def expected_by_trial(ledger: Ledger, proposals: Sequence[Proposal]) -> go.Figur
 
 
 def expected_against_observed(ledger: Ledger, proposals: Sequence[Proposal]) -> go.Figure:
-    """Observed against expected, one standard deviation to either side; sure and right proposals lie on the diagonal."""
+    """Observed against expected, one standard deviation to either side; right proposals lie on the diagonal."""
     points = _came([p.mean for p in proposals], proposals, "proposals", BLUE)
     points.error_x = {"array": [p.std for p in proposals], "color": FAINT, "thickness": 1.2, "width": 0}
     view = robust_range([*(p.observed for p in proposals), *(p.mean for p in proposals)], ledger.maximize)
