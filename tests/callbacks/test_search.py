@@ -214,6 +214,7 @@ class TestFailures:
                 super().__init__()
 
             training_step = nets.Net.training_step
+            validation_step = nets.Net.validation_step
             configure_optimizers = nets.Net.configure_optimizers
 
         with pytest.raises(SearchError, match="factory="):
@@ -473,6 +474,7 @@ class TestOrder:
         assert not module.net[0].weight.requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
 class TestResumingTheOuterFit:
     def test_checkpoint_brings_the_architecture_without_the_study(self, tmp_path: Path) -> None:
         callback, module = search(), nets.Net()
