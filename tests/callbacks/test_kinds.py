@@ -310,7 +310,7 @@ def test_text_with_lightnings_transformer(tmp_path: Path) -> None:
     data = DataLoader(TensorDataset(tokens, tokens.roll(1, 1)), batch_size=4)
     module = Language()
     best = winner_of(tmp_path, module, search({"nlayers": Int(1, 3), "nhid": Int(4, 9)}, "val_loss"), data, data)
-    assert len(module.model.encoder.layers) == best["nlayers"]
+    assert sum(isinstance(m, nn.TransformerEncoderLayer) for m in module.modules()) == best["nlayers"]
 
 
 @pytest.mark.parametrize("kind", [BoringModel, ManualOptimBoringModel])
