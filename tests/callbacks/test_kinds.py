@@ -23,7 +23,9 @@ def search(space: dict[str, Any], monitor: str, **options: Any) -> ArchitectureS
     return ArchitectureSearch(space, **{"monitor": monitor, "n_trials": 2, "strategy": "random", **options})
 
 
-def winner_of(tmp_path: Path, module: L.LightningModule, callback: ArchitectureSearch, *data: Any, **options: Any) -> Any:
+def winner_of(
+    tmp_path: Path, module: L.LightningModule, callback: ArchitectureSearch, *data: Any, **options: Any
+) -> Any:
     nets.trainer(tmp_path, callback, max_epochs=1, **options).fit(module, *data)
     assert callback.best_architecture is not None
     assert len([t for t in callback.study.trials if t.state.name == "COMPLETE"]) == callback.budget.n_trials
@@ -61,7 +63,9 @@ class Gan(L.LightningModule):
 
 def test_gan_with_manual_optimization_and_no_validation(tmp_path: Path) -> None:
     module = Gan()
-    best = winner_of(tmp_path, module, search({"latent": Int(1, 9), "width": Int(2, 9)}, "critic_loss"), nets.loaders()[0])
+    best = winner_of(
+        tmp_path, module, search({"latent": Int(1, 9), "width": Int(2, 9)}, "critic_loss"), nets.loaders()[0]
+    )
     assert module.generator[0].in_features == best["latent"]
 
 
@@ -106,7 +110,9 @@ class Dicts(Dataset[dict[str, torch.Tensor]]):
 
 def test_multi_task_with_dict_batches_and_flops(tmp_path: Path) -> None:
     callback = search({"width": Int(2, 64)}, "val/accuracy", mode="max", max_flops=8 * 2 * 32 * (4 + 1 + 3))
-    best = winner_of(tmp_path, MultiTask(), callback, DataLoader(Dicts(), batch_size=8), DataLoader(Dicts(), batch_size=8))
+    best = winner_of(
+        tmp_path, MultiTask(), callback, DataLoader(Dicts(), batch_size=8), DataLoader(Dicts(), batch_size=8)
+    )
     assert best["width"] <= 32
 
 
@@ -256,7 +262,12 @@ class Recommender(L.LightningModule):
 
 def test_recommender_with_sparse_embeddings(tmp_path: Path) -> None:
     data = TensorDataset(torch.arange(63) % 9, torch.arange(63) % 7, torch.rand(63))
-    winner_of(tmp_path, Recommender(), search({"factors": Int(1, 5), "sparse": [True, False]}, "loss_epoch"), DataLoader(data, 9))
+    winner_of(
+        tmp_path,
+        Recommender(),
+        search({"factors": Int(1, 5), "sparse": [True, False]}, "loss_epoch"),
+        DataLoader(data, 9),
+    )
 
 
 class Series(L.LightningModule):

@@ -481,7 +481,9 @@ class TestResumingTheOuterFit:
         keep = ModelCheckpoint(tmp_path / "outer", save_last=True)
         nets.trainer(tmp_path, callback, keep, enable_checkpointing=True).fit(module, *nets.loaders())
         again, fresh = search(directory=tmp_path / "elsewhere"), nets.Net()
-        trainer = nets.trainer(tmp_path, again, ModelCheckpoint(tmp_path / "outer"), max_epochs=3, enable_checkpointing=True)
+        trainer = nets.trainer(
+            tmp_path, again, ModelCheckpoint(tmp_path / "outer"), max_epochs=3, enable_checkpointing=True
+        )
         trainer.fit(fresh, *nets.loaders(), ckpt_path=str(tmp_path / "outer" / "last.ckpt"), weights_only=True)
         assert again.best_architecture == callback.best_architecture
         assert again.study is None
