@@ -1,0 +1,185 @@
+"""The ledger: who owns a trial, what counts, and what becomes of a damaged study."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from lightning_autoarch import Int, SearchError, SearchSpace
+from lightning_autoarch.search.study import Ledger, Owner, _without_password, open_storage, open_study, quiet_optuna
+
+SPACE = SearchSpace({"a": Int(1, 9)})
+
+
+@pytest.fixture(params=["sqlite", "journal", "memory"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
+    storages = {
+        "sqlite": lambda: open_storage(f"sqlite:///{tmp_path}/deep/study.db"),
+        "journal": lambda: optuna.storages.JournalStorage(
+            optuna.storages.journal.JournalFileBackend(str(tmp_path / "journal.log"))
+        ),
+        "memory": optuna.storages.InMemoryStorage,
+    }
+    return Ledger(opened(storages[request.param]()), SPACE, tmp_path)
+
+
+def opened(storage: Any, space: SearchSpace = SPACE, monitor: str = "loss", mode: str = "min") -> optuna.Study:
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    return open_study(storage, "s", space, monitor, mode, sampler, optuna.pruners.NopPruner())
+
+
+def finish(ledger: Ledger, trial: optuna.Trial, value: float) -> None:
+    trial.set_user_attr("architecture", ledger.space.suggest(trial))
+    ledger.study.tell(trial, value)
+
+
+def test_trials_are_handed_out_until_the_total(ledger: Ledger) -> None:
+    for value in (3.0, 1.0, 2.0):
+        trial, begun = ledger.claim(3)
+        assert not begun
+        finish(ledger, trial, value)
+    assert ledger.claim(3) is None
+    assert [t.value for t in ledger.ranking()] == [1.0, 2.0, 3.0]
+
+
+def test_a_living_owner_keeps_its_trial(ledger: Ledger) -> None:
+    first, _ = ledger.claim(2)
+    second, begun = ledger.claim(2)
+    assert (second.number, begun) == (1, False)
+    assert ledger.claim(2) is None
+    ledger.release(first)
+    again, begun = ledger.claim(2)
+    assert (again.number, begun) == (0, True)
+
+
+def test_a_dead_owner_loses_it(ledger: Ledger) -> None:
+    trial, _ = ledger.claim(5)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    trial.set_user_attr("owner", {"host": socket.gethostname(), "pid": dead.pid, "start": 1.0})
+    again, begun = ledger.claim(5)
+    assert (again.number, begun) == (0, True)
+
+
+def test_a_reused_pid_is_not_the_owner() -> None:
+    assert Owner.myself().is_gone() is False
+    assert Owner(socket.gethostname(), os.getpid(), 1.0).is_gone() is (Owner.myself().start is not None)
+    assert Owner("elsewhere", 1, None).is_gone() is None
+
+
+def test_another_hosts_trial_waits_for_the_heartbeat(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/study.db")
+    ledger = Ledger(opened(storage), SPACE, tmp_path)
+    trial, _ = ledger.claim(5)
+    with ledger.heartbeat(trial):
+        trial.set_user_attr("owner", {"host": "elsewhere", "pid": 1, "start": None})
+    fresh, begun = ledger.claim(5)
+    assert (fresh.number, begun) == (1, False)
+    _age_heartbeats(storage, timedelta(hours=1))
+    again, begun = ledger.claim(5)
+    assert (again.number, begun) == (0, True)
+
+
+def _age_heartbeats(storage: Any, by: timedelta) -> None:
+    from optuna.storages._rdb import models
+
+    with storage.scoped_session() as session:
+        for beat in session.query(models.TrialHeartbeatModel).all():
+            beat.heartbeat = datetime.now() - by
+        session.commit()
+
+
+def test_duplicates_and_refused_do_not_count(ledger: Ledger) -> None:
+    first, _ = ledger.claim(2)
+    first.suggest_int("a", 1, 9)
+    finish(ledger, first, 1.0)
+    second, _ = ledger.claim(2)
+    twin = ledger.twin(ledger.finished()[0].user_attrs["architecture"], second.number)
+    assert twin is not None
+    assert twin.number == 0
+    ledger.mark_duplicate(second, twin)
+    third, _ = ledger.claim(2)
+    ledger.mark_refused(third, "too large")
+    assert len(ledger.finished()) == 1
+    assert [t.number for t in ledger.ranking()] == [0]
+    assert ledger.claim(2) is not None
+
+
+def test_a_failed_trial_counts_and_has_no_rank(ledger: Ledger) -> None:
+    trial, _ = ledger.claim(2)
+    ledger.study.tell(trial, state=TrialState.FAIL)
+    assert len(ledger.finished()) == 1
+    assert ledger.ranking() == []
+
+
+def test_enqueued_once_over_all_starts(ledger: Ledger) -> None:
+    for _ in range(2):
+        ledger.enqueue([{"a": 7}])
+    trial, _ = ledger.claim(5)
+    assert ledger.space.suggest(trial) == {"a": 7}
+    assert sum(t.state == TrialState.WAITING for t in ledger.study.trials) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"space": SearchSpace({"a": Int(1, 8)})}, "`a`: stored"),
+        ({"monitor": "accuracy"}, "`monitor`: stored 'loss', given 'accuracy'"),
+        ({"mode": "max"}, "`mode`: stored 'min', given 'max'"),
+    ],
+)
+def test_another_search_is_refused(ledger: Ledger, change: dict[str, Any], words: str) -> None:
+    trial, _ = ledger.claim(2)
+    finish(ledger, trial, 1.0)
+    with pytest.raises(SearchError, match=words):
+        opened(ledger.study._storage, **change)
+
+
+def test_a_study_of_plain_optuna_is_adopted_while_it_is_empty() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    optuna.create_study(storage=storage, study_name="s")
+    assert opened(storage).user_attrs["autoarch:monitor"] == "loss"
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(SearchError, match=r"study\.db.*(not a database|malformed)"):
+        open_storage(f"sqlite:///{tmp_path}/study.db")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_file_is_named(tmp_path: Path) -> None:
+    open_storage(f"sqlite:///{tmp_path}/study.db")
+    (tmp_path / "study.db").chmod(0o444)
+    with pytest.raises(SearchError, match="read-only"):
+        open_storage(f"sqlite:///{tmp_path}/study.db")
+
+
+def test_a_read_only_file_is_named_for_root_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_storage(f"sqlite:///{tmp_path}/study.db")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(SearchError, match="read-only"):
+        open_storage(f"sqlite:///{tmp_path}/study.db")
+
+
+def test_unknown_storage_keeps_the_password_to_itself() -> None:
+    with pytest.raises(SearchError) as caught:
+        open_storage("nosuch://user:secret@host/db")
+    assert "secret" not in str(caught.value).split("cannot be opened")[0]
+    assert _without_password("mysql://u:p@h/d") == "mysql://u:***@h/d"
+
+
+def test_optunas_verbosity_returns() -> None:
+    before = optuna.logging.get_verbosity()
+    with quiet_optuna():
+        assert optuna.logging.get_verbosity() == optuna.logging.WARNING
+    assert optuna.logging.get_verbosity() == before
