@@ -22,7 +22,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lightning_autoarch.report import ReportError, open_study, render_report, write_report
+from lightning_autoarch.report import ReportError, influence, open_study, render_report, write_report
 from lightning_autoarch.report.calibration import Proposal, chance_band, guessing_error, inside, verdict
 from lightning_autoarch.report.facts import expected_of, read_ledger
 from lightning_autoarch.report.influence import best_trials, importances, parameters
@@ -203,6 +203,7 @@ def test_page_asks_the_network_for_nothing(text):
     assert "showSendToCloud: false" in text
 
 
+@pytest.mark.slow  # it imports everything once more
 def test_another_process_writes_the_same_page_and_the_leaderboard_needs_no_plotly(text):
     code = """
 import sys
@@ -349,6 +350,16 @@ def strings(value: Any) -> list[str]:
     if isinstance(value, list):
         return [s for item in value for s in strings(item)]
     return [value] if isinstance(value, str) else []
+
+
+def test_the_best_need_not_have_every_parameter(monkeypatch):
+    monkeypatch.setattr(influence, "MAX_LINES", 3)
+    study = optuna.create_study()
+    for i in range(12):
+        names = ["x"] if i < 6 else ["x", "late"]
+        params, space = dict.fromkeys(names, i / 12), dict.fromkeys(names, FloatDistribution(0, 1))
+        study.add_trial(create_trial(value=float(i), params=params, distributions=space))
+    assert "Drawn are the best 3 trials." in Page(render_report(study)).words
 
 
 def test_several_objectives_are_refused():

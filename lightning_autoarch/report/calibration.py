@@ -8,10 +8,11 @@ too wide. With n proposals chance alone moves the share: the number inside is bi
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, median
+from statistics import NormalDist, fmean
 
 _NORMAL = NormalDist()
 LEVELS = (0.50, 0.80, 0.95)
@@ -84,11 +85,14 @@ def guessing_error(proposals: Sequence[Proposal], seen: Sequence[tuple[int, floa
         proposals: the proposals.
         seen: number and score of every complete trial.
     """
-    errors = []
-    for proposal in proposals:
-        earlier = [score for number, score in seen if number < proposal.number]
+    errors: list[float] = []
+    earlier: list[float] = []  # sorted
+    waiting = sorted(seen, reverse=True)
+    for proposal in sorted(proposals, key=lambda proposal: proposal.number):
+        while waiting and waiting[-1][0] < proposal.number:
+            bisect.insort(earlier, waiting.pop()[1])
         if earlier:
-            errors.append(abs(proposal.observed - median(earlier)))
+            errors.append(abs(proposal.observed - (earlier[len(earlier) // 2] + earlier[~(len(earlier) // 2)]) / 2))
     return fmean(errors) if errors else None
 
 

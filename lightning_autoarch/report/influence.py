@@ -1,6 +1,6 @@
-"""Which parameters matter: importances, and how trials run through the space. Both figures are Optuna's own.
+"""Which parameters matter: importances, and how trials run through the space, both as Optuna computes them.
 
-They are drawn from a copy of the study in which names and choices are escaped: plotly reads its texts as HTML.
+Optuna is given a copy of the study in which names and choices are escaped: plotly reads its texts as HTML.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from html import escape
+from html import escape, unescape
 from typing import TYPE_CHECKING, Any
 
 from lightning_autoarch.report.facts import Ledger
 from lightning_autoarch.report.page import Plots, nothing, section
-from lightning_autoarch.report.plot import BLUE, GREY, ORANGE, robust_range, score_of, styled
+from lightning_autoarch.report.plot import BLUE, GREY, ORANGE, plain, robust_range, score_of, styled
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -38,7 +38,8 @@ def influence(ledger: Ledger, plots: Plots) -> str:
     if not names:
         return section(title, nothing("That takes complete trials that differ in a parameter."))
     body, order = _importance(ledger, names, plots)
-    axes, trials = order[:MAX_COORDINATES], _near(ledger)[:MAX_LINES]
+    trials = _near(ledger)[:MAX_LINES]
+    axes = [name for name in order if any(name in trial.params for trial in trials)][:MAX_COORDINATES]
     words = "A line is a complete trial, grey to blue to orange the better it is. It passes <i>inactive</i> where "
     words += "the trial does not have the parameter."
     if len(axes) < len(order):
@@ -91,15 +92,17 @@ def parallel_coordinates(
     """Optuna's parallel coordinates, recoloured from grey to the best in orange, the best on top."""
     from optuna.visualization import plot_parallel_coordinate
 
-    score = escape(ledger.score)
+    score = plain(ledger.score, 40)
     with _quiet_optuna():
         study = _escaped_study(ledger, trials, _axis)
-        drawn = plot_parallel_coordinate(study, params=[escape(name) for name in names], target_name=score)
-    axes = sorted(names, key=escape)
+        drawn = plot_parallel_coordinate(study, params=[plain(name) for name in names], target_name=score)
+    axes = sorted(names, key=plain)
     partial = {i for i, name in enumerate(axes, start=1) if any(name not in trial.params for trial in trials)}
     for annotation in drawn.layout.annotations:
         if annotation.text == "None" and annotation.x in partial:
             annotation.text = "<i>inactive</i>"
+        else:
+            annotation.text = plain(unescape(annotation.text), 12)
         annotation.font = {"size": 11}
     lines = [trace for trace in drawn.data if trace.mode == "lines"]
     for line in lines:
@@ -111,7 +114,8 @@ def parallel_coordinates(
     for trace in others:
         trace.update(marker=scale)
     drawn.data = [*sorted(lines, key=lambda line: line.line.width), *others]
-    return styled(drawn, height=440, xaxis={"tickangle": -35, "showgrid": False}, margin={"t": 16, "b": 90})
+    ticks = {"tickangle": -35, "showgrid": False, "ticktext": [plain(name, 22) for name in (ledger.score, *axes)]}
+    return styled(drawn, height=440, xaxis=ticks, margin={"t": 16, "b": 90})
 
 
 def _merit_colour(merit: float) -> str:
@@ -127,33 +131,41 @@ def _merit_colour(merit: float) -> str:
 def importances(
     ledger: Ledger, names: list[str]
 ) -> tuple[go.Figure, dict[str, float]]:  # the share of each name, the largest first
-    """Optuna's importances.
+    """Optuna's importances as bars. (Its own plot copies every trial once a parameter: a minute at 5,000 trials.)
 
     PED-ANOVA for conditional spaces (arXiv:2601.20800) compares the density of a parameter's values among the best
     trials with that among all, over the trials that have it. It draws no random number, and its time is linear in
     parameters times trials.
     """
+    import plotly.graph_objects as go
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-    from optuna.visualization import plot_param_importances
 
-    n, escaped = len(ledger.ranked), {escape(name): name for name in sorted(names)}
+    n, escaped = len(ledger.ranked), {plain(name): name for name in sorted(names)}
     evaluator = PedAnovaImportanceEvaluator(target_quantile=_quantile(n))
     study = _escaped_study(ledger, ledger.ranked)
     with _quiet_optuna(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a parameter is in few trials: the labels say so
-        values = get_param_importances(study, evaluator=evaluator, params=list(escaped))
-        shown = list(values)[:MAX_BARS]
-        drawn = plot_param_importances(study, evaluator=evaluator, params=shown)
-    having = {name: sum(escaped[name] in trial.params for trial in ledger.ranked) for name in shown}
-    for bars in drawn.data:
-        bars.y = [_bar_label(name, having[name], n) for name in bars.y]
-        bars.update(marker={"color": BLUE}, hovertemplate=None, hoverinfo="x+y")
-    axes = {
-        "xaxis": {"title": {"text": "share of importance"}, "range": [0, 1.15 * max(values.values())]},
-        "yaxis": {"title": None, "showgrid": False},
-        "margin": {"t": 12},
-    }
-    return styled(drawn, height=100 + 26 * len(shown), **axes), {escaped[k]: v for k, v in values.items()}
+        found = get_param_importances(study, evaluator=evaluator, params=list(escaped))
+    values = {escaped[name]: value for name, value in found.items()}
+    shown = list(values)[:MAX_BARS][::-1]  # plotly draws the first bar at the bottom
+    bars = go.Bar(
+        x=[values[name] for name in shown],
+        y=[_bar_label(name, sum(name in trial.params for trial in ledger.ranked), n) for name in shown],
+        text=[f"{values[name]:.2f}" if values[name] >= 0.01 else "<0.01" for name in shown],
+        textposition="outside",
+        cliponaxis=False,
+        orientation="h",
+        marker={"color": BLUE},
+        hoverinfo="x+y",
+    )
+    drawn = styled(
+        go.Figure([bars]),
+        height=100 + 26 * len(shown),
+        xaxis={"title": {"text": "share of importance"}, "range": [0, 1.15 * max(values.values())]},
+        yaxis={"showgrid": False},
+        margin={"t": 12},
+    )
+    return drawn, values
 
 
 def best_trials(ledger: Ledger) -> int:
@@ -177,7 +189,7 @@ def _quantile(n: int) -> float:
 
 
 def _bar_label(name: str, having: int, of: int) -> str:
-    return name if having == of else f"{name} <i>({having} of {of})</i>"
+    return plain(name) if having == of else f"{plain(name)} <i>({having} of {of})</i>"
 
 
 def _escaped_study(
@@ -194,8 +206,8 @@ def _escaped_study(
         for trial in sorted(trials, key=lambda trial: trial.number):
             study.add_trial(
                 create_trial(
-                    params={escape(k): _escaped(v) for k, v in trial.params.items()},
-                    distributions={escape(k): convert(_escaped_choices(d)) for k, d in trial.distributions.items()},
+                    params={plain(k): _escaped(v) for k, v in trial.params.items()},
+                    distributions={plain(k): convert(_escaped_choices(d)) for k, d in trial.distributions.items()},
                     value=trial.value,
                 )
             )
@@ -203,7 +215,7 @@ def _escaped_study(
 
 
 def _escaped(value: Any) -> Any:
-    return value if value is None or isinstance(value, bool | int | float) else escape(str(value))
+    return value if value is None or isinstance(value, bool | int | float) else plain(value)
 
 
 def _escaped_choices(distribution: BaseDistribution) -> BaseDistribution:

@@ -67,13 +67,22 @@ def space(ledger: Ledger, plots: Plots) -> str:
     return section("What was searched", body or nothing("No trial yet, and the study does not say its space."))
 
 
-def as_yaml(value: Any) -> str:
+def as_yaml(value: Mapping[str, Any]) -> str:
     """YAML of plain data; innermost lists and mappings in one line."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     plain = json.loads(json.dumps(value, default=str))
-    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
-    return str(text).rstrip()
+    lines = [
+        yaml.safe_dump(
+            {name: item},
+            sort_keys=False,
+            allow_unicode=True,
+            default_flow_style=None if isinstance(item, dict | list) else False,
+            width=100,
+        )
+        for name, item in plain.items()
+    ]
+    return "".join(lines).rstrip() or "{}"
 
 
 def _tiles(ledger: Ledger, best: FrozenTrial) -> str:

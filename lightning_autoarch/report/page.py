@@ -167,7 +167,7 @@ table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tab
 table.wide { width: 100%; }
 th, td { padding: 5px 10px; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
-th { color: var(--soft); font-weight: 500; }
+th { color: var(--soft); font-weight: 500; white-space: normal; overflow-wrap: break-word; max-width: 12rem; }
 th.text, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 table.wide td.text { min-width: 13rem; }
 table.wide td.text:last-child { width: 58%; }

@@ -1,6 +1,6 @@
 """How every picture of a report looks: one set of colours, and axes that a diverged trial cannot flatten.
 
-Names and choices come from users. Plotly reads its texts as HTML, so every text that is not ours passes `escape`.
+Names and choices come from users. Plotly reads its texts as HTML, so every text that is not ours passes `plain`.
 Colours and grid are of middle lightness and backgrounds transparent: one figure serves light, dark and paper.
 """
 
@@ -58,6 +58,17 @@ def scatter(**trace: Any) -> go.Scatter:
     return go.Scatter(**trace)
 
 
+def plain(
+    text: object,
+    width: int | None = None,  # characters; a longer text is cut in the middle, where names differ least
+) -> str:
+    """A text that plotly shows as it is. Plotly reads `&amp;`, `&lt;` and `&gt;`, but no `&quot;`."""
+    text = str(text)
+    if width is not None and len(text) > width:
+        text = text[: width // 2 - 1] + "..." + text[-(width - width // 2 - 2) :]
+    return escape(text, quote=False)
+
+
 def points(
     trials: Sequence[FrozenTrial],
     name: str,
@@ -71,7 +82,7 @@ def points(
         x=[x(trial) for trial in trials],
         y=[score_of(trial) for trial in trials],
         mode="markers",
-        name=escape(name),
+        name=plain(name, 32),
         marker={"color": colour, "size": 8, "opacity": 0.85},
         error_y=bars if any(errors) else None,
         hovertext=[hover(trial) for trial in trials],
@@ -83,7 +94,7 @@ def hover(trial: FrozenTrial) -> str:
     """Number, score and architecture of a trial, escaped and wrapped."""
     lines = textwrap.wrap(in_one_line(architecture_of(trial)), 70, max_lines=8, placeholder=" ...")
     score = f": {score_text(trial)}" if trial.value is not None else ""
-    return "<br>".join([f"trial {trial.number}{score}", *(escape(line) for line in lines)])
+    return "<br>".join([f"trial {trial.number}{score}", *map(plain, lines)])
 
 
 def robust_range(values: Sequence[float], maximize: bool) -> list[float]:
@@ -104,9 +115,9 @@ def robust_range(values: Sequence[float], maximize: bool) -> list[float]:
     return [low - pad, high + pad]
 
 
-def beyond(values: Sequence[float], maximize: bool) -> str:
-    """A sentence on the values that `robust_range` leaves out of sight, empty where there are none."""
-    low, high = robust_range(values, maximize)
+def beyond(values: Sequence[float], view: Sequence[float]) -> str:
+    """A sentence on the values that an axis leaves out of sight, empty where there are none."""
+    low, high = view
     n = sum(not low <= value <= high for value in values)
     if n == 0:
         return ""

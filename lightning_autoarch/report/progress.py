@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from lightning_autoarch.report.facts import Ledger, curve_of, step_word
@@ -18,6 +17,7 @@ from lightning_autoarch.report.plot import (
     beyond,
     figure,
     hover,
+    plain,
     points,
     robust_range,
     scatter,
@@ -39,8 +39,9 @@ def convergence(ledger: Ledger, plots: Plots) -> str:
         return section("Convergence", nothing("No trial is complete, so there is no score to draw."))
     folds = any(map(stderr_of, ledger.ranked))
     words = "A point is a trial" + (", its bar the standard error over folds." if folds else ".")
-    words += beyond(_values_in_view(ledger), ledger.maximize)
-    plot = plots.place(convergence_figure(ledger), "Score by trial with the best so far")
+    drawn = convergence_figure(ledger)
+    words += beyond([score_of(trial) for trial in ledger.ranked], drawn.layout.yaxis.range)
+    plot = plots.place(drawn, "Score by trial with the best so far")
     return section("Convergence", nothing(words) + plot)
 
 
@@ -52,8 +53,9 @@ def learning_curves(ledger: Ledger, plots: Plots) -> str:
     words = "One line a trial. Dotted lines were not finished and end in a cross."
     if len(trials) > MAX_CURVES:
         words += f" The best {MAX_CURVES} are drawn."
-    words += beyond([y for trial in trials[:MAX_CURVES] for _, y in curve_of(trial)], ledger.maximize)
-    plot = plots.place(curves_figure(ledger, trials[:MAX_CURVES]), "Intermediate values of the trials")
+    drawn = curves_figure(ledger, trials[:MAX_CURVES])
+    words += beyond([y for trial in trials[:MAX_CURVES] for _, y in curve_of(trial)], drawn.layout.yaxis.range)
+    plot = plots.place(drawn, "Intermediate values of the trials")
     return section("Learning curves", nothing(words) + plot)
 
 
@@ -77,8 +79,8 @@ def convergence_figure(ledger: Ledger) -> go.Figure:
     return figure(
         traces,
         x="trial",
-        y=escape(ledger.score),
-        xaxis={"range": [-0.03 * end - 0.5, 1.03 * end + 0.5]},
+        y=plain(ledger.score, 40),
+        xaxis={"range": [-0.03 * end - 0.5, 1.03 * end + 0.5], **({"dtick": 1} if end < 10 else {})},
         yaxis={"range": view},
     )
 
@@ -132,7 +134,7 @@ def curves_figure(ledger: Ledger, trials: Sequence[FrozenTrial]) -> go.Figure:
     return figure(
         traces,
         x=step_word(ledger),
-        y=escape(ledger.score),
+        y=plain(ledger.score, 40),
         xaxis={"dtick": 1} if len(steps) < 10 else {},
         yaxis={"range": robust_range(values, ledger.maximize)},
         legend={"traceorder": "reversed"},

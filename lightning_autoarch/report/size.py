@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from lightning_autoarch.report.facts import Ledger
 from lightning_autoarch.report.page import Plots, nothing, section
-from lightning_autoarch.report.plot import BLUE, ORANGE, figure, points, robust_range, scatter, score_of, stderr_of
+from lightning_autoarch.report.plot import (
+    BLUE,
+    ORANGE,
+    figure,
+    plain,
+    points,
+    robust_range,
+    scatter,
+    score_of,
+    stderr_of,
+)
 from lightning_autoarch.search.leaderboard import count, real
 
 if TYPE_CHECKING:
@@ -26,7 +35,7 @@ def size(ledger: Ledger, plots: Plots) -> str:
 
 def size_figure(ledger: Ledger) -> go.Figure | None:
     """Score against the number of parameters, and the line that no smaller model beats; None without two sizes."""
-    sized = [trial for trial in ledger.ranked if real(trial.user_attrs.get("params"))]
+    sized = [trial for trial in ledger.ranked if (real(trial.user_attrs.get("params")) or 0) > 0]
     if len({_size(trial) for trial in sized}) < 2:
         return None
     front = pareto_front(sized, ledger.maximize)
@@ -49,7 +58,7 @@ def size_figure(ledger: Ledger) -> go.Figure | None:
     return figure(
         traces,
         x="parameters of the module",
-        y=escape(ledger.score),
+        y=plain(ledger.score, 40),
         xaxis={"type": "log" if wide else "linear", **ticks},
         yaxis={
             "range": robust_range(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 from lightning_autoarch.report.calibration import (
@@ -26,6 +25,7 @@ from lightning_autoarch.report.plot import (
     ORANGE,
     RED,
     figure,
+    plain,
     robust_range,
     scatter,
     score_of,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 MIN_PROPOSALS = 5
+MAX_DRAWN = 300
 
 
 def surrogate(ledger: Ledger, plots: Plots) -> str:
@@ -45,7 +46,9 @@ def surrogate(ledger: Ledger, plots: Plots) -> str:
         return section(title, nothing("No complete trial holds an expected score; model-based proposals do."))
     unknown = sum(expected_of(trial) is not None for trial in ledger.trials) - len(proposals)
     body = f"<p>{_error_words(ledger, proposals)}</p>"
-    body += plots.place(expected_by_trial(ledger, proposals), "Expected and observed score by trial")
+    if len(proposals) > MAX_DRAWN:
+        body += nothing(f"Drawn are the last {MAX_DRAWN}.")
+    body += plots.place(expected_by_trial(ledger, proposals[-MAX_DRAWN:]), "Expected and observed score by trial")
     if unknown:
         body += nothing(f"Of {unknown} more the final score is not known: they did not end, failed, or were pruned.")
     if len(proposals) < MIN_PROPOSALS:
@@ -106,7 +109,7 @@ def expected_by_trial(ledger: Ledger, proposals: Sequence[Proposal]) -> go.Figur
             traces.append(_came([p.number for p in chosen], chosen, name, colour))
     ends = [p.mean + side * half_width(p.std, 0.95) for p in proposals for side in (-1, 1)]
     view = robust_range([*ends, *(p.observed for p in proposals)], ledger.maximize)
-    return figure(traces, x="trial", y=escape(ledger.score), yaxis={"range": view})
+    return figure(traces, x="trial", y=plain(ledger.score, 40), yaxis={"range": view})
 
 
 def expected_against_observed(ledger: Ledger, proposals: Sequence[Proposal]) -> go.Figure:
@@ -114,7 +117,7 @@ def expected_against_observed(ledger: Ledger, proposals: Sequence[Proposal]) -> 
     points = _came([p.mean for p in proposals], proposals, "proposals", BLUE)
     points.error_x = {"array": [p.std for p in proposals], "color": FAINT, "thickness": 1.2, "width": 0}
     view = robust_range([*(p.observed for p in proposals), *(p.mean for p in proposals)], ledger.maximize)
-    score = escape(ledger.score)
+    score = plain(ledger.score, 30)
     return figure(
         [_diagonal(*view), points],
         x=f"{score} expected",

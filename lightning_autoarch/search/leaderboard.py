@@ -66,11 +66,13 @@ def number(value: float) -> str:
 
 
 def fixed(value: float) -> str:
-    """Four significant digits, trailing zeros kept: scores under one another line up.
+    """Four decimals, or four significant digits where that says too little or too much: scores line up.
 
-    >>> [fixed(x) for x in (0.9, 12.5, 1234.5, 3e-5)]
-    ['0.9000', '12.50', '1234', '3.000e-05']
+    >>> [fixed(x) for x in (0.9, 0.05, 12.5, 1234.5, 3e-5)]
+    ['0.9000', '0.0500', '12.50', '1234', '3.000e-05']
     """
+    if 1e-3 <= abs(value) < 10 or value == 0:
+        return f"{value:.4f}"
     return f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:#.4g}"
 
 
