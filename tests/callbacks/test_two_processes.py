@@ -1,0 +1,86 @@
+"""Two processes search one study at once: every trial once, the total kept, both end with the same winner."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nets
+import optuna
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = """
+import json, sys, nets
+from lightning_autoarch import ArchitectureSearch
+callback = ArchitectureSearch(nets.SPACE, monitor="val_loss", n_trials=8, storage=sys.argv[1], directory=sys.argv[2])
+module = nets.Net()
+nets.trainer(sys.argv[2], callback, max_epochs=2).fit(module, *nets.loaders())
+print(json.dumps({"best": callback.best_architecture, "trials": len(callback.study.trials)}))
+"""
+
+
+@pytest.fixture
+def postgresql(tmp_path: Path) -> Iterator[str]:
+    programs = [shutil.which(name) for name in ("initdb", "pg_ctl")]
+    if not all(programs):
+        pytest.skip("PostgreSQL (initdb, pg_ctl) is not installed")
+    pytest.importorskip("psycopg2", reason="psycopg2, the driver of PostgreSQL, is not installed")
+    initdb, pg_ctl = programs
+    data, socket = tmp_path / "pg", tmp_path / "s"
+    socket.mkdir()
+    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    if user:
+        for directory in (tmp_path, socket, *tmp_path.parents):
+            if Path("/tmp") in directory.parents:
+                directory.chmod(0o777)
+    subprocess.run([*user, initdb, "-D", data, "-A", "trust", "-U", "tester"], check=True, capture_output=True)
+    options = f"-k {socket} -c listen_addresses='' -c fsync=off"
+    quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+    subprocess.run([*user, pg_ctl, "-D", data, "-w", "-o", options, "-l", data / "log", "start"], **quiet)
+    yield f"postgresql+psycopg2://tester@/postgres?host={socket}"
+    subprocess.run([*user, pg_ctl, "-D", data, "-m", "fast", "-t", "120", "stop"], **quiet)
+
+
+def run_two(storage: str, directory: Path) -> list[dict[str, Any]]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(nets.__file__).parent), *sys.path[1:]])}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, storage, str(directory)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    results = []
+    for process in started:
+        out, error = process.communicate()
+        assert process.returncode == 0, error
+        results.append(json.loads(out.splitlines()[-1]))
+    return results
+
+
+def check(storage: str, results: list[dict[str, Any]]) -> None:
+    study = optuna.load_study(study_name="Net", storage=storage)
+    counted = [t for t in study.trials if "architecture" in t.user_attrs]
+    assert len(counted) == 8
+    assert all(t.state.name == "COMPLETE" for t in counted)
+    assert len({str(t.user_attrs["architecture"]) for t in counted}) == 8
+    pids = {t.user_attrs["owner"]["pid"] for t in counted}
+    assert len(pids) == 2, "one process did everything"
+    assert all(result["best"] is not None for result in results)
+
+
+def test_sqlite(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/study.db"
+    check(storage, run_two(storage, tmp_path))
+
+
+def test_postgresql(tmp_path: Path, postgresql: str) -> None:
+    check(postgresql, run_two(postgresql, tmp_path / "search"))
