@@ -65,12 +65,16 @@ class Problem:
 
 @dataclass
 class Candidates:
-    """Architectures that may be proposed, with their true facts, and the rows looked at so far."""
+    """Architectures that may be proposed, with their true facts and log EI, and the rows asked about so far."""
 
+    rows: Array
+    Z: Array
+    values: Array
     asked: set[bytes] = field(default_factory=set)
-    flats: list[Flat] = field(default_factory=list)
-    rows: list[Array] = field(default_factory=list)
-    Z: list[Array] = field(default_factory=list)
+
+    @classmethod
+    def none(cls, problem: Problem) -> Candidates:
+        return cls(problem.rows[:0], problem.Z[:0], np.zeros(0))
 
 
 def propose(
@@ -84,24 +88,22 @@ def propose(
         budget: see `admit`.
         rng: the only source of randomness.
     """
-    screen, observed = _screen(problem), _leaders(problem.surrogate.predict(problem.Z)[0], PARENTS)
-    incumbents, found = problem.rows[observed], Candidates()
+    screen, found = _screen(problem), Candidates.none(problem)
+    incumbents = problem.rows[_leaders(problem.surrogate.predict(problem.Z)[0], PARENTS)]
     pool, step = _first_pool(problem.encoding, incumbents, rng), FIRST_STEP
     for round_ in range(ROUNDS):
         Z = np.hstack([problem.encoding.embed(pool), _predicted_facts(problem, found, pool)])
         order = np.argsort(-screen(Z), kind="stable")
-        _admit(problem, admit, pool[order], budget * (round_ + 1) // ROUNDS - budget * round_ // ROUNDS, found)
-        parents = incumbents
-        if found.rows:
-            parents = np.array(found.rows)[_leaders(screen(np.array(found.Z)), PARENTS)]
+        share = budget * (round_ + 1) // ROUNDS - budget * round_ // ROUNDS
+        _admit(problem, admit, pool[order], share, found, screen)
+        parents = found.rows[_leaders(found.values, PARENTS)] if len(found.rows) else incumbents
         step /= 2.0
         pool = _next_pool(problem.encoding, parents, incumbents, step, rng)
-    if not found.rows:
+    if len(found.rows) == 0:
         return None
-    Z = np.array(found.Z)
-    short = _leaders(screen(Z), SHORT_LIST)
-    best = short[int(np.argmax(noisy_improvement(problem, Z[short], int(rng.integers(2**31)))))]
-    return found.flats[best], Z[best]
+    short = _leaders(found.values, SHORT_LIST)
+    best = short[int(np.argmax(noisy_improvement(problem, found.Z[short], int(rng.integers(2**31)))))]
+    return problem.encoding.decode(found.rows[best]), found.Z[best]
 
 
 def noisy_improvement(problem: Problem, Z: Array, seed: int) -> Array:  # (c, columns) -> (c,)
@@ -183,28 +185,35 @@ def _pick(rows: Array, n: int, rng: np.random.Generator) -> Array:
     return rows[rng.integers(len(rows), size=n)]
 
 
-def _admit(problem: Problem, admit: Admit, rows: Array, budget: int, found: Candidates) -> None:
+def _admit(
+    problem: Problem, admit: Admit, rows: Array, budget: int, found: Candidates, screen: Callable[[Array], Array]
+) -> None:
     """Asks about the first `budget` new rows, and keeps those that may be proposed."""
+    kept: list[Array] = []
+    facts: list[Array] = []
     for row in rows:
         if budget <= 0:
-            return
+            break
         flat = problem.encoding.decode(row)
         if row.tobytes() in found.asked or flat_key(flat) in problem.seen:
             continue
         found.asked.add(row.tobytes())
-        facts = admit(flat)
+        answer = admit(flat)
         budget -= 1
-        if facts is not None:
-            found.flats.append(flat)
-            found.rows.append(row)
-            found.Z.append(np.concatenate([problem.encoding.embed(row[None])[0], facts]))
+        if answer is not None:
+            kept.append(row)
+            facts.append(answer)
+    if kept:
+        Z = np.hstack([problem.encoding.embed(np.array(kept)), np.array(facts)])
+        found.rows, found.Z = np.vstack([found.rows, kept]), np.vstack([found.Z, Z])
+        found.values = np.concatenate([found.values, screen(Z)])
 
 
 def _predicted_facts(problem: Problem, found: Candidates, rows: Array) -> Array:  # (n, m)
     """Ridge regression of the (standardised) facts on the embedding; no facts, no columns."""
     if problem.n_facts == 0:
         return np.zeros((len(rows), 0))
-    known = np.vstack([problem.Z, *[z[None] for z in found.Z]])
+    known = np.vstack([problem.Z, found.Z])
     E, F = known[:, : -problem.n_facts], known[:, -problem.n_facts :]
     center, middle = E.mean(0), F.mean(0)
     C = E - center

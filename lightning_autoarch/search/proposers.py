@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Feasible: TypeAlias = Callable[[dict[str, Any]], bool]
 MAX_DRAWS = 10_000  # random architectures looked at before a search gives up
-DRAWS_BEFORE_ENUMERATION = 200  # rejected draws after which a small finite space is enumerated
+DRAWS_AT_ONCE = 200  # after as many rejected draws a small finite space is enumerated
 ENUMERABLE = 50_000  # architectures in a small finite space
 
 
@@ -48,6 +48,7 @@ class ArchitectureSampler(BaseSampler):
             raise SearchError(f"Expected `seed` to be a whole number >= 0, got {seed!r}.")
         self.space, self.feasible, self.seed = space, feasible, seed
         self._feasible_memo: dict[FlatKey, bool] = {}
+        self._small: bool | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         if len(study.directions) > 1:
@@ -87,14 +88,15 @@ class ArchitectureSampler(BaseSampler):
             SpaceExhausted: a small finite space has none left.
             SearchError: none among `MAX_DRAWS` random ones.
         """
-        for i in range(MAX_DRAWS):
-            if i == DRAWS_BEFORE_ENUMERATION and self._is_small():
+        for i in range(MAX_DRAWS // DRAWS_AT_ONCE):
+            for row in encoding.random(DRAWS_AT_ONCE, rng):
+                flat = encoding.decode(row)
+                if flat_key(flat) not in seen and self.is_feasible(flat):
+                    return flat
+            if i == 0 and self.space is None and self.feasible is None:
+                return flat  # nobody knows the whole space of a plain study: repeat rather than stop
+            if i == 0 and self._is_small():
                 return self._enumerated_new(seen, rng)
-            flat = encoding.decode(encoding.random(1, rng)[0])
-            if flat_key(flat) not in seen and self.is_feasible(flat):
-                return flat
-            if self.space is None and self.feasible is None and i == DRAWS_BEFORE_ENUMERATION:
-                return flat  # of a plain study nobody knows the whole space: repeat rather than stop
         raise SearchError(
             f"None of {MAX_DRAWS} random architectures is feasible and new: relax the constraints or widen the space."
         )
@@ -108,7 +110,9 @@ class ArchitectureSampler(BaseSampler):
         return infer_nodes(trials) if self.space is None else self.space.nodes
 
     def _is_small(self) -> bool:
-        return self.space is not None and self.space.cardinality(ENUMERABLE) <= ENUMERABLE
+        if self._small is None:
+            self._small = self.space is not None and self.space.cardinality(ENUMERABLE) <= ENUMERABLE
+        return self._small
 
     def _enumerated_new(self, seen: frozenset[FlatKey], rng: np.random.Generator) -> Flat:
         assert self.space is not None
@@ -162,6 +166,10 @@ class SeededByTrial(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        # Asked twice: NSGA-II caches a generation's parents in the study and reads them back in another order, so the
+        # first call would differ from that of a restarted process.
+        self._of(trial.number).sample_relative(study, trial, search_space)
+        self._made = None
         return self._of(trial.number).sample_relative(study, trial, search_space)
 
     def sample_independent(
