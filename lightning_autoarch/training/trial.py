@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.memory import is_oom_error
 
 from lightning_autoarch.errors import SearchError
@@ -141,9 +142,12 @@ def _fit(trainer: Trainer, module: LightningModule, data: Mapping[str, Any], ckp
     resume: dict[str, Any] = {} if ckpt_path is None else {"ckpt_path": ckpt_path, "weights_only": False}
     try:
         trainer.fit(module, **data, **resume)
-    except SystemExit as exit_:  # what Lightning makes of Ctrl-C
-        if not trainer.interrupted:
-            raise RuntimeError(f"the candidate called sys.exit({exit_.code})") from exit_
+    except SIGTERMException:  # a cluster takes the machine back
+        raise
+    except SystemExit as exit_:
+        if isinstance(exit_.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
+        raise RuntimeError(f"the candidate called sys.exit({exit_.code})") from exit_
     if trainer.interrupted:
         raise KeyboardInterrupt
 
