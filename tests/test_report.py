@@ -24,12 +24,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lightning_autoarch.report import ReportError, influence, open_study, render_report, write_report
 from lightning_autoarch.report.calibration import Proposal, chance_band, guessing_error, inside, verdict
-from lightning_autoarch.report.facts import expected_of, read_ledger
+from lightning_autoarch.report.facts import expected_of, origin_of, read_record
 from lightning_autoarch.report.influence import best_trials, importances, parameters
 from lightning_autoarch.report.plot import robust_range
 from lightning_autoarch.report.size import pareto_front
 from lightning_autoarch.report.source import sqlite_uri
-from lightning_autoarch.report.surrogate import proposals_of
 from lightning_autoarch.search.leaderboard import fate, leaderboard, ranked
 from lightning_autoarch.search.space import SearchSpace
 
@@ -493,8 +492,10 @@ class TestLeaderboard:
             study.add_trial(trial_of(value))
         study.add_trial(trial_of(0.9, duplicate_of=1))
         study.add_trial(create_trial(value=0.95, constraints={"size": 1.0}))
+        study.add_trial(trial_of(state=TrialState.FAIL, refused="11,000 parameters, more than 10,000"))
         assert [trial.number for trial in ranked(study)] == [1, 3, 0]
-        assert [fate(trial) for trial in study.trials[2:]] == ["failed", "complete", "duplicate", "infeasible"]
+        fates = ["failed", "complete", "duplicate", "infeasible", "refused"]
+        assert [fate(trial) for trial in study.trials[2:]] == fates
 
     def test_foreign_text_stays_on_its_line(self):
         study = optuna.create_study()
@@ -538,10 +539,11 @@ class TestCalibration:
         assert expected_of(trial_of(1.0, expected={"mean": math.nan, "std": 0.1})) is None
         assert expected_of(trial_of(1.0)) is None
 
-    def test_standard_error_widens_what_was_expected(self):
-        study = optuna.create_study()
-        study.add_trial(trial_of(1.0, expected={"mean": 1.0, "std": 0.3}, stderr=0.4))
-        assert proposals_of(read_ledger(study))[0].std == pytest.approx(0.5)
+    def test_origin(self):
+        proposed = {"autoarch:proposal": {"origin": "random"}}
+        assert origin_of(create_trial(value=1.0, system_attrs=proposed)) == "random"
+        assert origin_of(create_trial(value=1.0, system_attrs={**proposed, "fixed_params": {"x": 1}})) == "enqueued"
+        assert origin_of(trial_of(1.0)) == ""
 
 
 class TestInfluence:
@@ -559,8 +561,8 @@ class TestInfluence:
                 params["depth"], space["depth"] = depth, IntDistribution(1, 8)
             value = abs(depth - 3) if kind == "tree" else 4.0
             study.add_trial(create_trial(value=value + 0.01 * noise, params=params, distributions=space))
-        ledger = read_ledger(study)
-        figure, values = importances(ledger, parameters(ledger))
+        record = read_record(study)
+        figure, values = importances(record, parameters(record))
         assert sum(values.values()) == pytest.approx(1)
         assert next(iter(values)) == "depth"
         having = sum(trial.params["kind"] == "tree" for trial in study.trials)
@@ -570,7 +572,7 @@ class TestInfluence:
         study = optuna.create_study()
         for i in range(20):
             study.add_trial(trial_of(0.0 if i < 9 else 1.0))
-        assert best_trials(read_ledger(study)) == 9
+        assert best_trials(read_record(study)) == 9
 
     def test_parameters_of_one_value_are_left_out_and_named(
         self,
@@ -584,7 +586,7 @@ class TestInfluence:
                     distributions={"x": FloatDistribution(0, 1), "fixed": FloatDistribution(0, 1)},
                 )
             )
-        assert parameters(read_ledger(study)) == ["x"]
+        assert parameters(read_record(study)) == ["x"]
         assert "fewer than two values: fixed." in Page(render_report(study)).words
 
 

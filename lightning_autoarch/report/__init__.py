@@ -1,6 +1,6 @@
 """A study as one HTML page: what was searched, how it went, what came out, and whether the surrogate could be believed.
 
-    study or file ─► source (opened, never made) ─► facts (a ledger) ─► sections (words, tables, figures) ─► page
+    study or file ─► source (opened, never made) ─► facts (a `Record`) ─► sections (words, tables, figures) ─► page
 
 The page needs no network: plotly.js stands in it once.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_autoarch.report import influence, overview, progress, ranking, size, surrogate
-from lightning_autoarch.report.facts import read_ledger
+from lightning_autoarch.report.facts import read_record
 from lightning_autoarch.report.page import Plots, page
 from lightning_autoarch.report.source import ReportError, open_study, study_file
 
@@ -73,6 +73,6 @@ def render_report(study: Study | str | os.PathLike[str], *, study_name: str | No
     """The report of a study as the text of an HTML page; see `write_report`."""
     if importlib.util.find_spec("plotly") is None:
         raise ReportError('A report needs plotly: pip install "lightning-autoarch[report]"')
-    ledger, plots = read_ledger(open_study(study, study_name=study_name)), Plots()
-    body = "\n".join(section(ledger, plots) for section in SECTIONS)
-    return page(ledger.name, body, plots)
+    record, plots = read_record(open_study(study, study_name=study_name)), Plots()
+    body = "\n".join(section(record, plots) for section in SECTIONS)
+    return page(record.name, body, plots)

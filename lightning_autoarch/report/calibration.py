@@ -24,7 +24,7 @@ class Proposal:
 
     number: int
     mean: float
-    std: float  # of the score, its own standard error included
+    std: float  # of the score as observed, noise included
     observed: float
 
     @property

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ledger:
-    """A study's trials, sorted out."""
+class Record:
+    """A study's trials, sorted by what became of them."""
 
     name: str
     score: str  # what the score is called
@@ -51,10 +51,10 @@ class Ledger:
         return found
 
 
-def read_ledger(study: Study) -> Ledger:
-    """The ledger of a study with one objective."""
+def read_record(study: Study) -> Record:
+    """The record of a study with one objective."""
     metric = (study.metric_names or ["score"])[0]
-    return Ledger(
+    return Record(
         name=study.study_name,
         score=str(study.user_attrs.get("autoarch:monitor", metric)),
         maximize=study.direction.name == "MAXIMIZE",
@@ -62,6 +62,15 @@ def read_ledger(study: Study) -> Ledger:
         trials=tuple(study.get_trials(deepcopy=False)),
         ranked=tuple(ranked(study)),
     )
+
+
+def origin_of(trial: FrozenTrial) -> str:
+    """Where the architecture came from: `random`, `bayesian`, `enqueued`; empty where that is not known."""
+    proposal = trial.system_attrs.get("autoarch:proposal")
+    proposed = proposal.get("origin", "") if isinstance(proposal, Mapping) else ""
+    if "fixed_params" in trial.system_attrs:  # Optuna's mark of an enqueued trial
+        proposed = "enqueued"
+    return str(trial.user_attrs.get("origin") or proposed)
 
 
 def expected_of(trial: FrozenTrial) -> tuple[float, float] | None:
@@ -86,9 +95,9 @@ def last_value(trial: FrozenTrial) -> tuple[int, float] | None:
     return curve[-1] if curve else None
 
 
-def step_word(ledger: Ledger) -> str:
+def step_word(record: Record) -> str:
     """What a step of the intermediate values is in this study."""
-    attrs = [trial.user_attrs for trial in ledger.trials]
+    attrs = [trial.user_attrs for trial in record.trials]
     if any("fold_scores" in a for a in attrs):
         return "fold"
     return "epoch" if any("epochs" in a for a in attrs) else "step"
@@ -101,6 +110,8 @@ def reason_of(trial: FrozenTrial, step: str) -> str:
         return str(trial.user_attrs.get("error") or failure_kind(trial))
     if kind == "duplicate":
         return f"the same architecture as trial {trial.user_attrs['duplicate_of']}, not trained again"
+    if kind == "refused":
+        return str(trial.user_attrs["refused"])
     if kind == "infeasible":
         broken = ", ".join(name for name, value in trial.constraints.items() if value > 0)
         return f"breaks a constraint: {broken}"

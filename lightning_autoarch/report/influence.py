@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from html import escape, unescape
 from typing import TYPE_CHECKING, Any
 
-from lightning_autoarch.report.facts import Ledger
+from lightning_autoarch.report.facts import Record
 from lightning_autoarch.report.page import Plots, nothing, section
 from lightning_autoarch.report.plot import BLUE, GREY, ORANGE, plain, robust_range, score_of, styled
 
@@ -32,69 +32,69 @@ MIN_TRIALS_FOR_IMPORTANCE = 8
 BEST_TRIALS_FOR_IMPORTANCE = 5  # Optuna's advice: at least five trials above the quantile
 
 
-def influence(ledger: Ledger, plots: Plots) -> str:
+def influence(record: Record, plots: Plots) -> str:
     """Importances, then parallel coordinates of the most important parameters."""
-    title, names = "Which parameters matter", parameters(ledger)
+    title, names = "Which parameters matter", parameters(record)
     if not names:
         return section(title, nothing("That takes complete trials that differ in a parameter."))
-    body, order = _importance(ledger, names, plots)
-    trials = _near(ledger)[:MAX_LINES]
+    body, order = _importance(record, names, plots)
+    trials = _near(record)[:MAX_LINES]
     axes = [name for name in order if any(name in trial.params for trial in trials)][:MAX_COORDINATES]
     words = "A line is a complete trial, grey to blue to orange the better it is. It passes <i>inactive</i> where "
     words += "the trial does not have the parameter."
     if len(axes) < len(order):
         words += f" Drawn are {len(axes)} of {len(order)} parameters, the most important where that is known."
-    if len(trials) < len(ledger.ranked):
+    if len(trials) < len(record.ranked):
         words += f" Drawn are the best {len(trials)} trials."
     body += f"<h3>Parallel coordinates</h3>{nothing(words)}" + plots.place(
-        parallel_coordinates(ledger, trials, axes),
+        parallel_coordinates(record, trials, axes),
         "Parallel coordinates of the complete trials",
         min_width=AXIS_PIXELS * (len(axes) + 2),
     )
     return section(title, body)
 
 
-def _near(ledger: Ledger) -> list[FrozenTrial]:
+def _near(record: Record) -> list[FrozenTrial]:
     """The complete trials but for scores so far off that they would squeeze all others into one colour."""
-    low, high = robust_range([score_of(trial) for trial in ledger.ranked], ledger.maximize)
-    return [trial for trial in ledger.ranked if low <= score_of(trial) <= high]
+    low, high = robust_range([score_of(trial) for trial in record.ranked], record.maximize)
+    return [trial for trial in record.ranked if low <= score_of(trial) <= high]
 
 
 def _importance(
-    ledger: Ledger, names: list[str], plots: Plots
+    record: Record, names: list[str], plots: Plots
 ) -> tuple[str, list[str]]:  # HTML, the names with the most important first
-    n, best = len(ledger.ranked), best_trials(ledger)
+    n, best = len(record.ranked), best_trials(record)
     if n < MIN_TRIALS_FOR_IMPORTANCE:
         return nothing(f"Importance takes {MIN_TRIALS_FOR_IMPORTANCE} complete trials; there are {n}."), names
     if best == n:
         return nothing("Most complete trials have the same score: no parameter sets the best apart."), names
-    drawn, values = importances(ledger, names)
+    drawn, values = importances(record, names)
     words = nothing(
         f"How differently the best {best} of {n} complete trials choose a parameter than all of them do "
         "(conditional PED-ANOVA). A parameter that only some trials have is judged among those, and counts the "
         "more, the oftener the best have it; its label says how many trials that is. With few trials the order "
         "is a hint, no more."
     )
-    return words + plots.place(drawn, "Importance of each parameter") + _left_out(ledger, names), list(values)
+    return words + plots.place(drawn, "Importance of each parameter") + _left_out(record, names), list(values)
 
 
-def _left_out(ledger: Ledger, names: list[str]) -> str:
-    left = [f"<code>{escape(name)}</code>" for name in ledger.distributions if name not in names]
+def _left_out(record: Record, names: list[str]) -> str:
+    left = [f"<code>{escape(name)}</code>" for name in record.distributions if name not in names]
     why = "of which the complete trials show fewer than two values"
     return nothing(f"Left out are parameters {why}: {', '.join(left)}.") if left else ""
 
 
 def parallel_coordinates(
-    ledger: Ledger,
+    record: Record,
     trials: Sequence[FrozenTrial],
     names: Sequence[str],
 ) -> go.Figure:
     """Optuna's parallel coordinates, recoloured from grey to the best in orange, the best on top."""
     from optuna.visualization import plot_parallel_coordinate
 
-    score = plain(ledger.score, 40)
+    score = plain(record.score, 40)
     with _quiet_optuna():
-        study = _escaped_study(ledger, trials, _axis)
+        study = _escaped_study(record, trials, _axis)
         drawn = plot_parallel_coordinate(study, params=[plain(name) for name in names], target_name=score)
     axes = sorted(names, key=plain)
     partial = {i for i, name in enumerate(axes, start=1) if any(name not in trial.params for trial in trials)}
@@ -106,7 +106,7 @@ def parallel_coordinates(
         annotation.font = {"size": 11}
     lines = [trace for trace in drawn.data if trace.mode == "lines"]
     for line in lines:
-        merit = line.y[0] if ledger.maximize else 1 - line.y[0]
+        merit = line.y[0] if record.maximize else 1 - line.y[0]
         line.update(line={"color": _merit_colour(merit), "width": 1 + merit}, opacity=0.35 + 0.6 * merit)
     bar = {"thickness": 12, "title": {"text": score, "side": "right"}}
     scale = {"colorscale": [[i / 2, colour] for i, colour in enumerate(SCALE)], "colorbar": bar}
@@ -114,7 +114,11 @@ def parallel_coordinates(
     for trace in others:
         trace.update(marker=scale)
     drawn.data = [*sorted(lines, key=lambda line: line.line.width), *others]
-    ticks = {"tickangle": -35, "showgrid": False, "ticktext": [plain(name, 22) for name in (ledger.score, *axes)]}
+    ticks = {
+        "tickangle": -35,
+        "showgrid": False,
+        "ticktext": [plain(record.score, 14), *(plain(name, 22) for name in axes)],
+    }
     return styled(drawn, height=440, xaxis=ticks, margin={"t": 16, "b": 90})
 
 
@@ -129,7 +133,7 @@ def _merit_colour(merit: float) -> str:
 
 
 def importances(
-    ledger: Ledger, names: list[str]
+    record: Record, names: list[str]
 ) -> tuple[go.Figure, dict[str, float]]:  # the share of each name, the largest first
     """Optuna's importances as bars. (Its own plot copies every trial once a parameter: a minute at 5,000 trials.)
 
@@ -140,9 +144,9 @@ def importances(
     import plotly.graph_objects as go
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-    n, escaped = len(ledger.ranked), {plain(name): name for name in sorted(names)}
+    n, escaped = len(record.ranked), {plain(name): name for name in sorted(names)}
     evaluator = PedAnovaImportanceEvaluator(target_quantile=_quantile(n))
-    study = _escaped_study(ledger, ledger.ranked)
+    study = _escaped_study(record, record.ranked)
     with _quiet_optuna(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a parameter is in few trials: the labels say so
         found = get_param_importances(study, evaluator=evaluator, params=list(escaped))
@@ -150,7 +154,7 @@ def importances(
     shown = list(values)[:MAX_BARS][::-1]  # plotly draws the first bar at the bottom
     bars = go.Bar(
         x=[values[name] for name in shown],
-        y=[_bar_label(name, sum(name in trial.params for trial in ledger.ranked), n) for name in shown],
+        y=[_bar_label(name, sum(name in trial.params for trial in record.ranked), n) for name in shown],
         text=[f"{values[name]:.2f}" if values[name] >= 0.01 else "<0.01" for name in shown],
         textposition="outside",
         cliponaxis=False,
@@ -168,20 +172,20 @@ def importances(
     return drawn, values
 
 
-def best_trials(ledger: Ledger) -> int:
+def best_trials(record: Record) -> int:
     """How many trials importance sets apart from all: a tenth, at least five, and those that tie with the last."""
-    scores = [trial.value for trial in ledger.ranked]
+    scores = [trial.value for trial in record.ranked]
     last = scores[math.ceil(_quantile(len(scores)) * len(scores)) - 1]
     return len(scores) - scores[::-1].index(last)
 
 
-def parameters(ledger: Ledger) -> list[str]:
+def parameters(record: Record) -> list[str]:
     """The parameters of which the complete trials show at least two values."""
     values: dict[str, set[str]] = {}
-    for trial in ledger.ranked:
+    for trial in record.ranked:
         for name, value in trial.params.items():
             values.setdefault(name, set()).add(repr(value))
-    return [name for name in ledger.distributions if len(values.get(name, ())) > 1]
+    return [name for name in record.distributions if len(values.get(name, ())) > 1]
 
 
 def _quantile(n: int) -> float:
@@ -193,7 +197,7 @@ def _bar_label(name: str, having: int, of: int) -> str:
 
 
 def _escaped_study(
-    ledger: Ledger,
+    record: Record,
     trials: Sequence[FrozenTrial],
     convert: Callable[[BaseDistribution], BaseDistribution] = lambda distribution: distribution,
 ) -> Study:
@@ -202,7 +206,7 @@ def _escaped_study(
     from optuna.trial import create_trial
 
     with _quiet_optuna():
-        study = create_study(direction="maximize" if ledger.maximize else "minimize")
+        study = create_study(direction="maximize" if record.maximize else "minimize")
         for trial in sorted(trials, key=lambda trial: trial.number):
             study.add_trial(
                 create_trial(

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_autoarch.report.facts import Ledger
+from lightning_autoarch.report.facts import Record
 from lightning_autoarch.report.page import Plots, nothing, section, table
 from lightning_autoarch.search.leaderboard import (
     architecture_of,
@@ -29,38 +29,38 @@ if TYPE_CHECKING:
 MAX_NAMES = 8
 
 
-def summary(ledger: Ledger, plots: Plots) -> str:
+def summary(record: Record, plots: Plots) -> str:
     """What was searched, what came of it, and where the winner is."""
-    head = f'<p class="eyebrow">Architecture search</p>\n<h1>{escape(ledger.name)}</h1>\n'
-    best, names = ledger.best, _names(ledger)
-    text = f"This search {'maximises' if ledger.maximize else 'minimises'} <code>{escape(ledger.score)}</code>"
+    head = f'<p class="eyebrow">Architecture search</p>\n<h1>{escape(record.name)}</h1>\n'
+    best, names = record.best, _names(record)
+    text = f"This search {'maximises' if record.maximize else 'minimises'} <code>{escape(record.score)}</code>"
     if names:
         more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
         text += f" over {', '.join(f'<code>{escape(name)}</code>' for name in names[:MAX_NAMES])}{more}"
-    if not ledger.trials:
+    if not record.trials:
         return f"{head}<p>{text}. It holds no trial yet.</p>"
-    text += f". Of {_n(len(ledger.trials), 'trial')}: {escape(tally(ledger.trials))}."
+    text += f". Of {_n(len(record.trials), 'trial')}: {escape(tally(record.trials))}."
     if best is None:
         return f"{head}<p>{text} None is complete, so there is no best architecture.</p>"
-    text += f" The best is trial {best.number}: {escape(ledger.score)} {score_text(best)}."
-    return f"{head}<p>{text}</p>\n{_tiles(ledger, best)}\n{_winner(best)}"
+    text += f" The best is trial {best.number}: {escape(record.score)} {score_text(best)}."
+    return f"{head}<p>{text}</p>\n{_tiles(record, best)}\n{_winner(best)}"
 
 
-def space(ledger: Ledger, plots: Plots) -> str:
+def space(record: Record, plots: Plots) -> str:
     """What was searched: every parameter, and the space as it was given."""
-    best = ledger.best.params if ledger.best else {}
+    best = record.best.params if record.best else {}
     rows = [
         [
             f"<code>{escape(name)}</code>",
             escape(_values(distribution)),
-            str(sum(name in trial.params for trial in ledger.trials)),
+            str(sum(name in trial.params for trial in record.trials)),
             escape(in_one_line(best[name])) if name in best else "",
         ]
-        for name, distribution in ledger.distributions.items()
+        for name, distribution in record.distributions.items()
     ]
     header = ["parameter", "values", "trials that have it", "in the best"]
     body = table(header, rows, text_columns=(1,), word_columns=(0, 3)) if rows else ""
-    stored = ledger.attrs.get("autoarch:space")
+    stored = record.attrs.get("autoarch:space")
     if isinstance(stored, Mapping):
         given = f"<summary>The space as given</summary><pre>{escape(as_yaml(stored))}</pre>"
         body += f"<details{'' if rows else ' open'}>{given}</details>"
@@ -85,12 +85,12 @@ def as_yaml(value: Mapping[str, Any]) -> str:
     return "".join(lines).rstrip() or "{}"
 
 
-def _tiles(ledger: Ledger, best: FrozenTrial) -> str:
+def _tiles(record: Record, best: FrozenTrial) -> str:
     params, flops = real(best.user_attrs.get("params")), real(best.user_attrs.get("flops"))
     tiles = [
-        (score_text(best), f"best {escape(ledger.score)}"),
-        (f"{len(ledger.ranked)} of {len(ledger.trials)}", "trials complete"),
-        (duration(ledger.seconds), "training time of all trials"),
+        (score_text(best), f"best {escape(record.score)}"),
+        (f"{len(record.ranked)} of {len(record.trials)}", "trials complete"),
+        (duration(record.seconds), "training time of all trials"),
     ]
     if params is not None:
         work = f", {count(flops)} FLOPs" if flops is not None else ""
@@ -115,10 +115,10 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _names(ledger: Ledger) -> list[str]:
+def _names(record: Record) -> list[str]:
     """What was searched, by the names of the space as it was given; else by those of the trials."""
-    stored = ledger.attrs.get("autoarch:space")
-    return [str(name) for name in (stored if isinstance(stored, Mapping) else ledger.distributions)]
+    stored = record.attrs.get("autoarch:space")
+    return [str(name) for name in (stored if isinstance(stored, Mapping) else record.distributions)]
 
 
 def _values(distribution: BaseDistribution) -> str:

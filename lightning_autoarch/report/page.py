@@ -188,6 +188,6 @@ details { margin: .6rem 0; } summary { cursor: pointer; color: var(--accent); }
 @media print { :root { color-scheme: light; --ink: #111; --soft: #555; --line: #ccc; --paper: #fff; --card: #f4f4f4;
   --best: #fff6e3; } main { max-width: none; padding: 0; } body { font-size: 11pt; }
   .plot, .tile, .pair, tr, pre, p { break-inside: avoid; }
-  h2, h3, p.note { break-after: avoid; } .modebar { display: none; }
+  h2, h3, p.note, h3 + p { break-after: avoid; } .modebar { display: none; }
   .scroll { overflow: visible; max-height: none; } table { font-size: 8pt; } }
 """

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from lightning_autoarch.report.facts import Ledger, reason_of, step_word
+from lightning_autoarch.report.facts import Record, reason_of, step_word
 from lightning_autoarch.report.page import Plots, nothing, section, table
 from lightning_autoarch.search.leaderboard import (
     architecture_of,
@@ -27,34 +27,34 @@ MAX_ROWS = 200
 MAX_REASON = 240  # characters; an error can be a page long
 
 
-def leaderboard(ledger: Ledger, plots: Plots) -> str:
+def leaderboard(record: Record, plots: Plots) -> str:
     """The ranked trials, then the others and why they are not."""
-    if not ledger.trials:
+    if not record.trials:
         return section("Leaderboard", nothing("There is no trial yet."))
-    header = ["rank", "trial", escape(ledger.score), "epochs", "time", "params", "flops", "architecture"]
+    header = ["rank", "trial", escape(record.score), "epochs", "time", "params", "flops", "architecture"]
     rows = [
         [str(rank), str(trial.number), score_text(trial), *_cost(trial), _architecture(trial)]
-        for rank, trial in enumerate(ledger.ranked[:MAX_ROWS], start=1)
+        for rank, trial in enumerate(record.ranked[:MAX_ROWS], start=1)
     ]
     body = nothing("No trial is complete.")
     if rows:
-        body = table(header, rows, css="wide ranks", text_columns=(7,)) + _more(len(ledger.ranked))
-        body += _block_legend(ledger.ranked[:MAX_ROWS])
-    others = ledger.of("pruned", "failed", "duplicate", "infeasible", "running")
+        body = table(header, rows, css="wide ranks", text_columns=(7,)) + _more(len(record.ranked))
+        body += _block_legend(record.ranked[:MAX_ROWS])
+    others = record.of("pruned", "failed", "infeasible", "running", "duplicate", "refused")
     if others:
-        body += "<h3>Not ranked</h3>" + _not_ranked(others[:MAX_ROWS], step_word(ledger)) + _more(len(others))
+        body += "<h3>Not ranked</h3>" + _not_ranked(others[:MAX_ROWS], step_word(record)) + _more(len(others))
     return section("Leaderboard", body)
 
 
-def failures(ledger: Ledger, plots: Plots) -> str:
+def failures(record: Record, plots: Plots) -> str:
     """Failures grouped by reason, the most frequent first."""
     groups: dict[str, list[FrozenTrial]] = {}
-    for trial in ledger.of("failed"):
+    for trial in record.of("failed"):
         groups.setdefault(failure_kind(trial), []).append(trial)
     if not groups:
         return section("Failures", nothing("No trial failed."))
     rows = [
-        [escape(kind), str(len(trials)), _numbers(trials), _clipped(reason_of(trials[0], step_word(ledger)))]
+        [escape(kind), str(len(trials)), _numbers(trials), _clipped(reason_of(trials[0], step_word(record)))]
         for kind, trials in sorted(groups.items(), key=lambda group: -len(group[1]))
     ]
     header = ["reason", "times", "trials", "for example"]

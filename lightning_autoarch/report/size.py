@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightning_autoarch.report.facts import Ledger
+from lightning_autoarch.report.facts import Record
 from lightning_autoarch.report.page import Plots, nothing, section
 from lightning_autoarch.report.plot import (
     BLUE,
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-def size(ledger: Ledger, plots: Plots) -> str:
+def size(record: Record, plots: Plots) -> str:
     """Score against the number of parameters."""
-    drawn = size_figure(ledger)
+    drawn = size_figure(record)
     if drawn is None:
         return section("Score against size", nothing("That takes complete trials of at least two sizes."))
     return section("Score against size", plots.place(drawn, "Score against the number of parameters"))
 
 
-def size_figure(ledger: Ledger) -> go.Figure | None:
+def size_figure(record: Record) -> go.Figure | None:
     """Score against the number of parameters, and the line that no smaller model beats; None without two sizes."""
-    sized = [trial for trial in ledger.ranked if (real(trial.user_attrs.get("params")) or 0) > 0]
+    sized = [trial for trial in record.ranked if (real(trial.user_attrs.get("params")) or 0) > 0]
     if len({_size(trial) for trial in sized}) < 2:
         return None
-    front = pareto_front(sized, ledger.maximize)
+    front = pareto_front(sized, record.maximize)
     sizes = [_size(trial) for trial in sized]
     traces = [
         points([trial for trial in sized if trial not in front], "complete", BLUE, x=_size),
@@ -58,11 +58,11 @@ def size_figure(ledger: Ledger) -> go.Figure | None:
     return figure(
         traces,
         x="parameters of the module",
-        y=plain(ledger.score, 40),
+        y=plain(record.score, 40),
         xaxis={"type": "log" if wide else "linear", **ticks},
         yaxis={
             "range": robust_range(
-                [score_of(t) + sign * stderr_of(t) for t in sized for sign in (-1, 1)], ledger.maximize
+                [score_of(t) + sign * stderr_of(t) for t in sized for sign in (-1, 1)], record.maximize
             )
         },
     )

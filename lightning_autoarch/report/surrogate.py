@@ -15,7 +15,7 @@ from lightning_autoarch.report.calibration import (
     mean_error,
     verdict,
 )
-from lightning_autoarch.report.facts import Ledger, expected_of
+from lightning_autoarch.report.facts import Record, expected_of
 from lightning_autoarch.report.page import Plots, nothing, section, table
 from lightning_autoarch.report.plot import (
     BLUE,
@@ -30,7 +30,6 @@ from lightning_autoarch.report.plot import (
     scatter,
     score_of,
 )
-from lightning_autoarch.search.leaderboard import real
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -39,21 +38,21 @@ MIN_PROPOSALS = 5
 MAX_DRAWN = 300
 
 
-def surrogate(ledger: Ledger, plots: Plots) -> str:
+def surrogate(record: Record, plots: Plots) -> str:
     """Words on error and honesty, then proposal by proposal, then the intervals."""
-    title, proposals = "What the surrogate expected", proposals_of(ledger)
+    title, proposals = "What the surrogate expected", proposals_of(record)
     if not proposals:
         return section(title, nothing("No complete trial holds an expected score; model-based proposals do."))
-    unknown = sum(expected_of(trial) is not None for trial in ledger.trials) - len(proposals)
-    body = f"<p>{_error_words(ledger, proposals)}</p>"
+    unknown = sum(expected_of(trial) is not None for trial in record.trials) - len(proposals)
+    body = f"<p>{_error_words(record, proposals)}</p>"
     if len(proposals) > MAX_DRAWN:
         body += nothing(f"Drawn are the last {MAX_DRAWN}.")
-    body += plots.place(expected_by_trial(ledger, proposals[-MAX_DRAWN:]), "Expected and observed score by trial")
+    body += plots.place(expected_by_trial(record, proposals[-MAX_DRAWN:]), "Expected and observed score by trial")
     if unknown:
         body += nothing(f"Of {unknown} more the final score is not known: they did not end, failed, or were pruned.")
     if len(proposals) < MIN_PROPOSALS:
         return section(title, body + nothing(f"Calibration takes {MIN_PROPOSALS} proposals with a score."))
-    pair = plots.place(expected_against_observed(ledger, proposals), "Observed against expected score")
+    pair = plots.place(expected_against_observed(record, proposals), "Observed against expected score")
     pair += plots.place(coverage(proposals), "Share of scores inside intervals against their probability")
     body += f"<h3>Calibration</h3><p>{_HONESTY[verdict(proposals)]}</p>"
     return section(title, f'{body}<div class="pair">{pair}</div>{_coverage_table(proposals)}')
@@ -66,8 +65,8 @@ _HONESTY = {
 }
 
 
-def _error_words(ledger: Ledger, proposals: Sequence[Proposal]) -> str:
-    seen = [(trial.number, score_of(trial)) for trial in ledger.ranked]
+def _error_words(record: Record, proposals: Sequence[Proposal]) -> str:
+    seen = [(trial.number, score_of(trial)) for trial in record.ranked]
     guess = guessing_error(proposals, seen)
     text = f"Over {len(proposals)} proposals, the expected score was off by {mean_error(proposals):.2g} on average"
     if guess is None:
@@ -86,19 +85,14 @@ def _coverage_table(proposals: Sequence[Proposal]) -> str:
     return table(["interval", "scores inside", "share", "by chance"], rows) + words
 
 
-def proposals_of(ledger: Ledger) -> list[Proposal]:
-    """The complete trials of which a score was expected; a trial's standard error widens what was expected."""
-    found = []
-    for trial in sorted(ledger.ranked, key=lambda trial: trial.number):
-        expected = expected_of(trial)
-        if expected is not None:
-            noise = real(trial.user_attrs.get("stderr")) or 0.0
-            std = (expected[1] ** 2 + noise**2) ** 0.5
-            found.append(Proposal(trial.number, expected[0], std, score_of(trial)))
-    return found
+def proposals_of(record: Record) -> list[Proposal]:
+    """The complete trials of which a score was expected, by number."""
+    complete = sorted(record.ranked, key=lambda trial: trial.number)
+    expected = [(trial, expected_of(trial)) for trial in complete]
+    return [Proposal(trial.number, *found, score_of(trial)) for trial, found in expected if found is not None]
 
 
-def expected_by_trial(ledger: Ledger, proposals: Sequence[Proposal]) -> go.Figure:
+def expected_by_trial(record: Record, proposals: Sequence[Proposal]) -> go.Figure:
     """Proposal by proposal: what was expected, with its 80 % and 95 % intervals, and what came."""
     traces = [_intervals(proposals, 0.95, 1.5, FAINT), _intervals(proposals, 0.80, 6, "rgba(128,128,128,0.55)")]
     for name, colour, chosen in (
@@ -108,16 +102,16 @@ def expected_by_trial(ledger: Ledger, proposals: Sequence[Proposal]) -> go.Figur
         if chosen:
             traces.append(_came([p.number for p in chosen], chosen, name, colour))
     ends = [p.mean + side * half_width(p.std, 0.95) for p in proposals for side in (-1, 1)]
-    view = robust_range([*ends, *(p.observed for p in proposals)], ledger.maximize)
-    return figure(traces, x="trial", y=plain(ledger.score, 40), yaxis={"range": view})
+    view = robust_range([*ends, *(p.observed for p in proposals)], record.maximize)
+    return figure(traces, x="trial", y=plain(record.score, 40), yaxis={"range": view})
 
 
-def expected_against_observed(ledger: Ledger, proposals: Sequence[Proposal]) -> go.Figure:
+def expected_against_observed(record: Record, proposals: Sequence[Proposal]) -> go.Figure:
     """Observed against expected, one standard deviation to either side; right proposals lie on the diagonal."""
     points = _came([p.mean for p in proposals], proposals, "proposals", BLUE)
     points.error_x = {"array": [p.std for p in proposals], "color": FAINT, "thickness": 1.2, "width": 0}
-    view = robust_range([*(p.observed for p in proposals), *(p.mean for p in proposals)], ledger.maximize)
-    score = plain(ledger.score, 30)
+    view = robust_range([*(p.observed for p in proposals), *(p.mean for p in proposals)], record.maximize)
+    score = plain(record.score, 30)
     return figure(
         [_diagonal(*view), points],
         x=f"{score} expected",

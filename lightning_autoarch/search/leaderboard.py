@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-Fate: TypeAlias = Literal["complete", "pruned", "failed", "duplicate", "infeasible", "running", "waiting"]
+Fate: TypeAlias = Literal["complete", "pruned", "failed", "infeasible", "duplicate", "refused", "running", "waiting"]
 _FATES: dict[str, Fate] = {"PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
 
 
@@ -23,6 +23,8 @@ def fate(trial: FrozenTrial) -> Fate:
     """What became of a trial. A score that is not finite is a failure, whatever Optuna calls it."""
     if "duplicate_of" in trial.user_attrs:
         return "duplicate"
+    if "refused" in trial.user_attrs:
+        return "refused"
     if trial.state.name == "COMPLETE":
         if not all(math.isfinite(value) for value in trial.values):
             return "failed"
@@ -82,6 +84,8 @@ def count(value: float) -> str:
     >>> [count(x) for x in (950, 12_345, 3_400_000, 2.1e9)]
     ['950', '12.3k', '3.4M', '2.1G']
     """
+    if abs(value) >= 1e15:
+        return f"{value:.1e}"
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}" if abs(value) < 999.5 * size else f"{value / size:.0f}{unit}"
