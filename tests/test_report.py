@@ -188,7 +188,7 @@ def test_page_says_what_came_of_the_search(text):
     assert "/runs/search/trial_0015/best.ckpt (not found on this machine)" in words
     assert "the same architecture as trial 17, not trained again" in words
     assert "stopped early at epoch 2 with" in words
-    assert "13 of 25" in words, "the share inside the 50% interval"
+    assert "12 of 25" in words, "the share inside the 50% interval"
     assert len(page.figures) == 8
 
 
