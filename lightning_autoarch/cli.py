@@ -45,7 +45,7 @@ class AutoArchCLI(LightningCLI):
     """LightningCLI whose `fit` searches first if the config has `search:`, with the subcommand `search` for that alone.
 
     Takes what LightningCLI takes. Optimizers and schedulers of the config are made anew for each candidate. An error in
-    the space or the search ends the program with one line, with `JSONARGPARSE_DEBUG=1` in a traceback.
+    the space or the search ends the program with one line, with `JSONARGPARSE_DEBUG=true` in a traceback.
 
     Raises:
         SystemExit: with 2 for a wrong config, 1 for a search that failed, 130 for Ctrl-C.
@@ -78,8 +78,8 @@ class AutoArchCLI(LightningCLI):
             datamodule: its data.
             output: the config to write; `fit` takes it.
         """
-        search = self._search_of(self.trainer)
-        path = _writable(Path(output))
+        search, path = self._search_of(self.trainer), _writable(Path(output))
+        self._runs = True
         self.trainer.callbacks.insert(0, _StopBeforeTraining())  # type: ignore[attr-defined]
         self.trainer.fit(model, datamodule=datamodule)
         assert search.study is not None
@@ -126,18 +126,14 @@ class AutoArchCLI(LightningCLI):
         return config
 
     def _search_of(self, trainer: Trainer) -> ArchitectureSearch:
-        callbacks = [c for c in trainer.callbacks if isinstance(c, ArchitectureSearch)]  # type: ignore[attr-defined]
-        if len(callbacks) != 1:
-            raise SearchError(
-                "Expected one search, got none: give the config a section `search:` with `space` and `monitor`."
-                if not callbacks
-                else f"Expected one search, got {len(callbacks)}: give `search:` or one callback, not both."
-            )
-        if callbacks[0].factory is not None:
+        search = _first_search(trainer.callbacks)  # type: ignore[attr-defined]
+        if search is None:
+            raise SearchError("Nothing to search: give the config a section `search:` with `space` and `monitor`.")
+        if search.factory is not None:
             raise SearchError(
                 "`search` writes a config of the module's own arguments, which `factory` need not have: use `fit`."
             )
-        return callbacks[0]
+        return search
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         if self._building in _SEARCHING:
@@ -151,6 +147,8 @@ class AutoArchCLI(LightningCLI):
         if search is not None:
             callbacks = kwargs.get("callbacks", self._get(self.config_init, "trainer", default={}).get("callbacks"))
             others = callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
+            if _first_search(others) is not None:
+                raise SearchError("There are two searches: give `search:` or the callback, not both.")
             kwargs["callbacks"] = [search, *others]
             # The same command again is how a search resumes: its config.yaml is there already.
             self.save_config_kwargs = {"overwrite": True, **self.save_config_kwargs}
@@ -158,10 +156,11 @@ class AutoArchCLI(LightningCLI):
             self.save_config_callback = None  # it writes a config itself
         return super().instantiate_trainer(**kwargs)
 
-    def _configured_search(self) -> ArchitectureSearch | None:
+    def _configured_search(self) -> Callback | None:
         given = dict(self._get(self.config, "search") or {})
-        parser = self._parser(self.subcommand)
-        if self.subcommand not in _SEARCHING or not _differs(given, parser):
+        if self.subcommand not in _SEARCHING:
+            return _Searched() if given else None
+        if not _differs(given, self._parser(self.subcommand)):
             return None
         for name in ("space", "monitor"):
             if given.get(name) is None:
@@ -222,11 +221,11 @@ class AutoArchCLI(LightningCLI):
         return super()._prepare_subcommand_parser(klass, subcommand, **{"usage": _USAGE, **kwargs})
 
     def _run_subcommand(self, subcommand: str) -> None:
-        self._runs = True
         try:
             if subcommand == "search":
                 self.search(**self._prepare_subcommand_kwargs("search"))
             else:
+                self._runs = True
                 super()._run_subcommand(subcommand)
         except SystemExit as exit_:  # what Lightning makes of Ctrl-C
             raise SystemExit(INTERRUPTED if self.trainer.interrupted else exit_.code) from None
@@ -244,6 +243,12 @@ class _Options(ArchitectureSearch):
     # Only for jsonargparse to read: without `search:` nothing of it is required.
     def __init__(self, space: dict[str, Any] | None = None, *, monitor: str | None = None, **kwargs: Any) -> None:
         super().__init__(space or {}, monitor=monitor or "", **kwargs)
+
+
+class _Searched(Callback):
+    """Stands in where nothing is fitted: a checkpoint's state of the search then has its callback."""
+
+    state_key = "lightning_autoarch.ArchitectureSearch"
 
 
 class _StopBeforeTraining(Callback):
@@ -321,6 +326,10 @@ def _differs(given: Mapping[str, Any], parser: LightningArgumentParser) -> bool:
     return any(value != parser.get_default(f"search.{name}") for name, value in given.items())
 
 
+def _first_search(callbacks: Sequence[Callback]) -> ArchitectureSearch | None:
+    return next((callback for callback in callbacks if isinstance(callback, ArchitectureSearch)), None)
+
+
 def _is_search(callback: Mapping[str, Any]) -> bool:
     """Whether an entry of `trainer.callbacks` in a config is the search."""
     module, _, name = str(callback.get("class_path", "")).rpartition(".")
@@ -374,7 +383,7 @@ def _in_short(runs: Callable[[], bool]) -> Iterator[None]:
         _fail("interrupted", INTERRUPTED)
     except Exception as error:
         ours = _cause(error)
-        if ours is None or os.environ.get("JSONARGPARSE_DEBUG"):
+        if ours is None or os.environ.get("JSONARGPARSE_DEBUG", "").lower() == "true":
             raise
         _fail(str(ours), FAILURE if runs() and not isinstance(ours, SpaceError) else USAGE)
 

@@ -1,0 +1,383 @@
+"""The command line, called in this process: what it writes, trains, refuses, and says."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cli_nets
+import lightning as L
+import optuna
+import pytest
+import torch
+import yaml
+from lightning.pytorch.cli import LightningCLI
+
+from lightning_autoarch import ArchitectureSearch
+from lightning_autoarch.cli import AutoArchCLI, main
+from lightning_autoarch.training.optimizers import LateOptimizers
+
+SEARCH: dict[str, Any] = {
+    "space": {"width": {"low": 2, "high": 32, "log": True}, "act": ["relu", "tanh"]},
+    "monitor": "val_loss",
+    "n_trials": 2,
+    "strategy": "random",
+    "trial_trainer": {"max_epochs": 1},
+}
+TRAINER = {
+    "max_epochs": 2,
+    "accelerator": "cpu",
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+SPACE = {
+    **SEARCH["space"],
+    "layers": {"min": 1, "max": 3, "block": {"width": {"low": 2, "high": 9}}},
+    "data.batch_size": [4, 8],
+}
+WITHOUT_OPTIMIZER = {"class_path": "cli_nets.Net"}
+ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}}
+BY_CLASS = "lightning_autoarch.ArchitectureSearch"
+
+Write = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["autoarch"])
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")  # what seed_everything sets goes away with the test
+    monkeypatch.setenv("PL_SEED_WORKERS", "1")
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Write:
+    """Writes a config with sections replaced; None leaves one out."""
+
+    def write(name: str = "config.yaml", **sections: Any) -> str:
+        whole = {
+            "seed_everything": 1,
+            "trainer": TRAINER,
+            "model": {"class_path": "cli_nets.OwnOptimizer"},
+            "data": {"class_path": "cli_nets.Data"},
+            "search": SEARCH,
+        }
+        whole.update(copy.deepcopy(sections))
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump({key: value for key, value in whole.items() if value is not None}))
+        return str(path)
+
+    return write
+
+
+def exit_code(*args: str) -> Any:
+    with pytest.raises(SystemExit) as ended:
+        main(args)
+    return ended.value.code
+
+
+def trial_weights(study: optuna.Study) -> dict[str, Any]:
+    return torch.load(study.best_trial.user_attrs["checkpoint"], weights_only=True)["state_dict"]
+
+
+class TestSearch:
+    def test_best_yaml_is_a_config_of_the_winner_for_fit(self, config: Write, capsys: Any) -> None:
+        stopper = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": "val_loss"}}
+        path = config(search={**SEARCH, "space": SPACE}, trainer={**TRAINER, "callbacks": [stopper]})
+        cli = AutoArchCLI(args=["search", "--config", path])
+        search = next(c for c in cli.trainer.callbacks if isinstance(c, ArchitectureSearch))
+        assert len(search.study.trials) == 2
+        assert cli.trainer.global_step == 0
+        said = capsys.readouterr().out
+        assert "autoarch fit --config best.yaml" in said
+        assert "autoarch report autoarch/OwnOptimizer/study.db" in said
+        assert sorted(p.name for p in Path().iterdir()) == ["autoarch", "best.yaml", "config.yaml"]
+
+        best = yaml.safe_load(Path("best.yaml").read_text())
+        assert "search" not in best
+        assert [c["class_path"] for c in best["trainer"]["callbacks"]] == [stopper["class_path"]]
+        given = {**best["model"]["init_args"], "data.batch_size": best["data"]["init_args"]["batch_size"]}
+        assert given == search.best_architecture
+
+        fitted = AutoArchCLI(args=["fit", "--config", "best.yaml"], save_config_callback=None)
+        assert fitted.trainer.current_epoch == 2
+        assert fitted.model.net[0][0].out_features == search.best_architecture["width"]
+        assert len(fitted.model.net) == 2 + len(search.best_architecture["layers"])
+        assert fitted.datamodule.hparams["batch_size"] == search.best_architecture["data.batch_size"]
+
+    def test_fixed_classes(self, config: Write) -> None:
+        path = config(model={"act": "relu"}, data={"batch_size": 8}, search={**SEARCH, "space": SPACE})
+        classes = (cli_nets.OwnOptimizer, cli_nets.Data)
+        cli = AutoArchCLI(*classes, args=["search", "--config", path, "--output", "out/winner.yaml"])
+        best = yaml.safe_load(Path("out/winner.yaml").read_text())
+        [search] = [c for c in cli.trainer.callbacks if isinstance(c, ArchitectureSearch)]
+        assert {**best["model"], "data.batch_size": best["data"]["batch_size"]} == search.best_architecture
+        fitted = AutoArchCLI(*classes, args=["fit", "--config", "out/winner.yaml"], save_config_callback=None)
+        assert fitted.trainer.current_epoch == 2
+
+    def test_again_continues(self, config: Write) -> None:
+        path = config()
+        main(["search", "--config", path])
+        cli = AutoArchCLI(args=["search", "--config", path, "--search.n_trials", "4"])
+        [search] = [c for c in cli.trainer.callbacks if isinstance(c, ArchitectureSearch)]
+        assert len(search.study.trials) == 4
+
+    def test_callback_of_a_plain_config(self, config: Write) -> None:
+        callback = {"class_path": BY_CLASS, "init_args": SEARCH}
+        main(["search", "--config", config(search=None, trainer={**TRAINER, "callbacks": [callback]})])
+        best = yaml.safe_load(Path("best.yaml").read_text())
+        assert best["trainer"]["callbacks"] == []
+        assert best["model"]["init_args"]["width"] != 4
+
+    def test_foreign_output_is_left_alone(self, config: Write, capsys: Any) -> None:
+        Path("best.yaml").write_text("mine: 1\n")
+        assert exit_code("search", "--config", config()) == 2
+        assert "give another `--output`" in capsys.readouterr().err
+        assert not Path("autoarch").exists()
+        assert Path("best.yaml").read_text() == "mine: 1\n"
+
+    def test_fast_dev_run_writes_nothing(self, config: Write, capsys: Any) -> None:
+        path = config()
+        main(["search", "--config", path, "--trainer.fast_dev_run", "true"])
+        assert "not written" in capsys.readouterr().out
+        assert [p.name for p in Path().iterdir()] == ["config.yaml"]
+
+    def test_splitter_by_class_path(self, config: Write) -> None:
+        folds = {"class_path": "sklearn.model_selection.ShuffleSplit", "init_args": {"n_splits": 2, "random_state": 0}}
+        cli = AutoArchCLI(args=["search", "--config", config(search={**SEARCH, "folds": folds})])
+        [search] = [c for c in cli.trainer.callbacks if isinstance(c, ArchitectureSearch)]
+        assert [len(t.user_attrs["fold_scores"]) for t in search.study.trials] == [2, 2]
+
+    def test_pruner_and_sampler_by_class_path(self, config: Write) -> None:
+        options = {
+            "strategy": {"class_path": "optuna.samplers.TPESampler", "init_args": {"seed": 0}},
+            "pruner": {"class_path": "optuna.pruners.MedianPruner"},
+        }
+        cli = AutoArchCLI(run=False, args=["--config", config(search={**SEARCH, **options})])
+        search = cli.trainer.callbacks[0]
+        assert isinstance(search.strategy, optuna.samplers.TPESampler)
+        assert isinstance(search.pruner, optuna.pruners.MedianPruner)
+
+
+class TestFit:
+    def test_searches_then_trains_the_winner_and_may_be_run_again(self, config: Write) -> None:
+        path = config("search.yaml")
+        for _ in range(2):  # the second time config.yaml is there already
+            cli = AutoArchCLI(args=["fit", "--config", path])
+            search = cli.trainer.callbacks[0]
+            assert len(search.study.trials) == 2
+            assert cli.trainer.current_epoch == 2
+            assert {k: cli.model.hparams[k] for k in SEARCH["space"]} == search.best_architecture
+        assert "search" in yaml.safe_load(Path("config.yaml").read_text())
+
+    def test_checkpoint_is_tested_with_the_config_of_the_search(self, config: Write) -> None:
+        path = config("search.yaml", trainer={**TRAINER, "enable_checkpointing": True})
+        fitted = AutoArchCLI(args=["fit", "--config", path])
+        checkpoint = fitted.trainer.checkpoint_callback.best_model_path
+        tested = AutoArchCLI(args=["test", "--config", path, "--ckpt_path", checkpoint], save_config_callback=None)
+        assert tested.model.hparams["width"] == fitted.model.hparams["width"]
+        assert not [c for c in tested.trainer.callbacks if isinstance(c, ArchitectureSearch)]
+
+    def test_without_search_is_lightnings(self, config: Write) -> None:
+        cli = AutoArchCLI(args=["fit", "--config", config("plain.yaml", search=None)])
+        assert not [c for c in cli.trainer.callbacks if isinstance(c, ArchitectureSearch)]
+        assert cli.model.hparams["width"] == 4
+
+    def test_without_running(self, config: Write) -> None:
+        cli = AutoArchCLI(run=False, args=["--config", config()])
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        assert cli.model.hparams["width"] == cli.trainer.callbacks[0].best_architecture["width"]
+
+
+class TestOptimizersOfTheConfig:
+    @pytest.mark.parametrize("cls", [AutoArchCLI, LightningCLI])
+    @pytest.mark.parametrize("run", [True, False])
+    def test_train_candidates_and_winner(self, config: Write, cls: type[LightningCLI], run: bool) -> None:
+        scheduler = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 1, "gamma": 0.5}}
+        trainer = {**TRAINER, "callbacks": [{"class_path": BY_CLASS, "init_args": SEARCH}]}
+        sections = {"model": WITHOUT_OPTIMIZER, "optimizer": ADAM, "lr_scheduler": scheduler}
+        path = config("plain.yaml", search=None, trainer=trainer, **sections)
+        cli = cls(run=run, args=[*(["fit"] if run else []), "--config", path])
+        started = {}
+        if not run:
+            cli.trainer.callbacks.append(_Remember(started))
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        [search] = [c for c in cli.trainer.callbacks if isinstance(c, ArchitectureSearch)]
+        [optimizer] = cli.trainer.optimizers
+        assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in cli.model.parameters()}
+        assert [g["lr"] for g in optimizer.param_groups] == [0.0025]  # halved after each of two epochs
+        assert all(not torch.equal(v, started[k]) for k, v in cli.model.state_dict().items() if started)
+        self.check_score(search)
+
+    def check_score(self, search: ArchitectureSearch) -> None:
+        """The best trial's weights are trained ones, and have the score that the study holds."""
+        module = cli_nets.Net(**search.best_architecture)
+        L.seed_everything(1, verbose=False)
+        module.load_state_dict(trial_weights(search.study))
+        checker = L.Trainer(**{**TRAINER, "callbacks": []})
+        [logged] = checker.validate(module, datamodule=cli_nets.Data(), verbose=False)
+        assert logged["val_loss"] == pytest.approx(search.best_score)
+        checkpoint = torch.load(search.study.best_trial.user_attrs["checkpoint"], weights_only=True)
+        assert len(checkpoint["optimizer_states"][0]["state"]) == len(list(module.parameters()))
+
+    def test_are_made_over_the_module_that_asks(self, config: Write) -> None:
+        cli = AutoArchCLI(run=False, args=["--config", config(model=WITHOUT_OPTIMIZER, optimizer=ADAM)])
+        late = cli.model.configure_optimizers.__func__
+        assert isinstance(late, LateOptimizers)
+        other = cli_nets.Net(width=9)
+        optimizer = late(other)
+        assert [p.shape for p in optimizer.param_groups[0]["params"]] == [p.shape for p in other.parameters()]
+
+    def test_of_one_class(self, config: Write) -> None:
+        class OneClass(AutoArchCLI):
+            def add_arguments_to_parser(self, parser: Any) -> None:
+                parser.add_optimizer_args(torch.optim.SGD)
+                parser.add_lr_scheduler_args(torch.optim.lr_scheduler.ExponentialLR)
+
+        sections = {"optimizer": {"lr": 0.02}, "lr_scheduler": {"gamma": 0.1}}
+        cli = OneClass(args=["fit", "--config", config("own.yaml", model=WITHOUT_OPTIMIZER, **sections)])
+        assert type(cli.trainer.optimizers[0]) is torch.optim.SGD
+        assert cli.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0002)
+
+    def test_of_the_module_are_replaced_aloud(self, config: Write) -> None:
+        with pytest.warns(UserWarning, match="replaces `OwnOptimizer.configure_optimizers`"):
+            AutoArchCLI(run=False, args=["--config", config(optimizer=ADAM)])
+
+
+class _Remember(L.Callback):
+    """The weights that training starts from."""
+
+    def __init__(self, started: dict[str, torch.Tensor]) -> None:
+        self.started = started
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.started.update({k: v.clone() for k, v in pl_module.state_dict().items()})
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("change", "code", "said"),
+        [
+            ({"space": {"widht": {"lwo": 1}}}, 2, "Parameter `widht`: expected low and high"),
+            ({"space": {"widht": {"lwo": 1, "high": 2}}}, 2, "`widht`: unknown key `lwo` for Int. Did you mean `low`?"),
+            ({"space": {"widht": {"low": 1, "high": 2}}}, 2, "is no argument of OwnOptimizer.__init__. Did you mean"),
+            ({"strategy": "randon"}, 2, "Expected `strategy` to be one of"),
+            ({"space": None}, 2, "`search.space` is missing"),
+            ({"monitor": "val_los"}, 1, "Did you mean `val_loss`?"),
+        ],
+    )
+    def test_are_one_line(self, config: Write, capsys: Any, change: Any, code: int, said: str) -> None:
+        assert exit_code("search", "--config", config(search={**SEARCH, **change})) == code
+        [line] = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+        assert line.startswith("autoarch: error: ")
+        assert said in line
+
+    def test_are_one_line_in_a_callback_by_class_path(self, config: Write, capsys: Any) -> None:
+        wrong = {"class_path": BY_CLASS, "init_args": {**SEARCH, "space": {"width": {"lwo": 1, "high": 2}}}}
+        path = config(search=None, trainer={**TRAINER, "callbacks": [wrong]})
+        assert exit_code("fit", "--config", path) == 2
+        assert "\n".join(capsys.readouterr().err.splitlines()[-1:]).startswith("autoarch: error: Parameter `width`")
+
+    def test_with_a_traceback_on_demand(self, config: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("JSONARGPARSE_DEBUG", "true")
+        with pytest.raises(Exception, match="Expected `strategy`"):
+            main(["search", "--config", config(search={**SEARCH, "strategy": "randon"})])
+
+    def test_of_other_people_keep_their_traceback(self, config: Write) -> None:
+        with pytest.raises(ValueError, match="accelerator"):
+            main(["search", "--config", config(), "--trainer.accelerator", "abacus"])
+
+    def test_unknown_option_is_short(self, config: Write, capsys: Any) -> None:
+        assert exit_code("search", "--config", config(search={**SEARCH, "n_trails": 3})) == 2
+        said = capsys.readouterr().err
+        assert "search.n_trails" in said
+        assert len(said.splitlines()) < 6
+
+    def test_no_search(self, config: Write, capsys: Any) -> None:
+        assert exit_code("search", "--config", config(search=None)) == 2
+        assert "give the config a section `search:`" in capsys.readouterr().err
+
+    def test_two_searches(self, config: Write, capsys: Any) -> None:
+        callback = {"class_path": BY_CLASS, "init_args": SEARCH}
+        assert exit_code("fit", "--config", config(trainer={**TRAINER, "callbacks": [callback]})) == 2
+        assert "not both" in capsys.readouterr().err
+
+    def test_factory_has_no_place_in_a_config(self, config: Write, capsys: Any) -> None:
+        path = config(search={**SEARCH, "factory": "cli_nets.OwnOptimizer"})
+        assert exit_code("search", "--config", path) == 2
+        assert "use `fit`" in capsys.readouterr().err
+
+    def test_ctrl_c_keeps_what_is_done(
+        self, config: Write, capsys: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cli_nets.PressCtrlC, "trials", 0)
+        path = config(search={**SEARCH, "trial_callbacks": [{"class_path": "cli_nets.PressCtrlC"}]})
+        with caplog.at_level("INFO"):
+            assert exit_code("search", "--config", path) == 130
+        assert "The search was stopped after 1 of 2 trials." in caplog.text + capsys.readouterr().err
+        assert not Path("best.yaml").exists()
+        main(["search", "--config", path])
+        assert Path("best.yaml").exists()
+
+    def test_without_jsonargparse(self, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+        find = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jsonargparse" else find(name))
+        assert exit_code("fit") == 2
+        assert 'pip install "lightning-autoarch[cli]"' in capsys.readouterr().err
+
+
+class TestHelp:
+    def test_lists_every_subcommand(self, capsys: Any) -> None:
+        assert exit_code("--help") == 0
+        listed = capsys.readouterr().out
+        for name in ("fit", "validate", "test", "predict", "search", "report", "demo"):
+            assert f"\n    {name}  " in listed
+
+    def test_of_search_explains_its_options(self, capsys: Any) -> None:
+        assert exit_code("search", "--help") == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert "--search.n_trials N_TRIALS how many trials" in text
+        assert "--search.space SPACE argument of the model" in text
+        assert "--output OUTPUT" in text
+
+    def test_of_test_only_mentions_the_search(self, capsys: Any) -> None:
+        assert exit_code("test", "--help") == 0
+        text = capsys.readouterr().out
+        assert "--search SEARCH" in text
+        assert "--search.n_trials" not in text
+
+
+class TestReport:
+    def study(self) -> Path:
+        study = optuna.create_study(storage="sqlite:///study.db", study_name="mine")
+        study.add_trial(optuna.trial.create_trial(value=1.0))
+        return Path("study.db")
+
+    def test_writes_a_page_beside_the_study(self, capsys: Any, tmp_path: Path) -> None:
+        pytest.importorskip("plotly")
+        self.study()
+        main(["report", str(tmp_path)])
+        assert (tmp_path / "report.html").exists()
+        assert "report.html" in capsys.readouterr().out
+        main(["report", "study.db", "--output", "other.html", "--study-name", "mine"])
+        assert Path("other.html").exists()
+
+    def test_says_what_is_not_there(self, capsys: Any) -> None:
+        self.study()
+        assert exit_code("report", "studdy.db") == 1
+        assert exit_code("report", "study.db", "--study-name", "yours") == 1
+        said = capsys.readouterr().err
+        assert "Did you mean `study.db`?" in said
+        assert "It holds `mine`." in said
+        assert exit_code("report") == 2
+
+    def test_takes_no_options_before_it(self, config: Write, capsys: Any) -> None:
+        assert exit_code("--config", config(search=None), "report") == 2
