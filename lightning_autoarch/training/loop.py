@@ -6,10 +6,12 @@ trial in work, so that the next start continues it.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -85,6 +87,10 @@ class SearchLoop:
 
     def run(self) -> None:
         """Work until trials or time run out, or nothing is left to try."""
+        with _cheap_collections():
+            self._run()
+
+    def _run(self) -> None:
         while not self._out_of_time():
             claimed = self._ledger.claim(self._budget.n_trials)
             if claimed is None:
@@ -202,6 +208,24 @@ def _why_none(trials: Sequence[FrozenTrial]) -> str:
     reasons = Counter(str(t.user_attrs.get("error", "stopped early by the pruner")) for t in trials)
     lines = "\n".join(f"  {count} x {reason}" for reason, count in reasons.most_common())
     return f"None of the {len(trials)} trials has a score:\n{lines}"
+
+
+@contextlib.contextmanager
+def _cheap_collections() -> Iterator[None]:
+    """Each trial ends with a full garbage collection; what was there before the search is left out of it.
+
+    A Trainer and its module refer to each other, so nothing else frees a candidate's memory in time. Among the million
+    objects that Lightning and torch bring along a collection takes 0.1 to 0.2 s, among a trial's own 0.01 s.
+    """
+    ours = gc.get_freeze_count() == 0
+    if ours:
+        gc.collect()
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if ours:
+            gc.unfreeze()
 
 
 class _Reporting:
