@@ -8,7 +8,6 @@ import time
 from lightning_utilities.core.rank_zero import rank_zero_info
 from tqdm.auto import tqdm
 
-from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.trial import TrialResult
 
 
@@ -33,8 +32,8 @@ class SearchProgress:
             )  # fmt: skip
             self._show("")
 
-    def trial_started(self, number: int, done: int, architecture: Architecture) -> None:
-        self._number, self._values = number, 0
+    def trial_started(self, number: int) -> None:
+        self._number = number
         self._show(f"trial #{number}")
 
     def value(self, step: int, value: float) -> None:

@@ -170,9 +170,14 @@ class Ledger:
     def __init__(self, study: optuna.Study, space: SearchSpace, directory: Path | None) -> None:
         self.study, self.space, self._directory = study, space, directory
 
-    def finished(self) -> list[FrozenTrial]:
+    def trials(self) -> list[FrozenTrial]:
+        """All trials as they stand: a read of the storage of some milliseconds, so the methods below share one."""
+        return self.study.get_trials(deepcopy=False)
+
+    def finished(self, trials: Sequence[FrozenTrial] | None = None) -> list[FrozenTrial]:
         """Trials that count: neither running, nor a duplicate, nor refused by a limit."""
-        return [t for t in self.study.get_trials(deepcopy=False, states=_FINISHED) if counts(t)]
+        known = self.trials() if trials is None else trials
+        return [trial for trial in known if trial.state in _FINISHED and counts(trial)]
 
     def seconds(self) -> float:
         """Training seconds of all finished trials, over all resumes and processes."""
@@ -181,11 +186,12 @@ class Ledger:
     def claim(self, n_trials: int) -> tuple[optuna.Trial, bool] | None:
         """The next trial, and whether another process began it; None when `n_trials` are done or under way."""
         with self._lock():
-            running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            trials = self.trials()
+            running = [trial for trial in trials if trial.state == TrialState.RUNNING]
             dead = next((trial for trial in running if self._is_dead(trial)), None)
             if dead is not None:
                 trial, begun = optuna.Trial(self.study, dead._trial_id), True
-            elif len(self.finished()) + len(running) >= n_trials:
+            elif len(self.finished(trials)) + len(running) >= n_trials:
                 return None
             else:
                 trial, begun = self._ask(), False
@@ -199,7 +205,7 @@ class Ledger:
     def twin(self, architecture: Architecture, number: int) -> FrozenTrial | None:
         """An earlier trial of the same architecture."""
         key = architecture_key(architecture)
-        for trial in self.study.get_trials(deepcopy=False):
+        for trial in self.trials():
             known = trial.user_attrs.get("architecture")
             if trial.number != number and counts(trial) and known is not None and architecture_key(known) == key:
                 return trial
@@ -218,9 +224,9 @@ class Ledger:
         trial.set_user_attr("refused", reason)
         self.study.tell(trial, state=TrialState.FAIL)
 
-    def ranking(self) -> list[FrozenTrial]:
+    def ranking(self, trials: Sequence[FrozenTrial] | None = None) -> list[FrozenTrial]:
         """Complete trials, the best first; of equals the earliest."""
-        complete = [trial for trial in self.finished() if trial.state == TrialState.COMPLETE]
+        complete = [trial for trial in self.finished(trials) if trial.state == TrialState.COMPLETE]
         sign = 1 if self.study.direction == StudyDirection.MINIMIZE else -1
         return sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
 

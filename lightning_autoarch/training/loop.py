@@ -42,7 +42,7 @@ class Budget:
 class Observer(Protocol):
     """Told of the search's progress."""
 
-    def trial_started(self, number: int, done: int, architecture: Architecture) -> None: ...
+    def trial_started(self, number: int) -> None: ...
     def value(self, step: int, value: float) -> None: ...
     def trial_ended(self, number: int, result: TrialResult) -> None: ...
     def said(self, message: str) -> None: ...
@@ -136,7 +136,7 @@ class SearchLoop:
             return self._ledger.mark_refused(trial, reason)
         self._rejected = 0
         trial.set_user_attr("architecture", architecture)
-        self._observer.trial_started(trial.number, len(self._ledger.finished()), architecture)
+        self._observer.trial_started(trial.number)
         result = self._train(trial, architecture)
         self._write_down(trial, architecture, result)
         self._observer.trial_ended(trial.number, result)
@@ -175,8 +175,9 @@ class SearchLoop:
         """Keep those of the best `keep_top_k` trials; of a trial that is kept, only the best epoch's."""
         if self._directory is None:
             return
-        kept = {trial.number for trial in self._ledger.ranking()[: self._keep_top_k]}
-        for trial in self._ledger.finished():
+        trials = self._ledger.trials()
+        kept = {trial.number for trial in self._ledger.ranking(trials)[: self._keep_top_k]}
+        for trial in self._ledger.finished(trials):
             directory = trial_directory(self._directory, trial.number)
             if trial.number not in kept:
                 shutil.rmtree(directory, ignore_errors=True)
