@@ -2,8 +2,8 @@
 
     python benchmarks/search_overhead.py [--trials 50] [--json results.json]
 
-Ten parameters, a net whose epoch takes milliseconds, SQLite. After each trial the same architecture is fitted by a plain
-Trainer; a trial's overhead is its own wall time less that fit's. Medians over the last ten trials, one thread.
+Ten parameters, a net whose epoch takes milliseconds, SQLite. After each trial the same architecture is fitted by a
+plain Trainer; a trial's overhead is its own wall time less that fit's. Medians over the last ten trials, one thread.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_autoarch import ArchitectureSearch, Categorical, Float, Int
-from lightning_autoarch.search.study import Ledger, quiet_optuna
 from lightning_autoarch.search.space import SearchSpace
+from lightning_autoarch.search.study import Ledger, quiet_optuna
 from lightning_autoarch.training.isolation import isolated
 from lightning_autoarch.training.module import ModuleBuilder
 from lightning_autoarch.training.recorder import TrialRecorder
@@ -42,6 +42,7 @@ SPACE: dict[str, Any] = {
     "lr": Float(1e-4, 1e-1, log=True),
     "decay": Float(1e-6, 1e-2, log=True),
 }
+PARTS = ("propose", "claim", "build", "ledger", "checkpoint")
 BARS = {"random": 0.1, "bayesian": 0.25}  # seconds a trial
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
@@ -65,9 +66,7 @@ class Net(L.LightningModule):
         self.log("val_loss", self.training_step(batch, batch_idx))
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.AdamW(
-            self.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["decay"]
-        )
+        return torch.optim.AdamW(self.parameters(), lr=self.hparams["lr"], weight_decay=self.hparams["decay"])
 
 
 class Parts:
@@ -181,22 +180,23 @@ def main() -> None:
     print(f"machine: {machine()}")
     for strategy, bar in BARS.items():
         row = results[strategy]
-        detail = ", ".join(f"{k} {row[k]:.3f}" for k in ("propose", "claim", "build", "ledger", "checkpoint") if k in row)
-        print(
-            f"{strategy:9} overhead {row['overhead']:.3f} s a trial (range {row['lowest']:.3f} to {row['highest']:.3f}, "
-            f"bar {bar}), plain fit {row['fit']:.3f} s; of the overhead: {detail}"
-        )
+        parts_of = ", ".join(f"{part} {row[part]:.3f}" for part in PARTS if part in row)
+        spread = f"range {row['lowest']:.3f} to {row['highest']:.3f}, bar {bar}"
+        print(f"{strategy:9} overhead {row['overhead']:.3f} s a trial ({spread}), of which {parts_of};", end=" ")
+        print(f"a plain fit {row['fit']:.3f} s")
     print(f"import    adds {results['import']['added']:.2f} s to {results['import']['lightning']:.2f} s (bar 0.3)")
     if options.json:
         options.json.write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")
 
 
 def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (line.split(":")[1].strip() for line in lines if "model name" in line),
         "unknown CPU",
     )
-    return f"{cpu}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} thread, Optuna {optuna.__version__}"
+    software = f"torch {torch.__version__} on {torch.get_num_threads()} thread, Optuna {optuna.__version__}"
+    return f"{cpu}, {os.cpu_count()} cores, {software}"
 
 
 if __name__ == "__main__":

@@ -115,19 +115,19 @@ class TestAfter:
 
 class TestTheOuterFitIsLeftAsItWas:
     def test_random_numbers_environment_signals_loggers_threads(self, tmp_path: Path) -> None:
-        torch.manual_seed(5), random.seed(5), np.random.seed(5)  # noqa: NPY002
+        torch.manual_seed(5), random.seed(5), np.random.seed(5)
         environment, handler = dict(os.environ), signal.getsignal(signal.SIGINT)
         levels = {n: logging.getLogger(n).level for n in ("lightning.pytorch", "lightning.fabric", "optuna")}
         drawn: list[Any] = []
 
         class Draw(L.Callback):
             def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-                drawn.append((torch.rand(1).item(), random.random(), np.random.rand()))  # noqa: NPY002
+                drawn.append((torch.rand(1).item(), random.random(), np.random.rand()))
 
         nets.trainer(tmp_path, search(), Draw()).fit(nets.Net(), *nets.loaders())
-        torch.manual_seed(5), random.seed(5), np.random.seed(5)  # noqa: NPY002
+        torch.manual_seed(5), random.seed(5), np.random.seed(5)
         nets.Net()  # built before the fit drew
-        assert drawn == [(torch.rand(1).item(), random.random(), np.random.rand())]  # noqa: NPY002
+        assert drawn == [(torch.rand(1).item(), random.random(), np.random.rand())]
         assert dict(os.environ) == environment
         assert signal.getsignal(signal.SIGINT) is handler
         assert {n: logging.getLogger(n).level for n in levels} == levels
@@ -498,11 +498,12 @@ class TestResumingTheOuterFit:
         fresh, again = nets.Net(), search(resume_from=tmp_path / "outer" / "last.ckpt", directory=tmp_path / "none")
         nets.trainer(tmp_path, again).fit(fresh, *nets.loaders())
         assert again.best_architecture == callback.best_architecture
+        plain = nets.trainer(tmp_path)
+        plain.fit(nets.Net(), *nets.loaders())
+        plain.save_checkpoint(tmp_path / "plain.ckpt")
+        wrong = nets.trainer(tmp_path, search(resume_from=tmp_path / "plain.ckpt"))
         with pytest.raises(SearchError, match="resume_from"):
-            plain = nets.trainer(tmp_path)
-            plain.fit(nets.Net(), *nets.loaders())
-            plain.save_checkpoint(tmp_path / "plain.ckpt")
-            nets.trainer(tmp_path, search(resume_from=tmp_path / "plain.ckpt")).fit(nets.Net(), *nets.loaders())
+            wrong.fit(nets.Net(), *nets.loaders())
 
     def test_a_second_fit_goes_on_with_the_winner(self, tmp_path: Path) -> None:
         callback, module = search(), nets.Net()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import itertools
 from typing import Any
 
 import lightning as L
 import nets
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
 
@@ -37,6 +39,40 @@ class OwnOptimizer(Net):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class Act(enum.Enum):
+    """What a person writes by its name."""
+
+    relu = 1
+    tanh = 2
+
+
+class Encoder(nn.Module):
+    """A part given by class path."""
+
+    def __init__(self, size: int = 4) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, size)
+
+
+class WithParts(OwnOptimizer):
+    """Takes a module, an enum and a callable, which a config writes as class paths and names."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        width: int = 4,
+        act: Act = Act.relu,
+        optimizer: OptimizerCallable = torch.optim.SGD,
+    ) -> None:
+        super().__init__(width, act.name)
+        self.save_hyperparameters()
+        self.net[0][0] = nn.Sequential(encoder.linear, nn.Linear(encoder.linear.out_features, width))
+        self.optimizer = optimizer
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer(self.parameters())
 
 
 class Data(nets.Data):
