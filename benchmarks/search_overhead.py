@@ -112,7 +112,7 @@ class Measured(ArchitectureSearch):
             fit = time.perf_counter() - start
         aside = time.perf_counter() - before_plain
         now = time.perf_counter()
-        # From the end of the last trial's fit to the end of this one's: the ledger's work after a fit is the next row's.
+        # From the end of the last trial's fit to the end of this one's: the ledger's work after it is the next row's.
         self.rows.append({"trial": now - self._mark - aside, "fit": fit, **self.parts.take()})
         self._mark = now
         return result
