@@ -183,7 +183,7 @@ def _fit_bounded(
     if len(Y) > MAX_OBSERVATIONS:
         best = np.argsort(-Y, kind="stable")[: MAX_OBSERVATIONS // 2]
         kept = np.union1d(best, np.setdiff1d(kept, best)[-(MAX_OBSERVATIONS - len(best)) :])
-    iterations = min(MAX_ITERATIONS, max(8, 4_000 // len(kept)))  # 20 to 30 ms each at 500 points
+    iterations = min(MAX_ITERATIONS, max(4, 2_000 // len(kept)))  # 20 to 30 ms each at 500 points
     return fit(Z[kept], Y[kept], Yvar[kept], groups, names, start, iterations), kept
 
 
