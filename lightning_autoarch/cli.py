@@ -100,11 +100,12 @@ class AutoArchCLI(LightningCLI):
         assert search.study is not None
         directory = Path(search.directory or Path(self.trainer.default_root_dir) / "autoarch" / search.study.study_name)
         study = search.storage if isinstance(search.storage, str) else _near(directory / "study.db")
+        see = f"{study}   (see it: autoarch report {study})"
         winner = search.study.trials[search.state_dict()["trial"]]
         rows = {
             "winner's config": f"{path}   (train it: {self._program} fit --config {path})",
             "its weights": _near(winner.user_attrs["checkpoint"]) if "checkpoint" in winner.user_attrs else None,
-            "study": f"{study}   (see it: autoarch report {study})",
+            "study": see if "@" not in study else f"`{search.study.study_name}` in its storage",  # no password here
         }
         print("\n".join(f"  {name:<15}  {value}" for name, value in rows.items() if value is not None))
 
@@ -267,7 +268,10 @@ def main(args: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if args is None else list(args)
     if words and words[0] in _COMMANDS:
         with _in_short(lambda: True):
-            _COMMANDS[words[0]](words[1:])
+            try:
+                _COMMANDS[words[0]](words[1:])
+            except OSError as error:  # a directory that may not be written, a full disk
+                _fail(str(error), FAILURE)
     else:
         about = {"description": _ABOUT, "version": __version__}
         _Autoarch(args=None if args is None else words, parser_kwargs=about)
