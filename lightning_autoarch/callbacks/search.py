@@ -181,7 +181,7 @@ class ArchitectureSearch(Callback):
         if not self._resumes(trainer):
             check_one_process(trainer)
             save_cli_config(trainer, pl_module)
-            with quiet_optuna():
+            with quiet_optuna(), seeded(self.seed):
                 self._search(trainer, pl_module, builder, data)
         self._rebuild(trainer, pl_module, builder, data)
         set_up_again(self, trainer, pl_module, earlier)
@@ -274,11 +274,10 @@ class ArchitectureSearch(Callback):
         example, data_example = split_architecture(self.space.architecture(self.space.random(np.random.default_rng(0))))
         builder.check(names, example)
         data.check(data_names, data_example)
-        with seeded(self.seed):
-            try:
-                fresh = builder.build(example)
-            except Exception:  # one impossible architecture is a failed trial, not the end
-                return
+        try:
+            fresh = builder.build(example)
+        except Exception:  # one impossible architecture is a failed trial, not the end
+            return
         lost = builder.lost_attributes(module, fresh)
         if lost:
             rank_zero_warn(

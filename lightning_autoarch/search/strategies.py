@@ -10,6 +10,7 @@ from lightning_autoarch.search.space import Architecture, SearchSpace
 
 STRATEGIES = ("random", "bayesian", "genetic")
 
+MODULES_BUILT = 32  # to propose one; each takes a module's `__init__` and a walk over it, 1 to 2 ms for a small net
 POPULATION = 10  # NSGA-II's own 50 would make a search of 40 trials purely random
 
 
@@ -27,4 +28,6 @@ def named_sampler(
         return RandomArchitectureSampler(space, feasible, seed)
     if strategy == "genetic":
         return SeededByTrial(lambda drawn: NSGAIISampler(population_size=POPULATION, seed=drawn), seed)
-    return BayesianSampler(space=space, features=features, feasible=feasible, seed=seed)
+    return BayesianSampler(
+        space=space, features=features, feasible=feasible, seed=seed, max_feature_calls=MODULES_BUILT
+    )

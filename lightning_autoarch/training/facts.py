@@ -21,14 +21,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.space import Architecture, architecture_key
 from lightning_autoarch.training.data import TrialData, split_architecture
-from lightning_autoarch.training.isolation import seeded
 from lightning_autoarch.training.module import ModuleBuilder
 
 Constraint = Callable[[Architecture], bool]
 
 
 class Facts:
-    """Facts of architectures, each measured once.
+    """Facts of architectures, each measured once. Building candidates draws random numbers: callers keep theirs apart.
 
     Args:
         builder: makes the candidates.
@@ -51,8 +50,7 @@ class Facts:
         """
         key = architecture_key(architecture)
         if key not in self._known:
-            with seeded(0):
-                self._known[key] = self._measure(split_architecture(architecture)[0])
+            self._known[key] = self._measure(split_architecture(architecture)[0])
         return self._known[key]
 
     def features(self, architecture: Architecture) -> dict[str, float]:
