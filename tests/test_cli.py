@@ -146,7 +146,6 @@ class TestSearch:
         main(["search", "--config", config(trainer={**TRAINER, "logger": logger})])
         assert "search/best_score" in Path("logs/a/version_0/metrics.csv").read_text()
 
-    @pytest.mark.xfail(reason="a module of the command line is rebuilt from its config's values as they are written")
     def test_arguments_that_are_objects(self, config: Write) -> None:
         cli = AutoArchCLI(args=["search", "--config", config(model=WITH_PARTS)])
         assert len(cli.model.hparams["encoder"]["init_args"]) == 1

@@ -27,8 +27,8 @@ class SearchProgress:
         self._started, self._done_before, self._done = time.perf_counter(), done, done
         if sys.stderr.isatty():
             self._bar = tqdm(
-                total=n_trials, initial=done, desc="search", leave=False, dynamic_ncols=True, unit="trial",
-                bar_format="{desc} {n_fmt}/{total_fmt} |{bar:12}| {postfix}",
+                total=n_trials, initial=done, leave=False, dynamic_ncols=True,
+                bar_format="search {n_fmt}/{total_fmt} |{bar:12}| {desc}",
             )  # fmt: skip
             self._show("")
 
@@ -65,7 +65,7 @@ class SearchProgress:
 
     def _show(self, current: str) -> None:
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{current}{self._tail()}".removeprefix(" | "))
+            self._bar.set_description_str(f"{current}{self._tail()}".removeprefix(" | "))
 
     def _tail(self) -> str:
         best = f" | best {self._best[0]:.4g} (#{self._best[1]})" if self._best is not None else ""

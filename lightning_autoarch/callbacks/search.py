@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import signal
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -63,11 +64,12 @@ class ArchitectureSearch(Callback):
         monitor: the logged value that is the score: the best epoch's counts.
         mode: "min" or "max".
         n_trials: how many trials, over all resumes and processes; duplicates and refused architectures do not count.
-        timeout: seconds of training after which no further trial starts, over all resumes; None for no limit.
+        timeout: seconds of the trials' training after which no further trial starts, over all resumes and processes.
         strategy: "random", "bayesian", "genetic" (NSGA-II), or any Optuna sampler.
         pruner: any Optuna pruner; fed each validation epoch, or each fold with `folds`.
         folds: a number of folds or a scikit-learn splitter: the score is the mean over the folds.
-        labels, groups: for splitters that need them: an array with a value a training sample, or a function of the set.
+        labels: for splitters that need them: an array with a value a training sample, or a function of the set.
+        groups: likewise.
         max_params: most parameters of a candidate.
         max_flops: most FLOPs of a candidate's forward pass of `example_input_array`, or of the first batch.
         constraints: functions `f(architecture) -> bool`: whether it is allowed.
@@ -353,9 +355,8 @@ class ArchitectureSearch(Callback):
         self._take({"architecture": winner.user_attrs["architecture"], "score": winner.value, "trial": winner.number})
         if directory is not None and self.after != "train":
             self._weights = trial_directory(directory, winner.number) / "best.ckpt"
-        rank_zero_info(
-            f"{leaderboard(ledger.study)}\nWinner: trial #{winner.number}, {self.monitor} {winner.value:.6g}."
-        )
+        table = leaderboard(ledger.study, columns=shutil.get_terminal_size((100, 24)).columns)
+        rank_zero_info(f"{table}\nWinner: trial #{winner.number}, {self.monitor} {winner.value:.6g}.")
         if trainer.logger is not None:
             trainer.logger.log_metrics(
                 {"search/best_score": float(winner.value or 0.0), "search/trials": len(ledger.finished())},

@@ -19,12 +19,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.space import Architecture
-from lightning_autoarch.training.arguments import (
-    check_binds,
-    check_names,
-    constructor_arguments,
-    saved_arguments,
-)
+from lightning_autoarch.training.arguments import Constructor, check_binds, check_names
 
 PREFIX = "data."
 
@@ -86,9 +81,10 @@ class TrialData:
             raise SearchError(
                 f"`{PREFIX}{next(iter(names))}` of the space needs a datamodule: fit(model, datamodule=...)."
             )
-        cls = type(self.datamodule)
-        check_names(cls, f"{cls.__name__}.__init__", names, {})
-        check_binds(cls, f"{cls.__name__}.__init__", self._arguments(example), _REMEDY)
+        constructor = Constructor.of(self.datamodule)
+        what = f"{constructor.cls.__name__}.__init__"
+        check_names(constructor.cls, what, names)
+        check_binds(constructor.cls, what, constructor.arguments(example), _REMEDY)
 
     @contextlib.contextmanager
     def for_trial(self, child: Trainer, parameters: Architecture) -> Iterator[dict[str, Any]]:
@@ -97,7 +93,7 @@ class TrialData:
             if self.datamodule is None:
                 yield {"train_dataloaders": self.train, "val_dataloaders": self.val}
             elif parameters:
-                yield {"datamodule": type(self.datamodule)(**self._arguments(parameters))}
+                yield {"datamodule": Constructor.of(self.datamodule).make(parameters)}
             else:
                 outer, self.datamodule.trainer = self.datamodule.trainer, child
                 try:
@@ -109,7 +105,7 @@ class TrialData:
         """The same data with `data.*` parameters set: another datamodule, prepared and set up."""
         if not parameters or self.datamodule is None:
             return self
-        datamodule = type(self.datamodule)(**self._arguments(parameters))
+        datamodule: LightningDataModule = Constructor.of(self.datamodule).make(parameters)
         datamodule.trainer = self.datamodule.trainer
         datamodule.prepare_data()
         datamodule.setup("fit")
@@ -129,9 +125,9 @@ class TrialData:
             return
         old = dict(datamodule.__dict__)
         try:
-            arguments = self._arguments(parameters)
+            constructor = Constructor.of(datamodule)
             datamodule.__dict__.clear()
-            type(datamodule).__init__(datamodule, **arguments)
+            constructor.initialise_(datamodule, parameters)
             datamodule.trainer = old["trainer"]
             datamodule.prepare_data()
             datamodule.setup("fit")
@@ -146,10 +142,6 @@ class TrialData:
             front.train_dataloader = lambda: self.train  # type: ignore[method-assign]
             front.val_dataloader = lambda: self.val  # type: ignore[method-assign]
         return front
-
-    def _arguments(self, parameters: Architecture) -> dict[str, Any]:
-        name = getattr(self.datamodule, "_hparams_name", None)
-        return constructor_arguments(type(self.datamodule), saved_arguments(self.datamodule), name, parameters)
 
 
 def facade(datamodule: LightningDataModule) -> LightningDataModule:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -80,8 +79,6 @@ class SearchLoop:
             directory,
             keep_top_k,
         )
-        self._seconds_before = ledger.seconds()
-        self._started = time.perf_counter()
         self._rejected = 0
         self._cardinality = ledger.space.cardinality(limit=1000)
 
@@ -113,9 +110,7 @@ class SearchLoop:
                 return
 
     def _out_of_time(self) -> bool:
-        if self._budget.timeout is None:
-            return False
-        return self._seconds_before + time.perf_counter() - self._started >= self._budget.timeout
+        return self._budget.timeout is not None and self._ledger.seconds() >= self._budget.timeout
 
     def _nothing_new(self) -> bool:
         """Whether a sampler that proposed something known or refused has nothing else to propose."""

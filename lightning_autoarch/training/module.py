@@ -18,14 +18,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.space import Architecture
-from lightning_autoarch.training.arguments import (
-    INTERNAL,
-    check_binds,
-    check_names,
-    constructor_arguments,
-    saved_arguments,
-)
-from lightning_autoarch.training.optimizers import carried_optimizers, carry_optimizers
+from lightning_autoarch.training.arguments import Constructor, check_binds, check_names
+from lightning_autoarch.training.optimizers import LateOptimizers, carried_optimizers
 
 Factory = Callable[..., LightningModule]
 
@@ -40,33 +34,19 @@ class ModuleBuilder:
     """How to make candidates of one module.
 
     Attributes:
-        cls: the module's class.
-        saved: its hyperparameters, without LightningCLI's internal ones.
-        internal: those internal ones; they go back into the hyperparameters, never into `__init__`.
-        container_name: the argument that the hyperparameters were saved from as one object, if so.
-        factory: makes a module from an architecture, instead of `cls`.
+        constructor: the module's class and saved hyperparameters.
+        factory: makes a module from an architecture, instead of `constructor`.
         optimizers: what LightningCLI bound to the instance as `configure_optimizers`, if anything.
     """
 
-    cls: type[LightningModule]
-    saved: Mapping[str, Any]
-    internal: Mapping[str, Any]
-    container_name: str | None
+    constructor: Constructor
     factory: Factory | None
-    optimizers: Any = None
+    optimizers: LateOptimizers | None = None
 
     @classmethod
     def of(cls, module: LightningModule, factory: Factory | None = None) -> ModuleBuilder:
         """A builder of modules like `module`."""
-        hparams = dict(module.hparams)
-        return cls(
-            cls=type(module),
-            saved=saved_arguments(module) if factory is None else {},
-            internal={name: hparams[name] for name in INTERNAL if name in hparams},
-            container_name=getattr(module, "_hparams_name", None),
-            factory=factory,
-            optimizers=carried_optimizers(module),
-        )
+        return cls(Constructor.of(module), factory, carried_optimizers(module))
 
     def check(self, names: Mapping[str, Any], architecture: Architecture) -> None:
         """Before the first trial: every name of the space is an argument, and `architecture` can be built.
@@ -75,21 +55,26 @@ class ModuleBuilder:
             SpaceError: a name that is no argument.
             SearchError: a required argument that is not known.
         """
-        target: Callable[..., Any] = self.factory or self.cls
-        what = f"`factory` {target!r}" if self.factory else f"{self.cls.__name__}.__init__"
-        also_known = self.saved if self.container_name else {}
-        check_names(target, what, names, also_known)
-        check_binds(target, what, self._arguments(architecture), "" if self.factory else _REMEDY)
+        if self.factory is not None:
+            what = f"`factory` {self.factory!r}"
+            check_names(self.factory, what, names)
+            check_binds(self.factory, what, architecture, "")
+            return
+        made = self.constructor
+        what = f"{made.cls.__name__}.__init__"
+        check_names(made.cls, what, names, made.saved if made.container_name else ())
+        check_binds(made.cls, what, made.arguments(architecture), _REMEDY)
 
     def build(self, architecture: Architecture) -> LightningModule:
         """A fresh module of this architecture."""
         if self.factory is not None:
-            module = self.factory(**self._arguments(architecture))
+            module = self.factory(**copy.deepcopy(architecture))
             if not isinstance(module, LightningModule):
                 raise SearchError(f"Expected `factory` to return a LightningModule, got {type(module).__name__}.")
         else:
-            module = self.cls(**self._arguments(architecture))
-        self._finish(module)
+            module = self.constructor.make(architecture)
+        if self.optimizers is not None:
+            self.optimizers.bind(module)
         return module
 
     def rebuild_(self, module: LightningModule, architecture: Architecture) -> None:
@@ -98,10 +83,11 @@ class ModuleBuilder:
         try:
             module.__dict__.clear()
             if self.factory is not None:
-                self._adopt(module, self.factory(**self._arguments(architecture)))
+                _adopt(module, self.factory(**copy.deepcopy(architecture)))
             else:
-                type(module).__init__(module, **self._arguments(architecture))
-            self._finish(module)
+                self.constructor.initialise_(module, architecture)
+            if self.optimizers is not None:
+                self.optimizers.bind(module)
         except BaseException:
             module.__dict__.clear()
             module.__dict__.update(old)
@@ -116,22 +102,12 @@ class ModuleBuilder:
         fresh_names = {*fresh.__dict__, *fresh._modules, *fresh._buffers, *fresh._parameters}
         return [name for name in held if name not in fresh_names and not name.startswith("_")]
 
-    def _arguments(self, architecture: Architecture) -> dict[str, Any]:
-        if self.factory is not None:
-            return copy.deepcopy(architecture)
-        return constructor_arguments(self.cls, self.saved, self.container_name, architecture)
 
-    def _adopt(self, module: LightningModule, made: Any) -> None:
-        if type(made) is not type(module):
-            raise SearchError(
-                f"Expected `factory` to return a {type(module).__name__} like the module given to `fit`, "
-                f"got {type(made).__name__}."
-            )
-        module.__dict__.update(made.__dict__)
-
-    def _finish(self, module: LightningModule) -> None:
-        if self.internal:
-            module._hparams.update(self.internal)
-            module.__dict__["_hparams_initial"] = copy.deepcopy(module._hparams)
-        if self.optimizers is not None:
-            carry_optimizers(self.optimizers, module)
+def _adopt(module: LightningModule, made: Any) -> None:
+    """Give `module` the content of another of its class."""
+    if type(made) is not type(module):
+        raise SearchError(
+            f"Expected `factory` to return a {type(module).__name__} like the module given to `fit`, "
+            f"got {type(made).__name__}."
+        )
+    module.__dict__.update(made.__dict__)

@@ -56,11 +56,6 @@ def carried_optimizers(module: LightningModule) -> LateOptimizers | None:
     return LateOptimizers(_ignoring_optimizers(function), lambda other: (None, None))
 
 
-def carry_optimizers(optimizers: LateOptimizers, module: LightningModule) -> None:
-    """Bind `optimizers` to a rebuilt module."""
-    optimizers.bind(module)
-
-
 def check_optimizers_hold_the_module(trainer: Trainer, module: LightningModule) -> None:
     """After the strategy made the optimizers: every parameter in them is the module's.
 
