@@ -32,7 +32,7 @@ from lightning_autoarch.errors import SearchError, SpaceError
 from lightning_autoarch.search.leaderboard import leaderboard
 from lightning_autoarch.search.space import Architecture, SearchSpace
 from lightning_autoarch.search.strategies import STRATEGIES, named_sampler
-from lightning_autoarch.search.study import Ledger, open_storage, open_study, quiet_optuna
+from lightning_autoarch.search.study import Ledger, open_storage, open_study, quiet_optuna, turn
 from lightning_autoarch.training.data import TrialData, split_architecture
 from lightning_autoarch.training.facts import Constraint, Facts, Limits
 from lightning_autoarch.training.folds import Folds, OfDataset, check_splitter, run_folds
@@ -301,15 +301,10 @@ class ArchitectureSearch(Callback):
             storage = optuna.storages.InMemoryStorage()
         elif storage is None:
             storage = f"sqlite:///{directory / 'study.db'}"
-        self.study = open_study(
-            open_storage(storage),
-            name,
-            self.space,
-            self.monitor,
-            self.mode,
-            sampler,
-            self.pruner or optuna.pruners.NopPruner(),
-        )
+        pruner = self.pruner or optuna.pruners.NopPruner()
+        with turn(directory):  # two that make the same tables at once fail
+            opened = open_storage(storage)
+            self.study = open_study(opened, name, self.space, self.monitor, self.mode, sampler, pruner)
         return Ledger(self.study, self.space, directory)
 
     def _sampler(self, facts: Facts, limits: Limits) -> BaseSampler:

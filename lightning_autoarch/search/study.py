@@ -104,7 +104,9 @@ def open_study(
         _check_same(name, stored, space, monitor, mode)
         return study
     if study.direction != direction:
-        raise SearchError(f"The study `{name}` has mode {stored.get(MODE)!r}, given {mode!r}: give another `study_name`.")
+        raise SearchError(
+            f"The study `{name}` has mode {stored.get(MODE)!r}, given {mode!r}: give another `study_name`."
+        )
     for key, value in given.items():
         if stored.get(key) != value:
             study.set_user_attr(key, value)
@@ -185,7 +187,7 @@ class Ledger:
 
     def claim(self, n_trials: int) -> tuple[optuna.Trial, bool] | None:
         """The next trial, and whether another process began it; None when `n_trials` are done or under way."""
-        with self._lock():
+        with turn(self._directory):
             trials = self.trials()
             running = [trial for trial in trials if trial.state == TrialState.RUNNING]
             dead = next((trial for trial in running if self._is_dead(trial)), None)
@@ -263,16 +265,18 @@ class Ledger:
         with optuna.storages._heartbeat.get_heartbeat_thread(trial._trial_id, self.study._storage):
             yield
 
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        if self._directory is None:
-            yield
-            return
-        from filelock import FileLock
 
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._directory / "study.lock"):
-            yield
+@contextlib.contextmanager
+def turn(directory: Path | None) -> Iterator[None]:
+    """Processes on one host that share a search's directory take turns; None for no others."""
+    if directory is None:
+        yield
+        return
+    from filelock import FileLock
+
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory / "study.lock"):
+        yield
 
 
 def counts(trial: FrozenTrial) -> bool:
