@@ -24,9 +24,8 @@ import numpy as np
 import torch
 from botorch.acquisition.analytic import LogExpectedImprovement
 from botorch.acquisition.logei import qLogNoisyExpectedImprovement
-from botorch.models import SingleTaskGP
 from botorch.models.model import Model
-from botorch.posteriors import GPyTorchPosterior
+from botorch.posteriors.fully_bayesian import GaussianMixturePosterior
 from botorch.sampling import SobolQMCNormalSampler
 from gpytorch.distributions import MultivariateNormal
 from linear_operator.operators import DiagLinearOperator
@@ -35,14 +34,14 @@ from torch import Tensor
 
 from lightning_autoarch.search.encoding import Encoding
 from lightning_autoarch.search.observations import Flat, FlatKey, flat_key
-from lightning_autoarch.search.surrogate import Surrogate, build, quiet
+from lightning_autoarch.search.surrogate import EnsembleGP, Surrogate, quiet, with_believed
 
 Array = NDArray[np.float64]
 ROUNDS = 4  # of screening; the mutation's step halves each round
-POOL = 256  # candidates a round: 4 ms each round at 50 trials
+POOL = 160  # candidates a round
 PARENTS = 8  # of the best observed, and of the best candidates
 FIRST_STEP = 0.2  # standard deviation of the first round's mutations, on the unit interval
-SHORT_LIST = 32  # candidates that qLogNEI decides among
+SHORT_LIST = 16  # candidates that qLogNEI decides among
 BASELINE = 16  # observed points that may be the best: the rest cannot change qLogNEI
 MC_SAMPLES = 128  # quasi-random, BoTorch's order of magnitude (128 to 512)
 RIDGE = 0.1
@@ -123,26 +122,27 @@ def noisy_improvement(problem: Problem, Z: Array, seed: int) -> Array:  # (c, co
 
 
 class PointwiseModel(Model):  # type: ignore[misc]
-    """The model's posterior point by point: GPyTorch repeats the training data for each point of a batch otherwise."""
+    """The posterior point by point: GPyTorch repeats the training data for each point of a batch otherwise."""
 
     num_outputs = 1
+    _is_ensemble = True
 
-    def __init__(self, model: SingleTaskGP) -> None:
+    def __init__(self, model: EnsembleGP) -> None:
         super().__init__()
         self.model = model
 
-    def posterior(self, X: Tensor, *args: Any, **kwargs: Any) -> GPyTorchPosterior:  # (b, 1, columns)
-        posterior = self.model.posterior(X.squeeze(-2))
-        return GPyTorchPosterior(MultivariateNormal(posterior.mean, DiagLinearOperator(posterior.variance)))
+    def posterior(self, X: Tensor, *args: Any, **kwargs: Any) -> GaussianMixturePosterior:  # (b, 1, columns)
+        posterior = self.model(X.squeeze(-2))  # (S, b)
+        variance = posterior.variance.T.unsqueeze(-1).clamp_min(1e-10)
+        return GaussianMixturePosterior(MultivariateNormal(posterior.mean.T.unsqueeze(-1), DiagLinearOperator(variance)))
 
 
 def _screen(problem: Problem) -> Callable[[Array], Array]:
     """LogEI over the best posterior mean, pending points believed (Ginsbourger et al., 2010, kriging believer)."""
-    model = problem.surrogate.model
-    if len(problem.pending):
-        model = _believing(problem)
+    surrogate = problem.surrogate
+    model = with_believed(surrogate, problem.pending) if len(problem.pending) else surrogate.model
     with torch.no_grad(), quiet():
-        best = model.posterior(torch.from_numpy(problem.Z)).mean.max()
+        best = model(torch.from_numpy(problem.Z)).mean.amax(-1, keepdim=True)  # (S, 1)
     acquisition = LogExpectedImprovement(PointwiseModel(model), best_f=best)
 
     def score(Z: Array) -> Array:
@@ -151,15 +151,6 @@ def _screen(problem: Problem) -> Callable[[Array], Array]:
         return values
 
     return score
-
-
-def _believing(problem: Problem) -> SingleTaskGP:
-    surrogate, model = problem.surrogate, problem.surrogate.model
-    believed = (surrogate.predict(problem.pending)[0] - surrogate.location) / surrogate.scale
-    y = np.concatenate([model.train_targets.numpy(), believed])
-    noise = np.concatenate([model.likelihood.noise_covar.noise.numpy(), np.full(len(believed), 1e-6)])
-    Z, groups = np.vstack([model.train_inputs[0].numpy(), problem.pending]), model.covar_module.groups.numpy()
-    return build(Z, y, noise, groups, surrogate.hyperparameters)
 
 
 def _leaders(values: Array, k: int) -> NDArray[np.int64]:

@@ -22,7 +22,15 @@ from optuna.trial import FrozenTrial
 
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.encoding import Encoding
-from lightning_autoarch.search.observations import Flat, FlatKey, Observations, clip, flat_key, observe, truncated_moments
+from lightning_autoarch.search.observations import (
+    Flat,
+    FlatKey,
+    Observations,
+    clip,
+    flat_key,
+    observe,
+    truncated_moments,
+)
 from lightning_autoarch.search.proposers import (
     ArchitectureSampler,
     Feasible,
@@ -33,8 +41,8 @@ from lightning_autoarch.search.proposers import (
 
 if TYPE_CHECKING:
     from lightning_autoarch.search.acquisition import Problem
+    from lightning_autoarch.search.hyperposterior import Hyperparameters
     from lightning_autoarch.search.space import SearchSpace
-    from lightning_autoarch.search.surrogate import Hyperparameters, Surrogate
 
 __all__ = ["PROPOSAL", "BayesianSampler", "RandomArchitectureSampler", "SeededByTrial"]
 
@@ -107,12 +115,12 @@ class BayesianSampler(ArchitectureSampler):
         import torch
 
         from lightning_autoarch.search.acquisition import propose
-        from lightning_autoarch.search.surrogate import Hyperparameters
+        from lightning_autoarch.search.hyperposterior import Hyperparameters
 
         with torch.device("cpu") if torch.get_default_device().type != "cpu" else nullcontext():  # the mode costs 20 %
             facts = Facts(self._facts, seen.complete + seen.pruned + seen.failed)
             hyperparameters = None if start is None else Hyperparameters.from_json(start)
-            problem = _problem(seen, encoding, facts, hyperparameters)
+            problem = _problem(seen, encoding, facts, hyperparameters, rng)
             stored = {"hyperparameters": problem.surrogate.hyperparameters.to_json()}
             found = propose(problem, lambda f: facts.row(f) if self.is_feasible(f) else None, self.max_feature_calls, rng)
             if found is None:
@@ -153,8 +161,11 @@ class Facts:
         return np.array([(facts.get(name, self._mean[name]) - self._mean[name]) / self._std[name] for name in self.names])
 
 
-def _problem(seen: Observations, encoding: Encoding, facts: Facts, start: Hyperparameters | None) -> Problem:
+def _problem(
+    seen: Observations, encoding: Encoding, facts: Facts, start: Hyperparameters | None, rng: np.random.Generator
+) -> Problem:
     from lightning_autoarch.search.acquisition import Problem
+    from lightning_autoarch.search.surrogate import fit
 
     def embed(flats: Sequence[Flat]) -> tuple[Array, Array]:
         rows = np.vstack([np.zeros((0, len(encoding.names))), *[encoding.encode(flat) for flat in flats]])
@@ -164,27 +175,24 @@ def _problem(seen: Observations, encoding: Encoding, facts: Facts, start: Hyperp
     groups = np.concatenate([encoding.groups, len(encoding.group_names) + np.arange(len(facts.names))])
     complete, pruned, failed = (embed(flats) for flats in (seen.complete, seen.pruned, seen.failed))
     Y, Yvar = clip(np.array(seen.values)), np.array(seen.variances)
-    bounded, bounded_var = _impute_pruned(complete[1], Y, Yvar, pruned[1], np.array(seen.bounds), groups, names, start)
+    bounded, bounded_var = _impute_pruned(complete[1], Y, Yvar, pruned[1], np.array(seen.bounds), groups, names, start, rng)
     worst = min([*Y, *bounded])
     rows, Z = (np.vstack([part[i] for part in (complete, pruned, failed)]) for i in (0, 1))
     Y = np.concatenate([Y, bounded, np.full(len(seen.failed), worst)])
     Yvar = np.concatenate([Yvar, bounded_var, np.zeros(len(seen.failed))])
-    surrogate, kept = _fit_bounded(Z, Y, Yvar, groups, names, start)
+    kept = _kept(Y)
+    surrogate = fit(Z[kept], Y[kept], Yvar[kept], groups, names, rng, start)
     pending = embed(seen.pending)[1]
     return Problem(encoding, surrogate, rows[kept], Z[kept], pending, len(facts.names), seen.seen)
 
 
-def _fit_bounded(
-    Z: Array, Y: Array, Yvar: Array, groups: NDArray[np.int64], names: Sequence[str], start: Hyperparameters | None
-) -> tuple[Surrogate, NDArray[np.int64]]:
-    from lightning_autoarch.search.surrogate import MAX_ITERATIONS, fit
-
-    kept = np.arange(len(Y))
-    if len(Y) > MAX_OBSERVATIONS:
-        best = np.argsort(-Y, kind="stable")[: MAX_OBSERVATIONS // 2]
-        kept = np.union1d(best, np.setdiff1d(kept, best)[-(MAX_OBSERVATIONS - len(best)) :])
-    iterations = min(MAX_ITERATIONS, max(4, 2_000 // len(kept)))  # 20 to 30 ms each at 500 points
-    return fit(Z[kept], Y[kept], Yvar[kept], groups, names, start, iterations), kept
+def _kept(Y: Array) -> NDArray[np.int64]:
+    """Indices of at most MAX_OBSERVATIONS: the better half of that number, and the latest of the rest."""
+    everything = np.arange(len(Y))
+    if len(Y) <= MAX_OBSERVATIONS:
+        return everything
+    best = np.argsort(-Y, kind="stable")[: MAX_OBSERVATIONS // 2]
+    return np.union1d(best, np.setdiff1d(everything, best)[-(MAX_OBSERVATIONS - len(best)) :])
 
 
 def _impute_pruned(
@@ -196,13 +204,14 @@ def _impute_pruned(
     groups: NDArray[np.int64],
     names: Sequence[str],
     start: Hyperparameters | None,
+    rng: np.random.Generator,
 ) -> tuple[Array, Array]:
     """Belief about pruned trials, from the completed ones alone, truncated to [bound, best]."""
     from lightning_autoarch.search.surrogate import fit
 
     if len(bounds) == 0:
         return bounds, bounds
-    surrogate = fit(Z, Y, Yvar, groups, names, start, iterations=0 if start else 10)
+    surrogate = fit(Z, Y, Yvar, groups, names, rng, start, refit=False)
     mean, std = surrogate.predict(Z_pruned)
     return truncated_moments(mean, std, np.maximum(bounds, Y.min()), float(Y.max()))
 

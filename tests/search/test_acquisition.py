@@ -32,7 +32,7 @@ def _problem(n: int = 25, pending: int = 0, n_facts: int = 0) -> Problem:
     groups = np.concatenate([encoding.groups, len(encoding.group_names) + np.arange(n_facts)])
     waiting = np.hstack([encoding.embed(encoding.random(pending, rng)), np.zeros((pending, n_facts))])
     seen = frozenset(flat_key(encoding.decode(row)) for row in rows)
-    return Problem(encoding, fit(Z, Y, np.zeros(n), groups, names), rows, Z, waiting, n_facts, seen)
+    return Problem(encoding, fit(Z, Y, np.zeros(n), groups, names, np.random.default_rng(0)), rows, Z, waiting, n_facts, seen)
 
 
 def _anything(flat: Flat) -> np.ndarray:
@@ -71,7 +71,7 @@ def test_the_screen_is_botorch_s_own_log_expected_improvement() -> None:
     problem = _problem()
     Z = problem.encoding.embed(problem.encoding.random(20, np.random.default_rng(3)))
     with torch.no_grad():
-        best = problem.surrogate.model.posterior(torch.from_numpy(problem.Z)).mean.max()
+        best = problem.surrogate.members(problem.Z)[0].amax(-1, keepdim=True)
         theirs = LogExpectedImprovement(problem.surrogate.model, best)(torch.from_numpy(Z).unsqueeze(-2)).numpy()
     np.testing.assert_allclose(screen(problem)(Z), theirs, rtol=1e-4, atol=1e-4)
 
@@ -80,7 +80,7 @@ def test_a_running_trial_is_worth_less_to_both_acquisitions() -> None:
     Z = _best_candidate()[None]
     free, busy = _problem(), replace(_problem(), pending=Z)
     assert noisy_improvement(busy, Z, 0)[0] < noisy_improvement(free, Z, 0)[0] - 1.0
-    assert screen(busy)(Z)[0] < screen(free)(Z)[0] - 1.0
+    assert screen(busy)(Z)[0] < screen(free)(Z)[0]  # what is believed keeps the fitted noise
 
 
 def _best_candidate() -> np.ndarray:
