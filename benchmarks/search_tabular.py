@@ -5,9 +5,9 @@ Three claims, each with its bar, all samplers in the same run, on one thread:
     nasbench            NAS-Bench-201, CIFAR-10 validation accuracy (a table of 15,625 trained cells), with the cell's
                         log parameters as `features`: mean regret at 25 and at 50 trials <= 0.6 x GPSampler's
     nasbench-plain      the same without `features`: below GPSampler's at both
-    digits              a conditional, mixed space (`Repeat`, `when`, 25 parameters, not enumerable); each trial trains a
-                        small net on 300 of scikit-learn's digits and is scored on the rest, from one fixed seed, so that the
-                        score is a function of the architecture: mean best accuracy above GPSampler's, TPE's and random's
+    digits              a conditional, mixed space (`Repeat`, `when`, 24 parameters, not enumerable); a trial trains a
+                        small net on 300 of scikit-learn's digits and is scored on the rest, from one fixed seed: the
+                        score is a function of the architecture. Mean best accuracy above GPSampler's, TPE's, random's
 
     python benchmarks/search_tabular.py [--data ../shared/data] [--quick] [--seeds 10] [--first-seed 0]
 
@@ -116,7 +116,11 @@ def digits_net(architecture: dict[str, Any]) -> nn.Sequential:
     """The net of an architecture of `NETS`."""
     modules: list[nn.Module] = []
     if architecture["stem"] == "conv":
-        modules += [nn.Conv2d(1, architecture["channels"], architecture["kernel"], padding="same"), nn.ReLU(), nn.MaxPool2d(2)]
+        modules += [
+            nn.Conv2d(1, architecture["channels"], architecture["kernel"], padding="same"),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
     modules.append(nn.Flatten())
     width = architecture["channels"] * 16 if architecture["stem"] == "conv" else 64
     activations = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
@@ -135,7 +139,13 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     n_seeds = 3 if arguments.quick else arguments.seeds
     seeds = range(arguments.first_seed, arguments.first_seed + n_seeds)
-    machine = {"cpu": _cpu(), "threads": 1, "python": platform.python_version(), "torch": torch.__version__, "optuna": optuna.__version__}
+    machine = {
+        "cpu": _cpu(),
+        "threads": 1,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "optuna": optuna.__version__,
+    }
     print(machine, f"seeds {seeds.start} to {seeds.stop - 1}", flush=True)
     results: dict[str, Any] = {"machine": machine, "seeds": list(seeds)}
     table = arguments.data / "nasbench201" / "nasbench201.csv.gz"
@@ -168,7 +178,10 @@ def _nasbench(table: Path, seeds: range) -> dict[str, Any]:
     for name, factor in (("ours", 0.6), ("ours, plain", 1.0)):
         for i, n in enumerate((25, 50)):
             regret, bar = oracle - compared[name]["best"][i], factor * (oracle - compared["GPSampler"]["best"][i])
-            print(f"  {name} at {n}: regret {regret:.3f}, bar {bar:.3f}: {'met' if regret <= bar else 'MISSED'}", flush=True)
+            print(
+                f"  {name} at {n}: regret {regret:.3f}, bar {bar:.3f}: {'met' if regret <= bar else 'MISSED'}",
+                flush=True,
+            )
     return compared
 
 
@@ -188,7 +201,7 @@ def _compare(
     compared = {}
     for name, make in makers.items():
         runs = [_run(make(seed), space, objective, at[-1]) for seed in seeds]
-        best = np.array([[scores[: n].max() for n in at] for scores, _ in runs])  # (seeds, len(at))
+        best = np.array([[scores[:n].max() for n in at] for scores, _ in runs])  # (seeds, len(at))
         proposal = float(np.median([times[-10:] for _, times in runs]))
         compared[name] = {
             "at": at,
@@ -203,11 +216,16 @@ def _compare(
             f"{n}: mean {m:6.3f} +- {s:.3f} median {q:6.3f}"
             for n, m, s, q in zip(at, shown.mean(0), compared[name]["stderr"], np.median(shown, 0), strict=True)
         )
-        print(f"{name:12s} {'best' if oracle is None else 'regret'} at {cells}   {1e3 * proposal:.0f} ms a proposal", flush=True)
+        print(
+            f"{name:12s} {'best' if oracle is None else 'regret'} at {cells}   {1e3 * proposal:.0f} ms a proposal",
+            flush=True,
+        )
     return compared
 
 
-def _run(sampler: BaseSampler, space: SearchSpace, objective: Objective, n_trials: int) -> tuple[np.ndarray, list[float]]:
+def _run(
+    sampler: BaseSampler, space: SearchSpace, objective: Objective, n_trials: int
+) -> tuple[np.ndarray, list[float]]:
     study = optuna.create_study(direction="maximize", sampler=sampler)
     scores, seconds = [], []
     for _ in range(n_trials):
@@ -222,7 +240,11 @@ def _run(sampler: BaseSampler, space: SearchSpace, objective: Objective, n_trial
 
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        if info.exists()
+        else []
+    )
     return f"{names[0] if names else platform.processor()} x {os.cpu_count()}"
 
 

@@ -6,12 +6,13 @@ Ament et al. (2023), "Unexpected improvements to expected improvement", equation
 `LogExpectedImprovement` screens pools of candidates (running trials count as if they had come out as expected), and
 `qLogNoisyExpectedImprovement`, with the running trials as `X_pending`, decides among the short list.
 
-Pools are random architectures, mutants and crosses of the best observed, then mutants of the best candidates so far, with
-a step that halves each round: local search, and at the end the polish of the continuous part (White et al., 2021, BANANAS;
-Schneider et al., 2021, "Mutation is all you need"). Nothing enumerates the space.
+Pools are random architectures, mutants and crosses of the best observed, then mutants of the best candidates so far,
+with a step that halves each round: local search, and at the end the polish of the continuous part (White et al., 2021,
+BANANAS; Schneider et al., 2021, "Mutation is all you need"). Nothing enumerates the space.
 
-Facts of the built module are expensive (it must be built), so a pool is screened with facts predicted by ridge regression
-on the embedding, and only the leaders of each round are built: `budget` architectures a proposal, whatever the clock says.
+Facts of the built module are expensive (it must be built), so a pool is screened with facts predicted by ridge
+regression on the embedding, and only the leaders of each round are built: `budget` architectures a proposal, whatever
+the clock says.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def noisy_improvement(problem: Problem, Z: Array, seed: int) -> Array:  # (c, co
     return values
 
 
-class PointwiseModel(Model):  # type: ignore[misc]
+class PointwiseModel(Model):
     """The posterior point by point: GPyTorch repeats the training data for each point of a batch otherwise."""
 
     num_outputs = 1
@@ -134,7 +135,9 @@ class PointwiseModel(Model):  # type: ignore[misc]
     def posterior(self, X: Tensor, *args: Any, **kwargs: Any) -> GaussianMixturePosterior:  # (b, 1, columns)
         posterior = self.model(X.squeeze(-2))  # (S, b)
         variance = posterior.variance.T.unsqueeze(-1).clamp_min(1e-10)
-        return GaussianMixturePosterior(MultivariateNormal(posterior.mean.T.unsqueeze(-1), DiagLinearOperator(variance)))
+        return GaussianMixturePosterior(
+            MultivariateNormal(posterior.mean.T.unsqueeze(-1), DiagLinearOperator(variance))
+        )
 
 
 def _screen(problem: Problem) -> Callable[[Array], Array]:
@@ -159,13 +162,16 @@ def _leaders(values: Array, k: int) -> NDArray[np.int64]:
 
 def _first_pool(encoding: Encoding, incumbents: Array, rng: np.random.Generator) -> Array:
     draws = encoding.random(POOL // 2, rng)
-    return np.vstack([draws, encoding.mutate(_pick(incumbents, POOL // 4, rng), FIRST_STEP, rng),
-                      encoding.cross(_pick(incumbents, POOL // 4, rng), _pick(incumbents, POOL // 4, rng), rng)])
+    return np.vstack(
+        [
+            draws,
+            encoding.mutate(_pick(incumbents, POOL // 4, rng), FIRST_STEP, rng),
+            encoding.cross(_pick(incumbents, POOL // 4, rng), _pick(incumbents, POOL // 4, rng), rng),
+        ]
+    )
 
 
-def _next_pool(
-    encoding: Encoding, parents: Array, incumbents: Array, step: float, rng: np.random.Generator
-) -> Array:
+def _next_pool(encoding: Encoding, parents: Array, incumbents: Array, step: float, rng: np.random.Generator) -> Array:
     moved = encoding.mutate(_pick(parents, POOL * 5 // 8, rng), step, rng)
     near = encoding.mutate(_pick(incumbents, POOL // 4, rng), step, rng)
     crossed = encoding.cross(_pick(parents, POOL // 8, rng), _pick(incumbents, POOL // 8, rng), rng)
@@ -211,5 +217,5 @@ def _predicted_facts(problem: Problem, found: Candidates, rows: Array) -> Array:
     # in the dual when there are fewer points than columns: the same solution, a smaller system
     K = C @ C.T + RIDGE * np.eye(len(C))
     weights = C.T @ np.linalg.solve(K, F - middle)
-    return (problem.encoding.embed(rows) - center) @ weights + middle
-
+    predicted: Array = (problem.encoding.embed(rows) - center) @ weights + middle
+    return predicted

@@ -11,9 +11,9 @@ An *embedding* z is what the surrogate's kernel measures distances in. Lengthsca
     parameters alike, of which    mean over the active     numbers: mean and count; choices: how often each was chosen
     two or more
 
-Parameters are *alike* when their names are equal up to digits (`layers.0.width`, `layers.3.width`, `edge0`, `edge5`) and
-their distributions are equal. Counts of operations and depth are what architectures have in common across positions;
-on NAS-Bench-201 they took a third off the regret at 25 trials (see `benchmarks/search_tabular.py`).
+Parameters are *alike* when their names are equal up to digits (`layers.0.width`, `layers.3.width`, `edge0`, `edge5`)
+and their distributions are equal. Counts of operations and depth are what architectures have in common across
+positions; on NAS-Bench-201 they took a third off the regret at 25 trials (see `benchmarks/search_tabular.py`).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Column:
         return self.snap(rng.random(n))
 
     def move(self, codes: Rows, scale: float, rng: np.random.Generator) -> Rows:
-        """Another choice, or a number nearby (normal with standard deviation `scale`, at least one step of the grid)."""
+        """Another choice, or a number nearby (normal, standard deviation `scale`, at least one step of the grid)."""
         if self.n_choices:
             return (codes + rng.integers(1, max(self.n_choices, 2), size=len(codes))) % self.n_choices
         steps = rng.normal(0.0, scale, len(codes))
@@ -205,12 +205,14 @@ class Encoding:
 
     def _embed_column(self, j: int, codes: Rows) -> Rows:
         if self.columns[j].n_choices:
-            return (codes[:, None] == np.arange(self.columns[j].n_choices)) / np.sqrt(2.0)
+            indicators: Rows = (codes[:, None] == np.arange(self.columns[j].n_choices)) / np.sqrt(2.0)
+            return indicators
         return np.where(np.isnan(codes), 0.0, codes - 0.5)[:, None]
 
     def _embed_alike(self, codes: Rows, column: Column) -> Rows:
         if column.n_choices:
-            return (codes[:, :, None] == np.arange(column.n_choices)).mean(1)
+            shares: Rows = (codes[:, :, None] == np.arange(column.n_choices)).mean(1)
+            return shares
         count = (~np.isnan(codes)).sum(1)
         total = np.where(np.isnan(codes), 0.0, codes - 0.5).sum(1)
         return np.stack([total / np.maximum(count, 1), count / codes.shape[1]], axis=1)

@@ -6,13 +6,14 @@ r"""The posterior of the surrogate's hyperparameters: its density with gradient,
     log l_g ~ Normal(sqrt 2 + log(G)/2, 3)     grows with the number of groups G (Hvarfner, Hellsten, Nardi, 2024)
     log noise ~ Normal(-4, 1)
 
-Twenty trials do not determine thirty lengthscales. The mode alone is often a wrong and confident explanation, and a search
-that starts each fit from the last one keeps it: on NAS-Bench-201 a tenth of the searches got stuck so. A few samples
-of Hamiltonian Monte Carlo (Neal, 2011, section 5.3) carry the doubt into the acquisition. The chains go on from trial to trial, which is
-also what makes them cheap; their random numbers come from (seed, trial number).
+Twenty trials do not determine thirty lengthscales. The mode alone is often a wrong and confident explanation, and a
+search that starts each fit from the last one keeps it: on NAS-Bench-201 a tenth of the searches got stuck so. A few
+samples of Hamiltonian Monte Carlo (Neal, 2011, section 5.3) carry the doubt into the acquisition. The chains go on
+from trial to trial, which is also what makes them cheap; their random numbers come from (seed, trial number).
 
-The gradient (Rasmussen and Williams, 2006, equation 5.9) is written out in NumPy, with distances as matrix products: one
-evaluation takes 0.2 ms at 50 points where GPyTorch's autograd takes 4 ms. The value is GPyTorch's own; a test holds it.
+The gradient (Rasmussen and Williams, 2006, equation 5.9) is written out in NumPy, with distances as matrix products:
+one evaluation takes 0.2 ms at 50 points where GPyTorch's autograd takes 4 ms. The value is GPyTorch's own; a test
+holds it.
 """
 
 from __future__ import annotations
@@ -68,16 +69,18 @@ class Data:
         W = 0.5 * (cho_solve((L, True), np.eye(n), check_finite=False) - np.outer(alpha, alpha))  # dLoss/dK
         M = -0.5 * W * K  # dLoss/d(r^2)
         by_column = -4.0 * (M.sum(1) @ A**2 - ((M @ A) * A).sum(0))
-        of_likelihood = [np.bincount(self.groups, by_column, G), [np.trace(W) * np.exp(theta[G]), -alpha.sum()]]
+        of_likelihood = np.append(
+            np.bincount(self.groups, by_column, G), [np.trace(W) * np.exp(theta[G]), -alpha.sum()]
+        )
         center, width = prior(G)
         off = (theta - center) / width
         value = 0.5 * (self.y - theta[-1]) @ alpha + np.log(np.diag(L)).sum() + 0.5 * (off**2).sum()
-        return float(value), np.concatenate(of_likelihood) + off / width
+        return float(value), of_likelihood + off / width
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """The mode (first) and the chains' states, and their step; JSON round trip without loss: a resumed search goes on."""
+    """The mode (first), the chains' states, and their step; JSON without loss, so that a resumed search goes on."""
 
     names: tuple[str, ...]  # of the groups
     thetas: tuple[tuple[float, ...], ...]  # each (G + 2,)
@@ -107,12 +110,17 @@ def prior(G: int) -> tuple[Array, Array]:  # (G + 2,), (G + 2,)
 
 
 def infer(
-    data: Data, names: Sequence[str], start: Hyperparameters | None, n_samples: int, rng: np.random.Generator, effort: float = 1.0
+    data: Data,
+    names: Sequence[str],
+    start: Hyperparameters | None,
+    n_samples: int,
+    rng: np.random.Generator,
+    effort: float = 1.0,
 ) -> Hyperparameters:
     """The mode and `n_samples` samples, continued from `start`; `effort` scales iterations and moves.
 
-    The mode is the best of the fits from its last value, the prior's center, and lengthscales at the median distance: from
-    the last value alone, an early "all is noise" was never left again.
+    The mode is the best of the fits from its last value, the prior's center, and lengthscales at the median distance:
+    from the last value alone, an early "all is noise" was never left again.
 
     Raises:
         SearchError: a covariance that is not positive definite wherever a fit begins.

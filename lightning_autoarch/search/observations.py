@@ -1,7 +1,7 @@
 r"""What the trials of a study say, as the surrogate takes it: larger is better, and every oddity settled here.
 
     COMPLETE     its value, with variance `user_attrs["stderr"]`^2 where there is one
-    PRUNED       its last value v is a *bound*: y >= v, had it gone on, and y <= best, or it would not have been stopped.
+    PRUNED       its last value v is a *bound*: y >= v, had it gone on; y <= best, or it would not have been stopped.
                  It enters as mean and variance of the surrogate's own belief, truncated to [v, best] (Hutter, Hoos,
                  Leyton-Brown, 2011, "Bayesian optimization with censored response data", section 3: imputation)
     FAIL         or a value that is not finite: as the worst value seen, so that its neighbourhood is avoided
@@ -55,7 +55,7 @@ def flat_key(flat: Mapping[str, Any]) -> FlatKey:
 
 
 def observe(trials: Sequence[FrozenTrial], sign: float) -> Observations:
-    """Sorts trials by what they say; of several with one architecture those that know most count, the rest is dropped."""
+    """Sorts trials by what they say; of several with one architecture only those that know most count."""
     seen = Observations(sign)
     for trial in trials:
         value = _last_value(trial)
@@ -86,7 +86,10 @@ def clip(values: Vector) -> Vector:
 
 
 def truncated_moments(
-    mean: Vector, std: Vector, low: Vector, high: float  # (n,), (n,), (n,)
+    mean: Vector,
+    std: Vector,
+    low: Vector,
+    high: float,  # (n,), (n,), (n,)
 ) -> tuple[Vector, Vector]:
     """Mean and variance of Normal(mean, std^2) truncated to [low, high]; a bound above `high` is taken as the value.
 
@@ -100,7 +103,9 @@ def truncated_moments(
     log_mass = _log_mass(a, b)
     pdf_a, pdf_b = np.exp(_log_pdf(a) - log_mass), np.exp(_log_pdf(b) - log_mass)
     shift = pdf_a - pdf_b
-    spread = 1.0 + np.where(np.isinf(a), 0.0, a * pdf_a) - np.where(np.isinf(b), 0.0, np.nan_to_num(b) * pdf_b) - shift**2
+    spread = (
+        1.0 + np.where(np.isinf(a), 0.0, a * pdf_a) - np.where(np.isinf(b), 0.0, np.nan_to_num(b) * pdf_b) - shift**2
+    )
     moments = np.clip(mean + std * shift, low, upper)
     return moments, np.clip(std**2 * spread, 0.0, std**2)
 
@@ -113,7 +118,8 @@ def _log_mass(a: Vector, b: Vector) -> Vector:
     """log(Phi(b) - Phi(a)), in the tail where it is accurate."""
     a, b = np.where(a > 0, -b, a), np.where(a > 0, -a, b)
     log_b = log_ndtr(b)
-    return log_b + np.log(-np.expm1(np.minimum(log_ndtr(a) - log_b, -1e-12)))
+    mass: Vector = log_b + np.log(-np.expm1(np.minimum(log_ndtr(a) - log_b, -1e-12)))
+    return mass
 
 
 def _last_value(trial: FrozenTrial) -> float:

@@ -52,7 +52,9 @@ class ArchitectureSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         if len(study.directions) > 1:
-            raise SearchError(f"{type(self).__name__} has one objective, the study has {len(study.directions)}: use NSGA-II.")
+            raise SearchError(
+                f"{type(self).__name__} has one objective, the study has {len(study.directions)}: use NSGA-II."
+            )
         return {node.name: node.distribution for node in self._nodes(earlier_trials(study, trial))}
 
     def sample_relative(
@@ -102,7 +104,12 @@ class ArchitectureSampler(BaseSampler):
         )
 
     def _propose(
-        self, study: Study, trial: FrozenTrial, trials: Sequence[FrozenTrial], encoding: Encoding, rng: np.random.Generator
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        trials: Sequence[FrozenTrial],
+        encoding: Encoding,
+        rng: np.random.Generator,
     ) -> Flat:
         raise NotImplementedError
 
@@ -119,7 +126,7 @@ class ArchitectureSampler(BaseSampler):
         left = [flat for flat in self.space.points() if flat_key(flat) not in seen]
         for i in rng.permutation(len(left)):
             if self.is_feasible(left[i]):
-                return left[i]
+                return dict(left[i])
         raise SpaceExhausted(f"All feasible architectures of the space have been tried ({len(seen)} in the study).")
 
 
@@ -140,7 +147,12 @@ class RandomArchitectureSampler(ArchitectureSampler):
         super().__init__(space, feasible, seed)
 
     def _propose(
-        self, study: Study, trial: FrozenTrial, trials: Sequence[FrozenTrial], encoding: Encoding, rng: np.random.Generator
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        trials: Sequence[FrozenTrial],
+        encoding: Encoding,
+        rng: np.random.Generator,
     ) -> Flat:
         return self.random_new(encoding, frozenset(flat_key(t.params) for t in trials), rng)
 
@@ -181,9 +193,7 @@ class SeededByTrial(BaseSampler):
         self._made = None  # a re-attached trial starts over
         self._of(trial.number).before_trial(study, trial)
 
-    def after_trial(
-        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         self._of(trial.number).after_trial(study, trial, state, values)
 
     def _of(self, number: int) -> BaseSampler:

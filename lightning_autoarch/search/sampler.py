@@ -1,11 +1,10 @@
-"""`BayesianSampler`: an Optuna sampler for architectures, with BoTorch's Gaussian process and noisy expected improvement.
+"""`BayesianSampler`: an Optuna sampler for architectures, BoTorch's Gaussian process and noisy expected improvement.
 
-    trials with smaller numbers ─► observations ─► surrogate (fit from the last trial's hyperparameters) ─► acquisition
-                                                                                                               │
-    trial.system_attrs["autoarch:proposal"]  ◄─ {"origin", "expected": {"mean", "std"}, "hyperparameters"}  ◄──┘
+    trials with smaller numbers ─► observations ─► surrogate (goes on from the last trial's fit) ─► acquisition ─┐
+    trial.system_attrs["autoarch:proposal"] ◄─ {"origin", "expected": {"mean", "std"}, "hyperparameters"} ◄──────┘
 
-It works in any Optuna study. It knows which parameters are active, takes running trials into account, takes the facts of
-the built module (`features`) as inputs, and never proposes an architecture twice. One write to the storage a trial.
+It works in any Optuna study. It knows which parameters are active, takes running trials into account, takes the facts
+of the built module (`features`) as inputs, and never proposes an architecture twice. One write to the storage a trial.
 """
 
 from __future__ import annotations
@@ -95,7 +94,12 @@ class BayesianSampler(ArchitectureSampler):
         self._facts_memo: dict[FlatKey, dict[str, float]] = {}
 
     def _propose(
-        self, study: Study, trial: FrozenTrial, trials: Sequence[FrozenTrial], encoding: Encoding, rng: np.random.Generator
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        trials: Sequence[FrozenTrial],
+        encoding: Encoding,
+        rng: np.random.Generator,
     ) -> Flat:
         seen = observe([t for t in trials if _belongs(t, encoding)], sign_of(study))
         n_finished = len(seen.values) + len(seen.bounds) + len(seen.failed)
@@ -122,7 +126,9 @@ class BayesianSampler(ArchitectureSampler):
             hyperparameters = None if start is None else Hyperparameters.from_json(start)
             problem = _problem(seen, encoding, facts, hyperparameters, rng)
             stored = {"hyperparameters": problem.surrogate.hyperparameters.to_json()}
-            found = propose(problem, lambda f: facts.row(f) if self.is_feasible(f) else None, self.max_feature_calls, rng)
+            found = propose(
+                problem, lambda f: facts.row(f) if self.is_feasible(f) else None, self.max_feature_calls, rng
+            )
             if found is None:
                 return None, stored
             mean, std = problem.surrogate.predict(found[1][None])
@@ -139,7 +145,9 @@ class BayesianSampler(ArchitectureSampler):
             facts = {name: float(value) for name, value in self.features(self.architecture(flat)).items()}
             for name, value in facts.items():
                 if not math.isfinite(value):
-                    raise SearchError(f"Expected finite `features`, got {name}={value} for {self.architecture(flat)!r}.")
+                    raise SearchError(
+                        f"Expected finite `features`, got {name}={value} for {self.architecture(flat)!r}."
+                    )
             self._facts_memo[key] = facts
         return self._facts_memo[key]
 
@@ -158,7 +166,9 @@ class Facts:
     def row(self, flat: Flat) -> Array:
         """(m,)"""
         facts = self._facts_of(flat)
-        return np.array([(facts.get(name, self._mean[name]) - self._mean[name]) / self._std[name] for name in self.names])
+        return np.array(
+            [(facts.get(name, self._mean[name]) - self._mean[name]) / self._std[name] for name in self.names]
+        )
 
 
 def _problem(
@@ -169,13 +179,17 @@ def _problem(
 
     def embed(flats: Sequence[Flat]) -> tuple[Array, Array]:
         rows = np.vstack([np.zeros((0, len(encoding.names))), *[encoding.encode(flat) for flat in flats]])
-        return rows, np.hstack([encoding.embed(rows), np.array([facts.row(f) for f in flats]).reshape(len(flats), len(facts.names))])
+        return rows, np.hstack(
+            [encoding.embed(rows), np.array([facts.row(f) for f in flats]).reshape(len(flats), len(facts.names))]
+        )
 
     names = [*encoding.group_names, *(f"fact {name}" for name in facts.names)]
     groups = np.concatenate([encoding.groups, len(encoding.group_names) + np.arange(len(facts.names))])
     complete, pruned, failed = (embed(flats) for flats in (seen.complete, seen.pruned, seen.failed))
     Y, Yvar = clip(np.array(seen.values)), np.array(seen.variances)
-    bounded, bounded_var = _impute_pruned(complete[1], Y, Yvar, pruned[1], np.array(seen.bounds), groups, names, start, rng)
+    bounded, bounded_var = _impute_pruned(
+        complete[1], Y, Yvar, pruned[1], np.array(seen.bounds), groups, names, start, rng
+    )
     worst = min([*Y, *bounded])
     rows, Z = (np.vstack([part[i] for part in (complete, pruned, failed)]) for i in (0, 1))
     Y = np.concatenate([Y, bounded, np.full(len(seen.failed), worst)])

@@ -1,10 +1,11 @@
-r"""A Gaussian process over embedded architectures: an ensemble of BoTorch's `SingleTaskGP`, its kernel grouped by parameter.
+r"""A Gaussian process over embedded architectures: an ensemble of BoTorch's `SingleTaskGP`, one lengthscale a group.
 
     y(z) = m + f(z) + noise,   f ~ GP(0, k),   k(z, z') = exp(-r^2 / 2),   r^2 = sum_g |z_g - z'_g|^2 / l_g^2
 
 `z` is the embedding of `encoding.py` with the facts of the built module beside it, `z_g` its columns of group `g` (all
 indicator columns of one categorical parameter share one lengthscale; on categories this kernel is the product of one
-Hamming kernel a parameter). A parameter that both architectures lack contributes 0 to r: the model knows what is active.
+Hamming kernel a parameter). A parameter that both architectures lack contributes 0 to r: the model knows what is
+active.
 
 The members of the ensemble are the batch dimension of one model: the mode of the hyperparameters' posterior and a few
 samples of it (`hyperposterior.py`). BoTorch averages acquisition functions over it.
@@ -60,13 +61,14 @@ class GroupedRBF(Kernel):  # type: ignore[misc]
         return torch.exp(-0.5 * squares.clamp_min(0.0))
 
 
-class EnsembleGP(SingleTaskGP):  # type: ignore[misc]
+class EnsembleGP(SingleTaskGP):
     """`SingleTaskGP` whose batch dimension is an ensemble, as BoTorch's fully Bayesian models have it."""
 
     _is_ensemble = True
 
     def posterior(self, X: Tensor, *args: Any, **kwargs: Any) -> GaussianMixturePosterior:  # (..., q, columns)
-        return GaussianMixturePosterior(super().posterior(X.unsqueeze(MCMC_DIM), *args, **kwargs).distribution)
+        posterior: Any = super().posterior(X.unsqueeze(MCMC_DIM), *args, **kwargs)
+        return GaussianMixturePosterior(posterior.distribution)
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,9 @@ def build(data: Data, hyperparameters: Hyperparameters) -> EnsembleGP:
     S = torch.Size([len(thetas)])
     with quiet():
         smallest = GreaterThan(0.99 * MIN_LENGTHSCALE, transform=None)
-        kernel = GroupedRBF(torch.from_numpy(data.groups), data.n_groups, batch_shape=S, lengthscale_constraint=smallest)
+        kernel = GroupedRBF(
+            torch.from_numpy(data.groups), data.n_groups, batch_shape=S, lengthscale_constraint=smallest
+        )
         likelihood = FixedNoiseGaussianLikelihood(
             torch.from_numpy(data.noise).expand(*S, -1),
             learn_additional_noise=True,
@@ -146,7 +150,7 @@ def build(data: Data, hyperparameters: Hyperparameters) -> EnsembleGP:
         likelihood.second_noise = thetas[:, -2:-1].exp()
         model.mean_module.constant = thetas[:, -1]
     model.requires_grad_(False)
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 def with_believed(surrogate: Surrogate, Z: Array) -> EnsembleGP:
@@ -158,7 +162,7 @@ def with_believed(surrogate: Surrogate, Z: Array) -> EnsembleGP:
     return build(grown, surrogate.hyperparameters)
 
 
-class quiet(warnings.catch_warnings):  # type: ignore[type-arg]
+class quiet(warnings.catch_warnings):
     """Silences what BoTorch and GPyTorch say about numerics, here only, and their lazy covariances."""
 
     def __enter__(self) -> None:

@@ -1,4 +1,4 @@
-"""The search for the best candidate: finds what it should, keeps to its budget, and takes running trials into account."""
+"""The search for the best candidate: finds what it should, keeps to its budget, knows of running trials."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def _problem(n: int = 25, pending: int = 0, n_facts: int = 0) -> Problem:
     groups = np.concatenate([encoding.groups, len(encoding.group_names) + np.arange(n_facts)])
     waiting = np.hstack([encoding.embed(encoding.random(pending, rng)), np.zeros((pending, n_facts))])
     seen = frozenset(flat_key(encoding.decode(row)) for row in rows)
-    return Problem(encoding, fit(Z, Y, np.zeros(n), groups, names, np.random.default_rng(0)), rows, Z, waiting, n_facts, seen)
+    return Problem(
+        encoding, fit(Z, Y, np.zeros(n), groups, names, np.random.default_rng(0)), rows, Z, waiting, n_facts, seen
+    )
 
 
 def _anything(flat: Flat) -> np.ndarray:

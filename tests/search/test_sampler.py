@@ -1,4 +1,4 @@
-"""Samplers in plain studies and with a space: determinism across restarts, conditions, running trials, hostile inputs."""
+"""Samplers in plain studies and with a space: restarts, conditions, running trials, hostile inputs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def _score(architecture: dict[str, Any]) -> float:
     return -abs(sum(widths) - 100) / 100 - abs(architecture.get("momentum", 0.0) - 0.6)
 
 
-def _run(make: Callable[[], BaseSampler], n: int, fresh: bool, space: SearchSpace = SPACE, **study_args: Any) -> optuna.Study:
+def _run(
+    make: Callable[[], BaseSampler], n: int, fresh: bool, space: SearchSpace = SPACE, **study_args: Any
+) -> optuna.Study:
     study = optuna.create_study(direction="maximize", sampler=make(), **study_args)
     for _ in range(n):
         if fresh:
@@ -104,7 +106,9 @@ def test_running_trials_are_not_proposed_again() -> None:
     assert all(asked[i] != asked[j] for i in range(4) for j in range(i))
 
 
-@pytest.mark.parametrize("make", [lambda: BayesianSampler(space=CELLS, max_feature_calls=8), lambda: RandomArchitectureSampler(CELLS)])
+@pytest.mark.parametrize(
+    "make", [lambda: BayesianSampler(space=CELLS, max_feature_calls=8), lambda: RandomArchitectureSampler(CELLS)]
+)
 def test_a_finite_space_is_proposed_to_the_last_point_and_then_exhausted(make: Callable[[], BaseSampler]) -> None:
     study = optuna.create_study(sampler=make())
     seen = set()
@@ -127,7 +131,8 @@ def test_infeasible_architectures_are_never_proposed_and_calls_are_bounded() -> 
 
     feasible = lambda a: sum(layer["width"] for layer in a["layers"]) <= 60  # noqa: E731
     study = optuna.create_study(
-        direction="maximize", sampler=BayesianSampler(space=SPACE, features=features, feasible=feasible, max_feature_calls=6)
+        direction="maximize",
+        sampler=BayesianSampler(space=SPACE, features=features, feasible=feasible, max_feature_calls=6),
     )
     for i in range(12):
         trial = study.ask()
@@ -164,7 +169,9 @@ def test_a_plain_study_with_conditions_is_learned_and_solved() -> None:
     ["constant", "failed", "nan", "mixed", "pruned", "huge", "noisy"],
 )
 def test_hostile_outcomes(direction: str, outcome: str) -> None:
-    study = optuna.create_study(direction=direction, sampler=BayesianSampler(space=SPACE, n_startup=1, max_feature_calls=8))
+    study = optuna.create_study(
+        direction=direction, sampler=BayesianSampler(space=SPACE, n_startup=1, max_feature_calls=8)
+    )
     for i in range(8):
         trial = study.ask()
         value = _score(SPACE.suggest(trial))

@@ -87,8 +87,12 @@ def test_members_are_averaged_as_a_mixture() -> None:
     with torch.no_grad():
         theirs = surrogate.model.posterior(torch.from_numpy(Z[:4]).unsqueeze(-2))
     mean, std = surrogate.predict(Z[:4])
-    np.testing.assert_allclose(mean, surrogate.location + surrogate.scale * theirs.mixture_mean.flatten().numpy(), atol=1e-6)
-    np.testing.assert_allclose(std, surrogate.scale * theirs.mixture_variance.flatten().sqrt().numpy(), rtol=1e-2, atol=1e-4)
+    np.testing.assert_allclose(
+        mean, surrogate.location + surrogate.scale * theirs.mixture_mean.flatten().numpy(), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        std, surrogate.scale * theirs.mixture_variance.flatten().sqrt().numpy(), rtol=1e-2, atol=1e-4
+    )
 
 
 def test_known_noise_pulls_less() -> None:
@@ -101,7 +105,9 @@ def test_known_noise_pulls_less() -> None:
 def test_two_architectures_without_a_parameter_do_not_differ_in_it() -> None:
     space = SearchSpace({"block": Categorical(["conv", "mlp"]), "x": Float(0, 1, when={"block": ["conv"]})})
     encoding = Encoding(space.nodes)
-    rows = np.vstack([encoding.encode(f) for f in ({"block": "mlp"}, {"block": "conv", "x": 0.2}, {"block": "conv", "x": 0.9})])
+    rows = np.vstack(
+        [encoding.encode(f) for f in ({"block": "mlp"}, {"block": "conv", "x": 0.2}, {"block": "conv", "x": 0.9})]
+    )
     G = len(encoding.group_names)
     values = _values(np.append(np.full(G, math.log(0.5)), [math.log(1e-4), 0.0]), names=encoding.group_names)
     Z = encoding.embed(rows)
@@ -112,7 +118,7 @@ def test_two_architectures_without_a_parameter_do_not_differ_in_it() -> None:
 
 
 def test_only_what_matters_gets_a_short_lengthscale() -> None:
-    Z, y = _data(60, seed=3)
+    Z = _data(60, seed=3)[0]
     a, b, c = np.exp(_fit(Z, np.sin(6 * Z[:, 0])).hyperparameters.thetas[0][:3])
     assert a < 1.5 < 4 < min(b, c)
 
@@ -125,7 +131,7 @@ def test_strange_outcomes_have_finite_predictions(y: list[float]) -> None:
 
 
 def test_not_finite_is_refused() -> None:
-    Z, y = _data(3)
+    Z = _data(3)[0]
     with pytest.raises(SearchError, match="finite"):
         _fit(Z, np.array([1.0, np.nan, 0.0]))
 
