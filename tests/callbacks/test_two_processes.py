@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,25 +29,25 @@ print(json.dumps({"best": callback.best_architecture, "trials": len(callback.stu
 
 
 @pytest.fixture
-def postgresql(tmp_path: Path) -> Iterator[str]:
-    programs = [shutil.which(name) for name in ("initdb", "pg_ctl")]
-    if not all(programs):
+def postgresql() -> Iterator[str]:
+    initdb, pg_ctl = shutil.which("initdb"), shutil.which("pg_ctl")
+    if initdb is None or pg_ctl is None:
         pytest.skip("PostgreSQL (initdb, pg_ctl) is not installed")
     pytest.importorskip("psycopg2", reason="psycopg2, the driver of PostgreSQL, is not installed")
-    initdb, pg_ctl = programs
-    data, socket = tmp_path / "pg", tmp_path / "s"
-    socket.mkdir()
-    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    if user:
-        for directory in (tmp_path, socket, *tmp_path.parents):
-            if Path("/tmp") in directory.parents:
-                directory.chmod(0o777)
-    subprocess.run([*user, initdb, "-D", data, "-A", "trust", "-U", "tester"], check=True, capture_output=True)
-    options = f"-k {socket} -c listen_addresses='' -c fsync=off"
-    quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
-    subprocess.run([*user, pg_ctl, "-D", data, "-w", "-o", options, "-l", data / "log", "start"], **quiet)
-    yield f"postgresql+psycopg2://tester@/postgres?host={socket}"
-    subprocess.run([*user, pg_ctl, "-D", data, "-m", "fast", "-t", "120", "stop"], **quiet)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:  # a socket's path must be short
+        user: list[str] = []
+        if os.geteuid() == 0:  # which the server refuses to be
+            user = ["runuser", "-u", "postgres", "--"]
+            shutil.chown(root, "postgres")
+        server = [*user, pg_ctl, "-D", f"{root}/data", "-w", "-t", "120", "-l", f"{root}/log"]
+        options = f"-k {root} -c listen_addresses='' -c fsync=off"
+        quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "stdin": subprocess.DEVNULL, "cwd": root}
+        subprocess.run([*user, initdb, "-D", f"{root}/data", "-A", "trust", "-U", "tester"], **quiet)
+        subprocess.run([*server, "-o", options, "start"], **quiet)
+        try:
+            yield f"postgresql+psycopg2://tester@/postgres?host={root}"
+        finally:
+            subprocess.run([*server, "-m", "immediate", "stop"], **quiet)
 
 
 def run_two(storage: str, directory: Path) -> list[dict[str, Any]]:
