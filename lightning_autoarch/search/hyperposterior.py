@@ -40,6 +40,7 @@ FIT_ITERATIONS = 10  # L-BFGS, from each start
 MOVES, LEAPFROG = 4, 5  # Monte Carlo moves of each chain a trial, gradient steps in each
 FIRST_MOVES = 20  # of a chain that has just been started
 FIRST_STEP = 0.15
+SETTLED = 200  # observations from which on the mode is only followed
 STRAY = 20.0  # a chain this many nats (and one a dimension) below the mode is started anew from it
 
 
@@ -163,9 +164,11 @@ def sample(data: Data, theta: Array, moves: int, step: float, rng: np.random.Gen
 
 
 def _mode(data: Data, last: Array | None, iterations: int) -> tuple[Array, float]:
-    center = prior(data.n_groups)[0]
-    starts = [*([] if last is None else [last]), center, _median_start(data.Z, center)]
-    bounds, n = list(zip(*_box(data.n_groups), strict=True)), len(data.y)
+    center, n = prior(data.n_groups)[0], len(data.y)
+    starts = [center, _median_start(data.Z, center)]
+    if last is not None:  # many data determine the mode, and each evaluation is dear
+        starts = [last] if n > SETTLED else [last, *starts]
+    bounds = list(zip(*_box(data.n_groups), strict=True))
     scaled = lambda theta: tuple(part / n for part in data.loss(theta))  # noqa: E731
     options = {"maxiter": iterations}
     fits = [minimize(scaled, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options) for start in starts]

@@ -48,7 +48,7 @@ __all__ = ["PROPOSAL", "BayesianSampler", "RandomArchitectureSampler", "SeededBy
 Array = NDArray[np.float64]
 Features: TypeAlias = Callable[[dict[str, Any]], Mapping[str, float]]
 PROPOSAL = "autoarch:proposal"  # key of the trial's system attribute
-MAX_OBSERVATIONS = 500  # the fit is cubic: beyond, the better and the later half of this number
+MAX_OBSERVATIONS = 400  # the fit is cubic: beyond, the better and the later half of this number
 
 
 class BayesianSampler(ArchitectureSampler):
