@@ -55,7 +55,8 @@ class ArchitectureSampler(BaseSampler):
             raise SearchError(
                 f"{type(self).__name__} has one objective, the study has {len(study.directions)}: use NSGA-II."
             )
-        return {node.name: node.distribution for node in self._nodes(earlier_trials(study, trial))}
+        trials = earlier_trials(study, trial) if self.space is None else []
+        return {node.name: node.distribution for node in self._nodes(trials)}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

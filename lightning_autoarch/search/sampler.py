@@ -92,6 +92,7 @@ class BayesianSampler(ArchitectureSampler):
                 raise SearchError(f"Expected `{name}` to be a whole number >= 1, got {value!r}.")
         self.features, self.n_startup, self.max_feature_calls = features, n_startup, max_feature_calls
         self._facts_memo: dict[FlatKey, dict[str, float]] = {}
+        self._belongs_memo: dict[FlatKey, bool] = {}
 
     def _propose(
         self,
@@ -101,7 +102,7 @@ class BayesianSampler(ArchitectureSampler):
         encoding: Encoding,
         rng: np.random.Generator,
     ) -> Flat:
-        seen = observe([t for t in trials if _belongs(t, encoding)], sign_of(study))
+        seen = observe([t for t in trials if self._belongs(t, encoding)], sign_of(study))
         n_finished = len(seen.values) + len(seen.bounds) + len(seen.failed)
         proposal: dict[str, Any] = {"origin": "random"}
         flat = None
@@ -135,6 +136,15 @@ class BayesianSampler(ArchitectureSampler):
         std_observed = math.hypot(float(std[0]), problem.surrogate.noise_std)
         expected = {"mean": seen.sign * float(mean[0]), "std": std_observed}
         return found[0], {"origin": "bayesian", "expected": expected, **stored}
+
+    def _belongs(self, trial: FrozenTrial, encoding: Encoding) -> bool:
+        """Memoised where the encoding stays: with a space of its own."""
+        if self.space is None:
+            return _belongs(trial, encoding)
+        key = flat_key(trial.params)
+        if key not in self._belongs_memo:
+            self._belongs_memo[key] = _belongs(trial, encoding)
+        return self._belongs_memo[key]
 
     def _facts(self, flat: Flat) -> dict[str, float]:
         """Facts by name, memoised by architecture."""
