@@ -143,20 +143,24 @@ def measure(strategy: str, trials: int, parts: Parts, epochs: int) -> dict[str, 
     }
 
 
-def import_seconds(statement: str) -> float:
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", statement], check=True, capture_output=True)
-    return time.perf_counter() - start
+IMPORTS = """
+import time
+start = time.perf_counter()
+import lightning
+middle = time.perf_counter()
+import lightning_autoarch
+print(middle - start, time.perf_counter() - middle)
+"""
 
 
 def import_overhead(runs: int) -> dict[str, float]:
-    plain, ours = "import lightning", "import lightning; import lightning_autoarch"
-    import_seconds(ours)
-    pairs = [(import_seconds(plain), import_seconds(ours)) for _ in range(runs)]
-    return {
-        "lightning": statistics.median(p for p, _ in pairs),
-        "added": statistics.median(o - p for p, o in pairs),
-    }
+    """Medians over fresh processes of what `import lightning` takes, and `import lightning_autoarch` after it."""
+    outputs = [
+        subprocess.run([sys.executable, "-c", IMPORTS], check=True, capture_output=True, text=True).stdout
+        for _ in range(runs)
+    ]
+    pairs = [[float(seconds) for seconds in output.split()] for output in outputs]
+    return {"lightning": statistics.median(p for p, _ in pairs), "added": statistics.median(a for _, a in pairs)}
 
 
 def main() -> None:
