@@ -107,7 +107,7 @@ class Measured(ArchitectureSearch):
             module = spec.builder.build(architecture)
             start = time.perf_counter()
             trainer = L.Trainer(**{**spec.trainer, "enable_checkpointing": False})
-            with spec.data.for_trial(trainer, {}) as data:
+            with spec.data.for_trial({}) as data:
                 trainer.fit(module, **data)
             fit = time.perf_counter() - start
         aside = time.perf_counter() - before_plain

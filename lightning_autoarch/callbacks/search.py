@@ -36,7 +36,7 @@ from lightning_autoarch.search.study import Ledger, open_storage, open_study, qu
 from lightning_autoarch.training.data import TrialData, split_architecture
 from lightning_autoarch.training.facts import Constraint, Facts, Limits
 from lightning_autoarch.training.folds import Folds, OfDataset, check_splitter, run_folds
-from lightning_autoarch.training.inherit import check_trial_trainer, inherited_arguments
+from lightning_autoarch.training.inherit import check_ends, check_trial_trainer, inherited_arguments
 from lightning_autoarch.training.isolation import seeded, trial_seed
 from lightning_autoarch.training.loop import Budget, SearchLoop, check_budget, trial_directory, winner_of
 from lightning_autoarch.training.module import Factory, ModuleBuilder
@@ -213,6 +213,8 @@ class ArchitectureSearch(Callback):
         ):
             if value not in known and not (name == "strategy" and isinstance(value, BaseSampler)):
                 raise SearchError(f"Expected `{name}` to be one of {', '.join(known)}, got {value!r}.")
+        if isinstance(self.keep_top_k, bool) or not isinstance(self.keep_top_k, int) or self.keep_top_k < 1:
+            raise SearchError(f"Expected `keep_top_k` to be a whole number >= 1, got {self.keep_top_k!r}.")
         if self.folds is not None and self.after != "train":
             raise SearchError(f"`after={self.after!r}` needs the weights of one training, but `folds` trains several.")
         for name in self.space.parameters:
@@ -289,7 +291,8 @@ class ArchitectureSearch(Callback):
 
     def _enqueue(self, ledger: Ledger, limits: Limits) -> None:
         for architecture in self.enqueue:
-            reason = limits.violation(architecture)
+            flat = self.space.flatten(architecture, partial=True)
+            reason = limits.violation(architecture) if self.space.is_whole(flat) else None
             if reason is not None:
                 rank_zero_warn(f"The enqueued {architecture} is not tried: {reason}.")
             else:
@@ -314,11 +317,13 @@ class ArchitectureSearch(Callback):
 
     def _spec(self, trainer: Trainer, builder: ModuleBuilder, data: TrialData) -> TrialSpec:
         """The trial that all trials are variations of."""
+        arguments = {**inherited_arguments(trainer), **self.trial_trainer}
+        check_ends(arguments, self.trial_callbacks)
         return TrialSpec(
             architecture={},
             builder=builder,
             data=data,
-            trainer={**inherited_arguments(trainer), **self.trial_trainer},
+            trainer=arguments,
             monitor=self.monitor,
             mode=self.mode,
             seed=self.seed,

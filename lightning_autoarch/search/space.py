@@ -103,6 +103,10 @@ class SearchSpace:
         """Whether `node` exists next to the parameters that `flat` already holds."""
         return all(condition.holds(flat) for condition in node.conditions)
 
+    def is_whole(self, flat: Mapping[str, Scalar]) -> bool:
+        """Whether no active parameter is missing."""
+        return all(node.name in flat for node in self.nodes if self.is_active(node, flat))
+
     def architecture(self, flat: Mapping[str, Scalar]) -> Architecture:
         """The architecture of a flat point."""
         return _fold(self.parameters, flat, "")

@@ -1,13 +1,14 @@
 """The data of the outer fit, handed to a trial without the trial disturbing it.
 
-A datamodule that the outer fit has prepared goes to a trial behind a facade: its loaders and transfer hooks, but none
-of prepare, setup and teardown. Parameters of the space named `data.*` are the datamodule's hyperparameters: then it is
+A datamodule that the outer fit has prepared goes to a trial behind a facade: all that it holds, but none of prepare,
+setup and teardown. Parameters of the space named `data.*` are the datamodule's hyperparameters: then it is
 made anew for the trial, and in place for the winner. Generators that loaders hold are part of a trial's random state.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.space import Architecture
@@ -23,13 +23,6 @@ from lightning_autoarch.training.arguments import Constructor, check_binds, chec
 
 PREFIX = "data."
 
-_DELEGATED = (
-    "train_dataloader",
-    "val_dataloader",
-    "transfer_batch_to_device",
-    "on_before_batch_transfer",
-    "on_after_batch_transfer",
-)
 _REMEDY = "Call `self.save_hyperparameters()` in the datamodule's `__init__`."
 
 
@@ -87,19 +80,15 @@ class TrialData:
         check_binds(constructor.cls, what, constructor.arguments(example), _REMEDY)
 
     @contextlib.contextmanager
-    def for_trial(self, child: Trainer, parameters: Architecture) -> Iterator[dict[str, Any]]:
-        """The keyword arguments of the child's `fit`; the datamodule's trainer and the loaders' generators return."""
+    def for_trial(self, parameters: Architecture) -> Iterator[dict[str, Any]]:
+        """The keyword arguments of the child's `fit`; the loaders' generators return to where they were."""
         with _generators_kept([self.train, self.val]):
             if self.datamodule is None:
                 yield {"train_dataloaders": self.train, "val_dataloaders": self.val}
             elif parameters:
                 yield {"datamodule": Constructor.of(self.datamodule).make(parameters)}
             else:
-                outer, self.datamodule.trainer = self.datamodule.trainer, child
-                try:
-                    yield {"datamodule": self._facade()}
-                finally:
-                    self.datamodule.trainer = outer
+                yield {"datamodule": self._facade()}
 
     def with_parameters(self, parameters: Architecture) -> TrialData:
         """The same data with `data.*` parameters set: another datamodule, prepared and set up."""
@@ -145,15 +134,14 @@ class TrialData:
 
 
 def facade(datamodule: LightningDataModule) -> LightningDataModule:
-    """A datamodule with the loaders and transfer hooks of a prepared one, and none of its other hooks."""
-    front = LightningDataModule()
-    for name in _DELEGATED:
-        if is_overridden(name, datamodule, LightningDataModule):
-            setattr(front, name, getattr(datamodule, name))
-    front.allow_zero_length_dataloader_with_multiple_devices = (
-        datamodule.allow_zero_length_dataloader_with_multiple_devices
-    )
+    """A datamodule that shares all that a prepared one holds and is of its class, but prepares nothing anew."""
+    front = copy.copy(datamodule)
+    hooks = dict.fromkeys(("prepare_data", "setup", "teardown"), _do_nothing)
+    front.__class__ = type(type(datamodule).__name__, (type(datamodule),), hooks)
     return front
+
+
+def _do_nothing(self: LightningDataModule, *args: Any, **kwargs: Any) -> None: ...
 
 
 def generators(loaders: Any) -> list[torch.Generator]:

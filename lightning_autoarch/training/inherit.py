@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Timer
 
 from lightning_autoarch.errors import SearchError, did_you_mean
 
@@ -34,7 +36,6 @@ _OURS = (
     "use_distributed_sampler",
 )
 SILENT = {
-    "logger": False,
     "enable_progress_bar": False,
     "enable_model_summary": False,
     "enable_autolog_hparams": False,
@@ -48,6 +49,7 @@ def inherited_arguments(trainer: Trainer) -> dict[str, Any]:
     clip = trainer.gradient_clip_algorithm
     arguments |= {
         "max_epochs": trainer.fit_loop.max_epochs,
+        "max_time": _max_time(trainer),
         "gradient_clip_algorithm": clip.value if clip is not None else None,
         "deterministic": _deterministic(),
         "benchmark": torch.backends.cudnn.benchmark,
@@ -84,6 +86,19 @@ def check_trial_trainer(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise SearchError(f"`{name}` in `trial_trainer` is no argument of Trainer.{did_you_mean(name, known)}")
     return dict(arguments)
+
+
+def check_ends(arguments: Mapping[str, Any], callbacks: Sequence[Callback]) -> None:
+    """Raises SearchError for a Trainer that nothing would stop."""
+    endless = arguments.get("max_epochs") == -1 and arguments.get("max_steps", -1) == -1 and not arguments["max_time"]
+    if endless and not callbacks:
+        raise SearchError('A trial would never end: give `trial_trainer={"max_epochs": ...}`.')
+
+
+def _max_time(trainer: Trainer) -> timedelta | None:
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    durations = [timer._duration for timer in timers if timer._duration is not None]
+    return timedelta(seconds=min(durations)) if durations else None
 
 
 def _deterministic() -> bool | str:

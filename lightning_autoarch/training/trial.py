@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.memory import is_oom_error
 
@@ -128,7 +129,7 @@ def _train(spec: TrialSpec, recorder: TrialRecorder) -> list[str]:
     module = spec.builder.build(architecture)
     _decouple_metrics(module)
     trainer = Trainer(**_trainer_arguments(spec, recorder))
-    with spec.data.for_trial(trainer, data_parameters) as data:
+    with spec.data.for_trial(data_parameters) as data:
         _fit(
             trainer,
             module,
@@ -157,12 +158,9 @@ def _trainer_arguments(spec: TrialSpec, recorder: TrialRecorder) -> dict[str, An
 
     callbacks = [*copy.deepcopy(list(spec.callbacks)), recorder]
     root = None if spec.directory is None else str(spec.directory)
-    return {
-        **spec.trainer,
-        "callbacks": callbacks,
-        "default_root_dir": root,
-        "use_distributed_sampler": False,
-    }
+    ours = {"callbacks": callbacks, "default_root_dir": root, "use_distributed_sampler": False}
+    # Modules write to `self.logger.experiment`: the dummy takes everything and keeps nothing.
+    return {**spec.trainer, **ours, "logger": DummyLogger()}
 
 
 def _decouple_metrics(module: LightningModule) -> None:

@@ -234,6 +234,7 @@ class TestFailures:
             ({"timeout": -1}, "`timeout`"),
             ({"folds": 1}, "`folds`"),
             ({"folds": 3, "after": "keep"}, "`folds`"),
+            ({"keep_top_k": 0}, "`keep_top_k`"),
             ({"trial_trainer": {"max_epoch": 1}}, "Did you mean `max_epochs`"),
             ({"trial_trainer": {"callbacks": []}}, "trial_callbacks"),
             ({"space": {"prune.sparsity": [0.5, 0.9]}}, "reserved"),

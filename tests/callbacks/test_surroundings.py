@@ -10,6 +10,7 @@ import nets
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
@@ -88,3 +89,39 @@ def test_two_searches_in_one_process(tmp_path: Path) -> None:
         nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), *nets.loaders())
     assert first.best_architecture == second.best_architecture  # the same seed
     assert sorted(p.name for p in (tmp_path / "autoarch").iterdir()) == ["Net", "other"]
+
+
+def test_a_module_may_ask_the_datamodule_and_the_logger(tmp_path: Path) -> None:
+    class Data(nets.Data):
+        def setup(self, stage: str) -> None:
+            super().setup(stage)
+            self.classes = 3
+
+    class Asking(nets.Net):
+        def setup(self, stage: str) -> None:
+            assert isinstance(self.trainer.datamodule, Data)
+            self.classes = self.trainer.datamodule.classes
+
+        def on_train_epoch_end(self) -> None:
+            self.logger.experiment.log_metrics({"x": 1.0})
+            self.logger.log_metrics({"y": 1.0})
+
+    callback = search(trial_callbacks=[LearningRateMonitor()])
+    options = {"max_epochs": 1, "logger": CSVLogger(tmp_path), "log_every_n_steps": 1}
+    nets.trainer(tmp_path, callback, **options).fit(Asking(), datamodule=Data())
+    assert [t.state.name for t in callback.study.trials] == ["COMPLETE"] * 3
+
+
+def test_max_time_of_the_outer_trainer_ends_trials_too(tmp_path: Path) -> None:
+    callback = search(n_trials=1)
+    nets.trainer(tmp_path, callback, max_epochs=-1, max_time="00:00:00:01").fit(nets.Net(), *nets.loaders())
+    assert callback.study.trials[0].user_attrs["epochs"] > 1
+    with pytest.raises(SearchError, match="never end"):
+        nets.trainer(tmp_path / "b", search(), max_epochs=-1).fit(nets.Net(), *nets.loaders())
+
+
+def test_part_of_an_architecture_is_not_held_against_the_limits(tmp_path: Path) -> None:
+    callback = search(constraints=[lambda a: a["width"] % 2 == 0], enqueue=[{"act": "tanh"}], n_trials=2)
+    nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), *nets.loaders())
+    counted = [t for t in callback.study.trials if "architecture" in t.user_attrs]
+    assert all(t.params["width"] % 2 == 0 for t in counted)
