@@ -24,5 +24,6 @@ class SpaceExhausted(SearchError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" Did you mean `width`?"` for the nearest known name, or an empty string when none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1)
+    names = list(known)
+    near = [other for other in names if other.startswith(f"{name}/")] or difflib.get_close_matches(name, names, n=1)
     return f" Did you mean `{near[0]}`?" if near else ""

@@ -32,6 +32,10 @@ class Scheduled(nets.Net):
             "none": None,
             "epoch": lambda: schedulers.StepLR(optimizer, 1, 0.5),
             "step": lambda: {"scheduler": schedulers.StepLR(optimizer, 2, 0.9), "interval": "step"},
+            "one cycle": lambda: {
+                "scheduler": schedulers.OneCycleLR(optimizer, 0.1, self.trainer.estimated_stepping_batches),
+                "interval": "step",
+            },
             "plateau": lambda: {
                 "scheduler": schedulers.ReduceLROnPlateau(optimizer, patience=0, threshold=0.5, factor=0.5),
                 "monitor": "val_loss",
@@ -70,7 +74,7 @@ def interrupting(at: int) -> Any:
     return report
 
 
-@pytest.mark.parametrize("kind", ["none", "epoch", "step", "plateau"])
+@pytest.mark.parametrize("kind", ["none", "epoch", "step", "plateau", "one cycle"])
 def test_an_interrupted_trial_continues_bit_for_bit(tmp_path: Path, kind: str) -> None:
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     whole = run_trial(spec(tmp_path / "a", architecture={"kind": kind}), never)
