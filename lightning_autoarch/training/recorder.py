@@ -103,7 +103,7 @@ class TrialRecorder(Checkpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._resumed is not None:
             set_rng_state(self._resumed["rng"])
-            # `estimated_stepping_batches` in `configure_optimizers` made the loaders early: their iterators drew before.
+            # `estimated_stepping_batches` in `configure_optimizers` makes the loaders, whose iterators draw, too early.
             trainer.fit_loop._combined_loader = None
             _restore_generators(trainer, self._resumed["generators"])
 
