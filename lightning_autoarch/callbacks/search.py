@@ -162,6 +162,10 @@ class ArchitectureSearch(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._take(state_dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles know nothing of this process: not the module that was searched, not its signal handler."""
+        return {**self.__dict__, "_searched": None, "_sigint": None}
+
     def trials_dataframe(self) -> pd.DataFrame:
         """Optuna's table of all trials (needs pandas): number, value, times, `params_*`, `user_attrs_*`, state.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,15 @@ def test_a_trainer_of_pytorch_lightning_is_refused(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(SearchError, match="import lightning as L"):
         trainer.fit(Foreign(), nets.loaders()[0])
+
+
+def test_a_callback_can_be_copied_and_pickled_before_and_after(tmp_path: Path) -> None:
+    callback = search()
+    for _ in range(2):
+        for copied in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
+            assert copied.best_architecture == callback.best_architecture
+            assert copied.space.nodes == callback.space.nodes
+        nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), *nets.loaders())
 
 
 def test_two_searches_in_one_process(tmp_path: Path) -> None:
