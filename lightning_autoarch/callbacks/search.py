@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
 
 from lightning_autoarch.callbacks.outer import (
     callback_state,
@@ -41,7 +42,7 @@ from lightning_autoarch.training.isolation import seeded, trial_seed
 from lightning_autoarch.training.loop import Budget, SearchLoop, check_budget, trial_directory, winner_of
 from lightning_autoarch.training.module import Factory, ModuleBuilder
 from lightning_autoarch.training.optimizers import check_optimizers_hold_the_module
-from lightning_autoarch.training.recorder import Report
+from lightning_autoarch.training.recorder import Report, TrialRecorder
 from lightning_autoarch.training.trial import TrialResult, TrialSpec, run_trial
 
 if TYPE_CHECKING:
@@ -179,6 +180,8 @@ class ArchitectureSearch(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or (self._searched is not None and self._searched() is pl_module):
             return
+        if any(isinstance(cb, TrialRecorder) for cb in trainer.callbacks):  # type: ignore[attr-defined]
+            return  # a trial of ours, whose module brings the search along in its `configure_callbacks`
         check_flavour(trainer, pl_module)
         earlier = come_first(self, trainer)
         self._sigint = signal.getsignal(signal.SIGINT)
@@ -199,7 +202,7 @@ class ArchitectureSearch(Callback):
             return
         checkpoint = torch.load(self._weights, map_location="cpu", mmap=True, weights_only=False)
         pl_module.on_load_checkpoint(checkpoint)
-        pl_module.load_state_dict(checkpoint["state_dict"])
+        pl_module.load_state_dict(checkpoint["state_dict"], strict=pl_module.strict_loading)
         self._weights = None
         trainer.should_stop = trainer.should_stop or self.after == "stop"
 
@@ -283,13 +286,14 @@ class ArchitectureSearch(Callback):
         builder.check(names, example)
         data.check(data_names, data_example)
         try:
-            fresh = builder.build(example)
+            fresh = builder.build(example if builder.factory is not None else {})
         except Exception:  # one impossible architecture is a failed trial, not the end
             return
         lost = builder.lost_attributes(module, fresh)
         if lost:
             rank_zero_warn(
-                f"{', '.join(lost)} of the module were set after `__init__`: candidates and the winner are without. "
+                f"{', '.join(lost[:5])}{' and others' if len(lost) > 5 else ''} of the module were set after "
+                "`__init__`, or come from an argument that is not saved: candidates and the winner are without. "
                 "Set them in `__init__`, or give `factory=`."
             )
 
@@ -358,7 +362,7 @@ class ArchitectureSearch(Callback):
         winner = winner_of(ledger)
         self._take({"architecture": winner.user_attrs["architecture"], "score": winner.value, "trial": winner.number})
         if directory is not None and self.after != "train":
-            self._weights = trial_directory(directory, winner.number) / "best.ckpt"
+            self._weights = _weights_of(winner, directory)
         table = leaderboard(ledger.study, columns=shutil.get_terminal_size((100, 24)).columns)
         rank_zero_info(f"{table}\nWinner: trial #{winner.number}, {self.monitor} {winner.value:.6g}.")
         if trainer.logger is not None:
@@ -382,3 +386,14 @@ class ArchitectureSearch(Callback):
         if self.directory is not None:
             return Path(self.directory)
         return Path(trainer.default_root_dir) / "autoarch" / self._name(module)
+
+
+def _weights_of(winner: FrozenTrial, directory: Path) -> Path:
+    """Where the winner's weights are: here, or where the process that trained it wrote them."""
+    own = trial_directory(directory, winner.number) / "best.ckpt"
+    path = own if own.exists() else Path(winner.user_attrs.get("checkpoint", own))
+    if not path.exists():
+        raise SearchError(
+            f'The weights of the winner, trial #{winner.number}, are not at {path}. `after="train"` trains it anew.'
+        )
+    return path

@@ -33,12 +33,14 @@ SPACE, MONITOR, MODE = "autoarch:space", "autoarch:monitor", "autoarch:mode"
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
-def open_storage(storage: str | BaseStorage) -> BaseStorage:
+def open_storage(storage: str | os.PathLike[str] | BaseStorage) -> BaseStorage:
     """The storage of a URL; a path of an SQLite file is one too.
 
     Raises:
         SearchError: it cannot be opened; the message says which and why.
     """
+    if isinstance(storage, os.PathLike):
+        storage = os.fspath(storage)
     if not isinstance(storage, str):
         return storage
     url = storage if "://" in storage else f"sqlite:///{storage}"
@@ -202,7 +204,8 @@ class Ledger:
 
     def release(self, trial: optuna.Trial) -> None:
         """Leave a trial for whoever comes next; its own process may live on."""
-        trial.set_user_attr("owner", None)
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            trial.set_user_attr("owner", None)
 
     def twin(self, architecture: Architecture, number: int) -> FrozenTrial | None:
         """An earlier trial of the same architecture."""

@@ -68,14 +68,15 @@ class Facts:
         module = self._builder.build(architecture)
         module.configure_model()
         example = module.example_input_array
-        module = module.to("meta")
         uninitialised = any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters())
+        params = None if uninitialised else _count_parameters(module)  # before "meta", which parts tied parameters
+        module = module.to("meta")
         facts: dict[str, float] = {}
         if self._flops or uninitialised or (self._flops is None and example is not None):
             facts["flops"] = self._count_flops(module, example)
         kinds = Counter(type(child).__name__ for child in module.modules() if not list(child.children()))
         return {
-            "params": sum(parameter.numel() for parameter in module.parameters()),
+            "params": _count_parameters(module) if params is None else params,
             "layers": sum(kinds.values()),
             **{f"layers.{kind}": count for kind, count in kinds.items()},
             **facts,
@@ -154,6 +155,10 @@ class Limits:
             if facts[name] > most:
                 return f"{facts[name]:,.0f} {name} > max_{name}={most:,}"
         return None
+
+
+def _count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _flops_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

@@ -21,7 +21,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-_SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
@@ -81,7 +80,7 @@ def seeded(seed: int) -> Iterator[None]:
 @contextlib.contextmanager
 def isolated(seed: int) -> Iterator[None]:
     """Run a trial from `seed`; RNG, environment, signal handlers, log levels, filters and backend flags return."""
-    environment = {name: os.environ.get(name) for name in _SEED_VARIABLES}
+    environment = dict(os.environ)
     in_main_thread = threading.current_thread() is threading.main_thread()
     handlers = {s: signal.getsignal(s) for s in _SIGNALS} if in_main_thread else {}
     flags = _backend_flags()
@@ -91,14 +90,17 @@ def isolated(seed: int) -> Iterator[None]:
         try:
             yield
         finally:
-            for name, value in environment.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+            _restore_environment(environment)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             _set_backend_flags(flags)
+
+
+def _restore_environment(before: dict[str, str]) -> None:
+    """Lightning sets PL_GLOBAL_SEED, CUBLAS_WORKSPACE_CONFIG and more; a candidate may set anything."""
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
 
 
 @contextlib.contextmanager

@@ -80,15 +80,23 @@ class SearchLoop:
             keep_top_k,
         )
         self._rejected = 0
+        self._stopped = False  # by the sampler: Optuna's for grids call `study.stop` when they have nothing left
         self._cardinality = ledger.space.cardinality(limit=1000)
 
     def run(self) -> None:
         """Work until trials or time run out, or nothing is left to try."""
-        with _cheap_collections():
-            self._run()
+        self._ledger.study.stop = self._stop  # type: ignore[method-assign]
+        try:
+            with _cheap_collections():
+                self._run()
+        finally:
+            del self._ledger.study.stop
+
+    def _stop(self) -> None:
+        self._stopped = True
 
     def _run(self) -> None:
-        while not self._out_of_time():
+        while not self._stopped and not self._out_of_time():
             claimed = self._ledger.claim(self._budget.n_trials)
             if claimed is None:
                 return

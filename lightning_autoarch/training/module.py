@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import nn
 
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.space import Architecture
@@ -92,15 +94,32 @@ class ModuleBuilder:
             module.__dict__.clear()
             module.__dict__.update(old)
             raise
-        module._trainer = old["_trainer"]
+        module.trainer = old["_trainer"]  # the setter reaches the LightningModules inside it too
 
     def lost_attributes(self, module: LightningModule, fresh: LightningModule) -> list[str]:
-        """Names that `module` holds but a freshly built one does not: set after `__init__`, so a rebuild loses them."""
+        """Names that `module` holds but a freshly built one does not, or in another shape: a rebuild loses them.
+
+        Shapes tell only without a factory: then `fresh` is of the module's own architecture.
+        """
         if is_overridden("configure_model", module) or is_overridden("setup", module):
             return []
         held = [*module.__dict__, *module._modules, *module._buffers, *module._parameters]
         fresh_names = {*fresh.__dict__, *fresh._modules, *fresh._buffers, *fresh._parameters}
-        return [name for name in held if name not in fresh_names and not name.startswith("_")]
+        lost = [name for name in held if name not in fresh_names and not name.startswith("_")]
+        if self.factory is None:
+            now, then = _shapes(module), _shapes(fresh)
+            if now and then:
+                changed = [n for n in {**now, **then} if now.get(n) != then.get(n)]
+                lost += [n for n in changed if n.partition(".")[0] not in lost]
+        return lost
+
+
+def _shapes(module: LightningModule) -> dict[str, torch.Size]:
+    """Of the parameters; nothing of a module that a first batch will shape."""
+    parameters = dict(module.named_parameters())
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in parameters.values()):
+        return {}
+    return {name: parameter.shape for name, parameter in parameters.items()}
 
 
 def _adopt(module: LightningModule, made: Any) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
@@ -105,11 +106,14 @@ class TrialRecorder(Checkpoint):
             set_rng_state(self._resumed["rng"])
             # `estimated_stepping_batches` in `configure_optimizers` makes the loaders, whose iterators draw, too early.
             trainer.fit_loop._combined_loader = None
+            # With `max_steps` Lightning enters the finished epoch again: a draw too many, and its hooks twice.
+            trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
             _restore_generators(trainer, self._resumed["generators"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._resumed is None:
             return
+        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in self._resumed["metrics"].items()})
         for config in trainer.lr_scheduler_configs:
             due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
             if config.reduce_on_plateau and due and config.monitor in self._resumed["metrics"]:

@@ -16,9 +16,11 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.memory import is_oom_error
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.space import Architecture
@@ -128,6 +130,7 @@ def _train(spec: TrialSpec, recorder: TrialRecorder) -> list[str]:
     architecture, data_parameters = split_architecture(spec.architecture)
     module = spec.builder.build(architecture)
     _decouple_metrics(module)
+    _leave_out_checkpoints(module)
     trainer = Trainer(**_trainer_arguments(spec, recorder))
     with spec.data.for_trial(data_parameters) as data:
         _fit(
@@ -170,6 +173,19 @@ def _decouple_metrics(module: LightningModule) -> None:
     for child in module.modules():
         if isinstance(child, torchmetrics.Metric):
             child.distributed_available_fn = lambda: False
+
+
+def _leave_out_checkpoints(module: LightningModule) -> None:
+    """A ModelCheckpoint of `configure_callbacks` is the outer fit's: trials must not write into its folder."""
+    if not is_overridden("configure_callbacks", module):
+        return
+    configure = module.configure_callbacks
+
+    def configure_callbacks() -> list[Callback]:
+        made = configure()
+        return [cb for cb in (made if isinstance(made, Sequence) else [made]) if not isinstance(cb, Checkpoint)]
+
+    module.configure_callbacks = configure_callbacks  # type: ignore[method-assign]
 
 
 def _finished(spec: TrialSpec, recorder: TrialRecorder) -> TrialResult:

@@ -32,6 +32,12 @@ class Scheduled(nets.Net):
             "none": None,
             "epoch": lambda: schedulers.StepLR(optimizer, 1, 0.5),
             "step": lambda: {"scheduler": schedulers.StepLR(optimizer, 2, 0.9), "interval": "step"},
+            "plateau by step": lambda: {
+                "scheduler": schedulers.ReduceLROnPlateau(optimizer, patience=0, threshold=0.5, factor=0.5),
+                "monitor": "train_loss",
+                "interval": "step",
+                "strict": False,
+            },
             "one cycle": lambda: {
                 "scheduler": schedulers.OneCycleLR(optimizer, 0.1, self.trainer.estimated_stepping_batches),
                 "interval": "step",
@@ -87,6 +93,28 @@ def test_an_interrupted_trial_continues_bit_for_bit(tmp_path: Path, kind: str) -
     assert len(set(whole.history)) == 5
     weights = [torch.load(r.checkpoint, weights_only=True)["state_dict"] for r in (whole, continued)]
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("step", {"max_epochs": -1, "max_steps": 13}), ("plateau by step", {}), ("step", {"accumulate_grad_batches": 2})],
+)
+def test_steps_continue_bit_for_bit(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    trainer = {**spec(None).trainer, **options}
+    whole = run_trial(spec(tmp_path / "a", architecture={"kind": kind}, trainer=trainer), never)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(spec(tmp_path / "b", architecture={"kind": kind}, trainer=trainer), interrupting(2))
+    continued = run_trial(spec(tmp_path / "b", architecture={"kind": kind}, trainer=trainer), never)
+    assert (continued.history, continued.epochs) == (whole.history, whole.epochs)
+    assert len(set(whole.history)) > 3
+
+
+def test_a_training_metric_is_recorded_once_an_epoch(tmp_path: Path) -> None:
+    trainer = {**spec(None).trainer, "max_epochs": -1, "max_steps": 12, "check_val_every_n_epoch": 2}
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(spec(tmp_path, trainer=trainer, monitor="train_loss"), interrupting(2))
+    assert len(run_trial(spec(tmp_path, trainer=trainer, monitor="train_loss"), never).history) == 4
 
 
 def test_a_trial_that_had_ended_is_not_trained_again(tmp_path: Path) -> None:
@@ -150,13 +178,15 @@ def test_out_of_memory_is_recognised(error: BaseException, expected: bool) -> No
 
 def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    monkeypatch.setenv("THERE_BEFORE", "1")
     torch.manual_seed(3)
     before = rng_state()
 
     def careless() -> None:
         with isolated(1):
             torch.rand(3), random.random(), np.random.rand()
-            os.environ["PL_GLOBAL_SEED"] = "5"
+            os.environ["PL_GLOBAL_SEED"] = os.environ["SET_BY_A_CANDIDATE"] = "5"
+            del os.environ["THERE_BEFORE"]
             torch.use_deterministic_algorithms(True)
             torch.set_grad_enabled(False)
             raise ValueError("x")
@@ -167,7 +197,8 @@ def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(before["torch"], after["torch"])
     assert torch.equal(before["numpy"][1], after["numpy"][1])
     assert before["python"] == after["python"]
-    assert "PL_GLOBAL_SEED" not in os.environ
+    assert not {"PL_GLOBAL_SEED", "SET_BY_A_CANDIDATE"} & os.environ.keys()
+    assert os.environ["THERE_BEFORE"] == "1"
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.is_grad_enabled()
 
