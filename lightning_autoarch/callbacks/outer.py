@@ -97,20 +97,20 @@ def reattach(trainer: Trainer, module: LightningModule) -> None:
         callback.log_dict = module.log_dict  # type: ignore[attr-defined]
 
 
-def checkpoint_path(trainer: Trainer) -> str | None:
-    """The `ckpt_path` of the running `fit`, read from its frame: Lightning tells callbacks of it only later."""
+def checkpoint_path(trainer: Trainer) -> tuple[str | None, bool]:
+    """`ckpt_path` and `weights_only` of the running `fit`, read from its frame: Lightning tells callbacks only later."""
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "_run" and frame.f_locals.get("self") is trainer:
             path = frame.f_locals.get("ckpt_path")
-            return None if path is None else str(path)
+            return None if path is None else str(path), bool(frame.f_locals.get("weights_only"))
         frame = frame.f_back
-    return None
+    return None, False
 
 
-def callback_state(path: str | Path, state_key: str) -> dict[str, Any] | None:
-    """What a Lightning checkpoint holds of one callback; None if nothing."""
-    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+def callback_state(path: str | Path, state_key: str, weights_only: bool = False) -> dict[str, Any] | None:
+    """What a Lightning checkpoint holds of one callback; None if nothing. With `weights_only` no code in it is run."""
+    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
     state: dict[str, Any] | None = checkpoint.get("callbacks", {}).get(state_key)
     return state or None
 

@@ -230,8 +230,9 @@ class ArchitectureSearch(Callback):
 
     def _resumes(self, trainer: Trainer) -> bool:
         """Whether the winner is known from the checkpoint that this fit resumes from."""
-        path = self.resume_from or checkpoint_path(trainer)
-        state = None if path is None else callback_state(path, self.state_key)
+        given, weights_only = checkpoint_path(trainer)
+        path = self.resume_from or given
+        state = None if path is None else callback_state(path, self.state_key, weights_only)
         if state is not None:
             self._take(state)
             rank_zero_info(f"The search is done already: {path} holds its winner (trial #{self._winner}).")

@@ -19,7 +19,6 @@ _TAKEN_OVER = (
     "limit_train_batches",
     "limit_val_batches",
     "overfit_batches",
-    "val_check_interval",
     "check_val_every_n_epoch",
     "accumulate_grad_batches",
     "gradient_clip_val",
@@ -50,6 +49,7 @@ def inherited_arguments(trainer: Trainer) -> dict[str, Any]:
     arguments |= {
         "max_epochs": trainer.fit_loop.max_epochs,
         "max_time": _max_time(trainer),
+        "val_check_interval": _val_check_interval(trainer),
         "gradient_clip_algorithm": clip.value if clip is not None else None,
         "deterministic": _deterministic(),
         "benchmark": torch.backends.cudnn.benchmark,
@@ -99,6 +99,12 @@ def _max_time(trainer: Trainer) -> timedelta | None:
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
     durations = [timer._duration for timer in timers if timer._duration is not None]
     return timedelta(seconds=min(durations)) if durations else None
+
+
+def _val_check_interval(trainer: Trainer) -> float | timedelta:
+    """Batches, a part of an epoch, or a time, for which Lightning has another attribute."""
+    seconds = getattr(trainer, "_val_check_time_interval", None)
+    return trainer.val_check_interval if seconds is None else timedelta(seconds=seconds)
 
 
 def _deterministic() -> bool | str:

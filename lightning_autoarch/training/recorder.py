@@ -106,7 +106,7 @@ class TrialRecorder(Checkpoint):
             set_rng_state(self._resumed["rng"])
             # `estimated_stepping_batches` in `configure_optimizers` makes the loaders, whose iterators draw, too early.
             trainer.fit_loop._combined_loader = None
-            # With `max_steps` Lightning begins a finished epoch again: one draw too many, and its hooks twice.
+            # With `max_steps` Lightning enters the finished epoch again: a draw too many, and its hooks twice.
             trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
             _restore_generators(trainer, self._resumed["generators"])
 

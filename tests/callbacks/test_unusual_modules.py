@@ -81,7 +81,6 @@ def test_checkpoints_of_configure_callbacks_are_the_outer_fits(tmp_path: Path) -
 
 
 @pytest.mark.filterwarnings("ignore:Attribute 'backbone'")
-@pytest.mark.filterwarnings("ignore:Attribute .backbone. is an instance of")
 def test_what_saved_arguments_do_not_bring_back_is_told(tmp_path: Path) -> None:
     class Backbone(nets.Net):
         def __init__(self, width: int = 4, backbone: nn.Module | None = None):

@@ -97,7 +97,7 @@ def test_an_interrupted_trial_continues_bit_for_bit(tmp_path: Path, kind: str) -
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("plateau by step", {}), ("step", {"accumulate_grad_batches": 2})],
+    [("step", {"max_epochs": -1, "max_steps": 13}), ("plateau by step", {}), ("step", {"accumulate_grad_batches": 2})],
 )
 def test_steps_continue_bit_for_bit(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
