@@ -98,7 +98,7 @@ def reattach(trainer: Trainer, module: LightningModule) -> None:
 
 
 def checkpoint_path(trainer: Trainer) -> tuple[str | None, bool]:
-    """`ckpt_path` and `weights_only` of the running `fit`, read from its frame: Lightning tells callbacks only later."""
+    """`ckpt_path` and `weights_only` of the running `fit`, from its frame: Lightning tells callbacks only later."""
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "_run" and frame.f_locals.get("self") is trainer:
