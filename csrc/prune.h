@@ -119,6 +119,9 @@ void group_soft_threshold(const Array& array, const Groups& shape, const double*
 //   Exact for every n: the counter has 64 bits. The same answer from every build, thread count and device.
 std::int64_t count_nonzero(const void* data, std::int64_t n, Dtype dtype);
 
+// How many bits of `words` words are 1.
+std::int64_t count_bits(Bits bits, std::int64_t words);
+
 // What the processor that runs this offers, of what the kernels are compiled for; names as compilers spell them.
 std::vector<std::string> cpu_features();
 

@@ -11,11 +11,26 @@ namespace tuning {
 constexpr std::int64_t count_block = 32768;
 static_assert(count_block < 65536, "count_nonzero counts a block in 16 bits");
 
-// CUDA. Not measured yet: a block of 256 is the usual middle, and the bound keeps the atomic additions of a large
-// tensor (one per warp) below 40,000 while it is above what any chip of today runs at once.
-constexpr int count_threads = 256;
-constexpr std::int64_t count_max_blocks = 4096;
-static_assert(count_threads % 32 == 0, "count_nonzero_kernel shuffles whole warps");
+// CPU: what makes another thread worth its start (some 20 µs), and what is copied of a strided tensor at once (stays in
+// the second-level cache with what it is copied from).
+constexpr std::int64_t thread_elements = 1 << 16;
+constexpr std::int64_t gathered_elements = 4096;
+static_assert(gathered_elements % 64 == 0, "a copy is whole blocks of a mask");
+
+// Selection: up to so many elements all keys are collected and no sample is taken.
+constexpr std::int64_t collect_all = 1 << 17;
+
+// The sample: runs of neighbours in random places, about one run in 256 elements. Neighbours resemble each other (rows of
+// a weight have scales of their own), so a run counts as one observation for the width of the bracket, which is so many
+// standard deviations of the rank to either side. At most 1.3 % of the elements lie in it then, and as many are collected.
+constexpr std::int64_t sample_run = 2;
+constexpr std::int64_t sample_runs_min = 1 << 13;
+constexpr std::int64_t sample_runs_max = 1 << 17;
+constexpr double bracket_deviations = 4.5;
+constexpr double collected_share = 0.016;
+
+// Keys that a thread takes of the common buffer at once.
+constexpr std::int64_t piece = 4096;
 
 }  // namespace tuning
 }  // namespace autoarch

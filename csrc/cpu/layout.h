@@ -1,0 +1,93 @@
+// Elements of a strided tensor in logical order: copied into a buffer, and back.
+//
+// The last two dimensions are walked with the smaller stride inside: a convolution's weight in channels_last, seen as
+// (rows, channels, height * width), is then read in runs of neighbouring channels, and the buffer takes the jumps.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+
+#include "../prune.h"
+
+namespace autoarch {
+
+// Calls move(offset in memory, index in [0, count)) for the elements [start, start + count).
+template <typename Move>
+void walk(const Layout& layout, std::int64_t start, std::int64_t count, Move&& move) {
+  const int last = layout.dims - 1;
+  const std::int64_t width = layout.size[last], step = layout.stride[last];
+  std::int64_t done = 0;
+  while (done < count) {
+    std::int64_t rest = (start + done) / width;
+    const std::int64_t column = (start + done) % width;
+    const std::int64_t rows = last > 0 ? layout.size[last - 1] - rest % layout.size[last - 1] : 1;
+    std::int64_t offset = column * step;
+    for (int d = last - 1; d >= 0; --d) {
+      offset += rest % layout.size[d] * layout.stride[d];
+      rest /= layout.size[d];
+    }
+    const std::int64_t whole = column == 0 ? std::min(rows, (count - done) / width) : 0;
+    if (whole > 0) {
+      const std::int64_t down = last > 0 ? layout.stride[last - 1] : 0;
+      if (std::abs(down) < std::abs(step)) {
+        for (std::int64_t j = 0; j < width; ++j)
+          for (std::int64_t i = 0; i < whole; ++i) move(offset + i * down + j * step, done + i * width + j);
+      } else {
+        for (std::int64_t i = 0; i < whole; ++i)
+          for (std::int64_t j = 0; j < width; ++j) move(offset + i * down + j * step, done + i * width + j);
+      }
+      done += whole * width;
+    } else {
+      const std::int64_t run = std::min(width - column, count - done);
+      for (std::int64_t j = 0; j < run; ++j) move(offset + j * step, done + j);
+      done += run;
+    }
+  }
+}
+
+template <typename Storage>
+void gather(const Array& array, std::int64_t start, std::int64_t count, Storage* buffer) {
+  const auto data = static_cast<const Storage*>(array.data);
+  walk(array.layout, start, count, [=](std::int64_t offset, std::int64_t i) { buffer[i] = data[offset]; });
+}
+
+template <typename Storage>
+void scatter(const Array& array, std::int64_t start, std::int64_t count, const Storage* buffer) {
+  const auto data = static_cast<Storage*>(array.data);
+  walk(array.layout, start, count, [=](std::int64_t offset, std::int64_t i) { data[offset] = buffer[i]; });
+}
+
+// Where element i lies.
+inline std::int64_t offset_of(const Layout& layout, std::int64_t i) {
+  if (layout.dims == 0) return i;
+  std::int64_t offset = 0;
+  for (int d = layout.dims - 1; d >= 0; --d) {
+    offset += i % layout.size[d] * layout.stride[d];
+    i /= layout.size[d];
+  }
+  return offset;
+}
+
+template <typename Storage>
+void copy_run(const Array& array, std::int64_t start, std::int64_t count, Storage* buffer) {
+  if (array.layout.dims == 0)
+    std::copy_n(static_cast<const Storage*>(array.data) + start, count, buffer);
+  else
+    gather(array, start, count, buffer);
+}
+
+// Whether the elements fill one gapless run of memory, in whatever order.
+inline bool is_dense(const Array& array) {
+  const Layout& layout = array.layout;
+  std::int64_t span = 1;
+  for (int d = 0; d < layout.dims; ++d) {
+    if (layout.stride[d] < 0) return false;
+    span += (layout.size[d] - 1) * layout.stride[d];
+  }
+  bool repeats = false;
+  for (int d = 0; d < layout.dims; ++d) repeats = repeats || (layout.stride[d] == 0 && layout.size[d] > 1);
+  return layout.dims == 0 || (span == array.n && !repeats);
+}
+
+}  // namespace autoarch

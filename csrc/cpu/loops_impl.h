@@ -1,0 +1,162 @@
+// The loops of loops.h for one instruction set `Simd` (simd_*.h), in blocks of 64 elements, a mask word each: comparisons
+// give 64 bits, the rest is arithmetic on words.
+//
+// loops_*.cpp include this under their target, so everything here is a member of a template on `Simd`: an inline function
+// that two targets share would be compiled for either.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "../ordered_bits.h"
+#include "loops.h"
+
+namespace autoarch {
+
+template <typename Simd, typename Storage>
+struct LoopsOf {
+  static constexpr std::uint64_t all = ~std::uint64_t{0};
+
+#if defined(__GNUC__)
+  static int ones(std::uint64_t word) { return __builtin_popcountll(word); }
+  static int lowest(std::uint64_t word) { return __builtin_ctzll(word); }
+#else
+  static int ones(std::uint64_t word) {
+    int count = 0;
+    for (; word; word &= word - 1) ++count;
+    return count;
+  }
+  static int lowest(std::uint64_t word) { return ones((word & (~word + 1)) - 1); }
+#endif
+
+  // Calls f(block of 64 elements, its number, which bits exist). A short last block is a copy, padded with zeros.
+  template <typename F>
+  static void blocks(const Storage* x, std::int64_t n, F&& f) {
+    const std::int64_t whole = n / 64;
+    for (std::int64_t b = 0; b < whole; ++b) f(x + 64 * b, b, all);
+    if (n % 64) {
+      Storage tail[64] = {};
+      std::memcpy(tail, x + 64 * whole, static_cast<std::size_t>(n % 64) * sizeof(Storage));
+      f(static_cast<const Storage*>(tail), whole, all >> (64 - n % 64));
+    }
+  }
+
+  static std::uint64_t at_least(const Storage* x, Storage key) {
+    return key == 0 ? all : Simd::above(x, static_cast<Storage>(key - 1));
+  }
+
+  static void collect(const Storage* x, std::uint64_t which, Collector<Storage>* into) {
+    for (; which; which &= which - 1) *into->next++ = magnitude_key(x[lowest(which)]);
+  }
+
+  static void tally_block(const Storage* x, std::uint64_t candidates, const Bracket<Storage>& bracket, Storage infinity,
+                          Tally* tally, Collector<Storage>* into) {
+    const Storage thresholds[3] = {static_cast<Storage>(bracket.low - (bracket.low != 0)), bracket.high, infinity};
+    std::uint64_t masks[3];
+    Simd::above(x, thresholds, masks);
+    const std::uint64_t reached = bracket.low == 0 ? candidates : candidates & masks[0];
+    const std::uint64_t within = reached & ~masks[1];
+    tally->below += ones(candidates & ~reached);
+    tally->above += ones(candidates & masks[1]);
+    if (candidates & masks[2]) tally->nan += ones(candidates & masks[2]);
+    if (!within) return;
+    const std::uint64_t past_low = within & Simd::above(x, bracket.low);
+    const std::uint64_t at_high = past_low & at_least(x, bracket.high);
+    const std::uint64_t inside = past_low & ~at_high;
+    tally->at_low += ones(within & ~past_low);
+    tally->at_high += ones(at_high);
+    tally->inside += ones(inside);
+    collect(x, inside, into);
+  }
+
+  static std::int64_t tally(const Storage* x, std::int64_t n, Candidates candidates, Bracket<Storage> bracket,
+                            Storage infinity, Tally* result, Collector<Storage>* into) {
+    Tally counts;
+    Collector<Storage> local = *into;
+    std::int64_t done = 0;
+    for (; done + 64 <= n && local.end - local.next >= 64; done += 64)
+      tally_block(x + done, candidates.word(done / 64), bracket, infinity, &counts, &local);
+    if (n - done < 64 && local.end - local.next >= 64) {
+      const Candidates rest{candidates.given ? candidates.given + done / 64 : nullptr, candidates.flip};
+      blocks(x + done, n - done, [&](const Storage* tail, std::int64_t, std::uint64_t exist) {
+        tally_block(tail, rest.word(0) & exist, bracket, infinity, &counts, &local);
+      });
+      done = n;
+    }
+    *into = local;
+    *result += counts;
+    return done;
+  }
+
+  static void histogram(const Storage* x, std::int64_t n, Candidates candidates, Bracket<Storage> range, int shift,
+                        std::int64_t* bins) {
+    blocks(x, n, [&](const Storage* part, std::int64_t b, std::uint64_t exist) {
+      std::uint64_t in = candidates.word(b) & exist & at_least(part, range.low) & ~Simd::above(part, range.high);
+      for (; in; in &= in - 1) {
+        const Storage key = magnitude_key(part[lowest(in)]);
+        ++bins[static_cast<Storage>(key - range.low) >> shift];
+      }
+    });
+  }
+
+  static std::int64_t count_equal(const Storage* x, std::int64_t n, Candidates candidates, Storage key) {
+    std::int64_t count = 0;
+    blocks(x, n, [&](const Storage* part, std::int64_t b, std::uint64_t exist) {
+      count += ones(candidates.word(b) & exist & at_least(part, key) & ~Simd::above(part, key));
+    });
+    return count;
+  }
+
+  static std::uint64_t first_ones(std::uint64_t word, std::int64_t count) {
+    std::uint64_t kept = 0;
+    for (; count > 0; --count, word &= word - 1) kept |= word & (~word + 1);
+    return kept;
+  }
+
+  static std::uint64_t kept_of(const Storage* x, std::uint64_t candidates, const Cut<Storage>& cut,
+                               std::int64_t* equal_left) {
+    if (cut.everything) return candidates;
+    const std::uint64_t above = candidates & Simd::above(x, cut.key);
+    if (*equal_left == 0) return above;
+    std::uint64_t equal = candidates & ~above & at_least(x, cut.key);
+    if (ones(equal) > *equal_left) equal = first_ones(equal, *equal_left);
+    *equal_left -= ones(equal);
+    return above | equal;
+  }
+
+  static void mark(Storage* x, std::int64_t n, Candidates candidates, Cut<Storage> cut, std::int64_t* equal_left,
+                   BitsOut out, bool regrow, bool zero) {
+    std::int64_t left = *equal_left;
+    const std::uint64_t others = regrow ? all : 0;
+    blocks(x, n, [&](const Storage* part, std::int64_t b, std::uint64_t exist) {
+      const std::uint64_t chosen = candidates.word(b);
+      const std::uint64_t keep = kept_of(part, chosen & exist, cut, &left) | (others & ~chosen & exist);
+      out[b] = keep;
+      if (zero) zero_block(x + 64 * b, keep, exist);
+    });
+    *equal_left = left;
+  }
+
+  static void apply(Storage* x, std::int64_t n, Bits mask) {
+    const std::int64_t whole = n / 64;
+    for (std::int64_t b = 0; b < whole; ++b)
+      if (mask[b] != all) Simd::zero(x + 64 * b, mask[b]);
+    if (n % 64) zero_block(x + 64 * whole, mask[whole], all >> (64 - n % 64));
+  }
+
+  static void zero_block(Storage* x, std::uint64_t keep, std::uint64_t exist) {
+    if (exist == all) {
+      Simd::zero(x, keep);
+    } else {
+      for (std::uint64_t off = ~keep & exist; off; off &= off - 1) x[lowest(off)] = 0;
+    }
+  }
+};
+
+template <typename Simd, typename Storage>
+Loops<Storage> make_loops() {
+  using Own = LoopsOf<Simd, Storage>;
+  return {Own::tally, Own::histogram, Own::count_equal, Own::mark, Own::apply};
+}
+
+}  // namespace autoarch
