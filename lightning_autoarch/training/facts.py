@@ -110,7 +110,8 @@ class Facts:
 
     def _first_batch(self, module: LightningModule) -> Any:
         if self._batch is None:
-            self._batch = next(iter(self._data.train_loader(module)))
+            with self._data.untouched():
+                self._batch = next(iter(self._data.train_loader(module)))
         return self._batch
 
 

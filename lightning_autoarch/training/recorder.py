@@ -12,15 +12,16 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
-from lightning_autoarch.training.data import generators
+from lightning_autoarch.training.generators import held, restore, states
 from lightning_autoarch.training.isolation import rng_state, set_rng_state
 
 Report = Callable[[int, float], bool]  # (step, value) -> whether to stop the trial
@@ -89,7 +90,7 @@ class TrialRecorder(Checkpoint):
             "at_validation": self._at_validation,
             "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
             "rng": rng_state(),
-            "generators": [generator.get_state() for generator in generators(trainer.train_dataloader)],
+            "generators": states(held(_holders(trainer))),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -108,7 +109,7 @@ class TrialRecorder(Checkpoint):
             trainer.fit_loop._combined_loader = None
             # With `max_steps` Lightning enters the finished epoch again: a draw too many, and its hooks twice.
             trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
-            _restore_generators(trainer, self._resumed["generators"])
+            _restore_generators(trainer, pl_module, self._resumed["generators"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._resumed is None:
@@ -174,16 +175,26 @@ def _link(source: Path, target: Path) -> None:
     os.replace(part, target)
 
 
-def _restore_generators(trainer: Trainer, states: list[Any]) -> None:
-    """Put states into the generators of the training loaders as soon as these exist, before they are iterated over."""
-    source = trainer.fit_loop._data_source
+def _holders(trainer: Trainer) -> dict[str, Any]:
+    return {"train": trainer.train_dataloader, "val": trainer.val_dataloaders, "module": trainer.lightning_module}
+
+
+def _restore_generators(trainer: Trainer, module: LightningModule, saved: Mapping[str, Any]) -> None:
+    """Put back the module's generators, and those of the loaders once these exist, before they are iterated over."""
+    restore(held({"module": module}), saved)
+    loop = trainer.fit_loop
+    for name, source in (("train", loop._data_source), ("val", loop.epoch_loop.val_loop._data_source)):
+        _once_requested(source, lambda loaders, name=name: restore(held({name: loaders}), saved))
+
+
+def _once_requested(source: Any, tell: Callable[[Any], None]) -> None:
+    """Tell of the loaders the first time that Lightning asks for them; with a reload every epoch it asks again."""
     request = source.dataloader
 
     def dataloader() -> Any:
+        source.dataloader = request
         loaders = request()
-        for generator, state in zip(generators(loaders), states, strict=False):
-            generator.set_state(state)
-        states.clear()
+        tell(loaders.iterables if isinstance(loaders, CombinedLoader) else loaders)
         return loaders
 
-    source.dataloader = dataloader  # type: ignore[method-assign]
+    source.dataloader = dataloader
