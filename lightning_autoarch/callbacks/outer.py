@@ -22,6 +22,8 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_autoarch.errors import SearchError
 
+Minima = tuple[int | None, int | None]  # epochs, steps
+
 
 def check_flavour(trainer: object, module: object) -> None:
     """The Trainer and module must be of the package that this callback is of.
@@ -95,6 +97,20 @@ def reattach(trainer: Trainer, module: LightningModule) -> None:
     for callback in _callbacks(trainer):
         callback.log = module.log  # type: ignore[attr-defined]
         callback.log_dict = module.log_dict  # type: ignore[attr-defined]
+
+
+def end_before_training(trainer: Trainer) -> Minima:
+    """Let the fit end without a step, also where `min_epochs` or `min_steps` would go on; returns these."""
+    loop = trainer.fit_loop
+    minima = loop.min_epochs, loop.epoch_loop.min_steps
+    loop.min_epochs = loop.epoch_loop.min_steps = None
+    trainer.should_stop = True
+    return minima
+
+
+def restore_minima(trainer: Trainer, minima: Minima) -> None:
+    """Put back what `end_before_training` returned."""
+    trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = minima
 
 
 def checkpoint_path(trainer: Trainer) -> tuple[str | None, bool]:

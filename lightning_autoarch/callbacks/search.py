@@ -19,12 +19,15 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from lightning_autoarch.callbacks.outer import (
+    Minima,
     callback_state,
     check_flavour,
     check_one_process,
     checkpoint_path,
     come_first,
+    end_before_training,
     reattach,
+    restore_minima,
     save_cli_config,
     set_up_again,
 )
@@ -148,6 +151,7 @@ class ArchitectureSearch(Callback):
         self._winner: int | None = None
         self._weights: Path | None = None
         self._searched: weakref.ref[LightningModule] | None = None
+        self._minima: Minima | None = None
         self._sigint: Any = None
         self._check_arguments()
 
@@ -204,7 +208,13 @@ class ArchitectureSearch(Callback):
         pl_module.on_load_checkpoint(checkpoint)
         pl_module.load_state_dict(checkpoint["state_dict"], strict=pl_module.strict_loading)
         self._weights = None
-        trainer.should_stop = trainer.should_stop or self.after == "stop"
+        if self.after == "stop":
+            self._minima = end_before_training(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._minima is not None:
+            restore_minima(trainer, self._minima)
+            self._minima = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt) and self._sigint is not None:

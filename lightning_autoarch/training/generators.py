@@ -1,4 +1,4 @@
-"""Generators that the user's objects hold: a loader's or sampler's `generator`, one of a dataset, a transform, a module.
+"""Generators that the user's objects hold: a loader's or sampler's `generator`, one of a dataset or a module.
 
 They are part of a trial's random state like the global ones (`isolation`): a trial starts from where they stood before
 the search, whatever ran in between, and continues from where its checkpoint saw them. Found by following attributes,

@@ -20,15 +20,13 @@ from torch import nn
 
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.space import Architecture
-from lightning_autoarch.training.arguments import Constructor, check_binds, check_names
+from lightning_autoarch.training.arguments import Constructor, check_binds, check_keywords, check_names
 from lightning_autoarch.training.optimizers import LateOptimizers, carried_optimizers
 
 Factory = Callable[..., LightningModule]
 
-_REMEDY = (
-    "Call `self.save_hyperparameters()` at the top of `__init__`, or give "
-    "ArchitectureSearch(factory=lambda **architecture: ...)."
-)
+_FACTORY = "ArchitectureSearch(factory=lambda **architecture: ...)"
+_REMEDY = f"Call `self.save_hyperparameters()` at the top of `__init__`, or give {_FACTORY}."
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class ModuleBuilder:
 
         Raises:
             SpaceError: a name that is no argument.
-            SearchError: a required argument that is not known.
+            SearchError: a required argument that is not known, or one that cannot be given by its name.
         """
         if self.factory is not None:
             what = f"`factory` {self.factory!r}"
@@ -64,6 +62,7 @@ class ModuleBuilder:
             return
         made = self.constructor
         what = f"{made.cls.__name__}.__init__"
+        check_keywords(made.cls, what, f"Give {_FACTORY}.")
         check_names(made.cls, what, names, made.saved if made.container_name else ())
         check_binds(made.cls, what, made.arguments(architecture), _REMEDY)
 

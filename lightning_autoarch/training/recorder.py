@@ -42,6 +42,7 @@ class TrialRecorder(Checkpoint):
         stopped: somebody (a pruner, EarlyStopping) asked to end the trial.
         pruned: it was `report`.
         failure: why the trial is worthless, None as long as it is not.
+        validated: whether a validation has run to its end.
     """
 
     def __init__(self, monitor: str, mode: str, directory: Path | None, report: Report) -> None:
@@ -49,6 +50,7 @@ class TrialRecorder(Checkpoint):
         self.history: list[float] = []
         self.stopped = self.pruned = False
         self.failure: str | None = None
+        self.validated = False
         self._epochs = 0
         self._seconds_before = 0.0
         self._started = time.perf_counter()
@@ -123,6 +125,7 @@ class TrialRecorder(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
+        self.validated = True
         if self._at_validation is None:  # before any epoch has ended, only the validation can have logged it
             self._at_validation = not self.history and self.monitor in trainer.callback_metrics
         if self._at_validation:
@@ -183,18 +186,18 @@ def _restore_generators(trainer: Trainer, module: LightningModule, saved: Mappin
     """Put back the module's generators, and those of the loaders once these exist, before they are iterated over."""
     restore(held({"module": module}), saved)
     loop = trainer.fit_loop
-    for name, source in (("train", loop._data_source), ("val", loop.epoch_loop.val_loop._data_source)):
-        _once_requested(source, lambda loaders, name=name: restore(held({name: loaders}), saved))
+    _restore_once_requested("train", loop._data_source, saved)
+    _restore_once_requested("val", loop.epoch_loop.val_loop._data_source, saved)
 
 
-def _once_requested(source: Any, tell: Callable[[Any], None]) -> None:
-    """Tell of the loaders the first time that Lightning asks for them; with a reload every epoch it asks again."""
+def _restore_once_requested(name: str, source: Any, saved: Mapping[str, Any]) -> None:
+    """Only the first time that Lightning asks for the loaders: with a reload every epoch it asks again."""
     request = source.dataloader
 
     def dataloader() -> Any:
         source.dataloader = request
         loaders = request()
-        tell(loaders.iterables if isinstance(loaders, CombinedLoader) else loaders)
+        restore(held({name: loaders.iterables if isinstance(loaders, CombinedLoader) else loaders}), saved)
         return loaders
 
     source.dataloader = dataloader

@@ -84,9 +84,10 @@ def test_checkpoints_of_configure_callbacks_are_the_outer_fits(tmp_path: Path) -
 def test_what_saved_arguments_do_not_bring_back_is_told(tmp_path: Path) -> None:
     class Backbone(nets.Net):
         def __init__(self, width: int = 4, backbone: nn.Module | None = None):
-            super().__init__(width=width)
+            super(nets.Net, self).__init__()  # whose `save_hyperparameters` some Lightnings let save `backbone`
             self.save_hyperparameters(ignore=["backbone"])
-            self.backbone = backbone or nn.Identity()
+            self.hparams["lr"] = 0.01
+            self.backbone, self.net = backbone or nn.Identity(), nn.Linear(4, 1)
 
     replaced = nets.Net()
     replaced.net[0] = nn.Linear(4, 4, bias=False)
