@@ -30,6 +30,7 @@ from lightning_autoarch.callbacks.outer import (
     restore_minima,
     save_cli_config,
     set_up_again,
+    writable,
 )
 from lightning_autoarch.callbacks.progress import SearchProgress
 from lightning_autoarch.errors import SearchError, SpaceError
@@ -300,6 +301,13 @@ class ArchitectureSearch(Callback):
             fresh = builder.build(example if builder.factory is not None else {})
         except Exception:  # one impossible architecture is a failed trial, not the end
             return
+        changed = builder.changed_weights(module, fresh)
+        if changed:
+            rank_zero_warn(
+                f"{', '.join(changed[:3])}{' and others' if len(changed) > 3 else ''} of the module were changed after "
+                "`__init__` (trained, or loaded): candidates and the winner start from fresh weights. Load them in "
+                "`__init__`, or in `factory=`."
+            )
         lost = builder.lost_attributes(module, fresh)
         if lost:
             rank_zero_warn(
@@ -322,7 +330,7 @@ class ArchitectureSearch(Callback):
         if directory is None:
             storage = optuna.storages.InMemoryStorage()
         elif storage is None:
-            storage = f"sqlite:///{directory / 'study.db'}"
+            storage = directory / "study.db"
         pruner = self.pruner or optuna.pruners.NopPruner()
         with turn(directory):  # two that make the same tables at once fail
             opened = open_storage(storage)
@@ -376,11 +384,9 @@ class ArchitectureSearch(Callback):
             self._weights = _weights_of(winner, directory)
         table = leaderboard(ledger.study, columns=shutil.get_terminal_size((100, 24)).columns)
         rank_zero_info(f"{table}\nWinner: trial #{winner.number}, {self.monitor} {winner.value:.6g}.")
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(
-                {"search/best_score": float(winner.value or 0.0), "search/trials": len(ledger.finished())},
-                step=0,
-            )
+        summary = {"search/best_score": float(winner.value or 0.0), "search/trials": len(ledger.finished())}
+        for logger in trainer.loggers:
+            logger.log_metrics(summary, step=0)
 
     def _rebuild(self, trainer: Trainer, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
         assert self.best_architecture is not None
@@ -394,9 +400,8 @@ class ArchitectureSearch(Callback):
         return self.study_name or type(module).__name__
 
     def _directory(self, trainer: Trainer, module: LightningModule) -> Path:
-        if self.directory is not None:
-            return Path(self.directory)
-        return Path(trainer.default_root_dir) / "autoarch" / self._name(module)
+        default = f"{trainer.default_root_dir}/autoarch/{self._name(module)}"
+        return writable(default if self.directory is None else self.directory)
 
 
 def _weights_of(winner: FrozenTrial, directory: Path) -> Path:

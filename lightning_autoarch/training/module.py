@@ -112,6 +112,23 @@ class ModuleBuilder:
                 lost += [n for n in changed if n.partition(".")[0] not in lost]
         return lost
 
+    def changed_weights(self, module: LightningModule, fresh: LightningModule) -> list[str]:
+        """Names of weights that were written to more often than those of a freshly built module, and differ from them.
+
+        PyTorch counts the writes: `__init__` makes the same number each time, `load_state_dict` and training add some.
+        What the count does not show (a module copied or assigned after that) is not told.
+        """
+        if self.factory is not None:  # `fresh` is of another architecture
+            return []
+        then = dict(fresh.named_parameters())
+        return [name for name, now in module.named_parameters() if name in then and _written_since(now, then[name])]
+
+
+def _written_since(now: torch.Tensor, then: torch.Tensor) -> bool:
+    if any(nn.parameter.is_lazy(p) or p.is_meta or p.is_inference() for p in (now, then)) or now.shape != then.shape:
+        return False
+    return now._version > then._version and not torch.equal(now.detach().cpu(), then.detach().cpu())
+
 
 def _shapes(module: LightningModule) -> dict[str, torch.Size]:
     """Of the parameters; nothing of a module that a first batch will shape."""

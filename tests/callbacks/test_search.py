@@ -543,6 +543,17 @@ class TestResumingTheOuterFit:
         with pytest.raises(SearchError, match="resume_from"):
             wrong.fit(nets.Net(), *nets.loaders())
 
+    def test_a_checkpoint_that_is_not_on_this_disk(self, tmp_path: Path) -> None:
+        callback, url = search(), "memory://outer/last.ckpt"
+        first = nets.trainer(tmp_path, callback)
+        first.fit(nets.Net(), *nets.loaders())
+        first.save_checkpoint(url)
+        for options, ckpt_path in (({}, url), ({"resume_from": url}, None)):
+            again = search(directory=tmp_path / "elsewhere", **options)
+            nets.trainer(tmp_path, again, max_epochs=3).fit(nets.Net(), *nets.loaders(), ckpt_path=ckpt_path)
+            assert again.best_architecture == callback.best_architecture
+        assert not (tmp_path / "elsewhere").exists()
+
     def test_a_second_fit_goes_on_with_the_winner(self, tmp_path: Path) -> None:
         callback, module = search(), nets.Net()
         nets.trainer(tmp_path, callback).fit(module, *nets.loaders())
