@@ -22,6 +22,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import BaseFinetuning, EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning_utilities.core import rank_zero
 from torch import nn
 
 from lightning_autoarch import ArchitectureSearch, Categorical, Int, Repeat, SearchError, SpaceError
@@ -588,7 +589,15 @@ def _heeding_ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, handler)
 
 
-@pytest.mark.usefixtures("_heeding_ctrl_c")
+@pytest.fixture
+def _hearing_lightning(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Also where Lightning keeps its messages from the root logger, because that had no handler."""
+    rank_zero.log.addHandler(caplog.handler)
+    yield
+    rank_zero.log.removeHandler(caplog.handler)
+
+
+@pytest.mark.usefixtures("_heeding_ctrl_c", "_hearing_lightning")
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Interrupted(nets.Net):
         armed = True

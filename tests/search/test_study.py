@@ -15,7 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 from lightning_autoarch import Int, SearchError, SearchSpace
-from lightning_autoarch.search.study import Ledger, Owner, _without_password, open_storage, open_study, quiet_optuna
+from lightning_autoarch.search.study import Ledger, Owner, open_storage, open_study, quiet_optuna, without_password
 
 SPACE = SearchSpace({"a": Int(1, 9)})
 
@@ -185,7 +185,7 @@ def test_unknown_storage_keeps_the_password_to_itself() -> None:
     with pytest.raises(SearchError) as caught:
         open_storage("nosuch://user:secret@host/db")
     assert "secret" not in str(caught.value).split("cannot be opened")[0]
-    assert _without_password("mysql://u:p@h/d") == "mysql://u:***@h/d"
+    assert without_password("mysql://u:p@h/d") == "mysql://u:***@h/d"
 
 
 def test_optunas_verbosity_returns() -> None:
