@@ -14,6 +14,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -99,13 +100,11 @@ class AutoArchCLI(LightningCLI):
     def _say_where(self, search: ArchitectureSearch, path: Path) -> None:
         assert search.study is not None
         directory = Path(search.directory or Path(self.trainer.default_root_dir) / "autoarch" / search.study.study_name)
-        study = search.storage if isinstance(search.storage, str) else _near(directory / "study.db")
-        see = f"{study}   (see it: autoarch report {study})"
         winner = search.study.trials[search.state_dict()["trial"]]
         rows = {
-            "winner's config": f"{path}   (train it: {self._program} fit --config {path})",
+            "winner's config": f"{path}   (train it: {self._program} fit --config {shlex.quote(str(path))})",
             "its weights": _near(winner.user_attrs["checkpoint"]) if "checkpoint" in winner.user_attrs else None,
-            "study": see if "@" not in study else f"`{search.study.study_name}` in its storage",  # no password here
+            "study": _where_study(search.storage or directory / "study.db", search.study.study_name),
         }
         print("\n".join(f"  {name:<15}  {value}" for name, value in rows.items() if value is not None))
 
@@ -370,6 +369,16 @@ def _write_config(path: Path, config: Mapping[str, Any], origin: str) -> None:
 def _near(path: str | Path) -> str:
     """A path as seen from here, where that is shorter."""
     return min(str(path), os.path.relpath(path), key=len)
+
+
+def _where_study(storage: Any, name: str) -> str:
+    """A file or URL and the command that shows it; no storage object, and no password."""
+    place = os.fspath(storage) if isinstance(storage, str | os.PathLike) else ""
+    is_url = "://" in place
+    if not place or (is_url and "@" in place):
+        return f"`{name}` in its storage"
+    shown = place if is_url else _near(place)
+    return f"{shown}   (see it: autoarch report {shlex.quote(shown)})"
 
 
 def _check_installed() -> None:

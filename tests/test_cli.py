@@ -150,6 +150,13 @@ class TestSearch:
         cli = AutoArchCLI(args=["search", "--config", config(model=WITH_PARTS)])
         assert len(cli.model.hparams["encoder"]["init_args"]) == 1
 
+    def test_a_directory_of_any_name(self, config: Write, capsys: Any) -> None:
+        main(["search", "--config", config(search={**SEARCH, "directory": "why? #1"})])
+        assert "autoarch report 'why? #1/study.db'" in capsys.readouterr().out
+        for study in ("why? #1", "why? #1/study.db"):
+            main(["report", study])
+            assert "Wrote why? #1/report.html" in capsys.readouterr().out
+
     def test_password_of_a_storage_is_not_shown(self, config: Write, capsys: Any) -> None:
         main(["search", "--config", config(search={**SEARCH, "storage": "sqlite:///who:secret@study.db"})])
         assert "secret" not in capsys.readouterr().out

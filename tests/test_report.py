@@ -437,6 +437,13 @@ class TestSource:
         with pytest.raises(ReportError, match="holds no study yet"):
             open_study(tmp_path / "empty.db")
 
+    def test_a_server_that_is_not_there_and_no_password(self):
+        with pytest.raises(
+            ReportError, match=r"`postgresql\+psycopg2://me:\*\*\*@localhost:1/x` cannot be read"
+        ) as error:
+            open_study("postgresql+psycopg2://me:secret@localhost:1/x")
+        assert "secret" not in str(error.value)
+
     def test_reading_changes_nothing(self, database, tmp_path):
         before = database.read_bytes()
         write_report(database, tmp_path / "r.html")

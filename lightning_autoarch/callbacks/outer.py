@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import inspect
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.cloud_io import _load
 from lightning.fabric.utilities.device_dtype_mixin import _DeviceDtypeModuleMixin
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -21,6 +23,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_autoarch.errors import SearchError
+
+Minima = tuple[int | None, int | None]  # epochs, steps
 
 
 def check_flavour(trainer: object, module: object) -> None:
@@ -97,6 +101,20 @@ def reattach(trainer: Trainer, module: LightningModule) -> None:
         callback.log_dict = module.log_dict  # type: ignore[attr-defined]
 
 
+def end_before_training(trainer: Trainer) -> Minima:
+    """Let the fit end without a step, also where `min_epochs` or `min_steps` would go on; returns these."""
+    loop = trainer.fit_loop
+    minima = loop.min_epochs, loop.epoch_loop.min_steps
+    loop.min_epochs = loop.epoch_loop.min_steps = None
+    trainer.should_stop = True
+    return minima
+
+
+def restore_minima(trainer: Trainer, minima: Minima) -> None:
+    """Put back what `end_before_training` returned."""
+    trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = minima
+
+
 def checkpoint_path(trainer: Trainer) -> tuple[str | None, bool]:
     """`ckpt_path` and `weights_only` of the running `fit`, from its frame: Lightning tells callbacks only later."""
     frame = inspect.currentframe()
@@ -110,9 +128,30 @@ def checkpoint_path(trainer: Trainer) -> tuple[str | None, bool]:
 
 def callback_state(path: str | Path, state_key: str, weights_only: bool = False) -> dict[str, Any] | None:
     """What a Lightning checkpoint holds of one callback; None if nothing. With `weights_only` no code in it is run."""
-    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
+    if "://" in str(path):  # as Lightning reads it: by fsspec
+        checkpoint = _load(path, map_location="cpu", weights_only=weights_only)
+    else:
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
     state: dict[str, Any] | None = checkpoint.get("callbacks", {}).get(state_key)
     return state or None
+
+
+def writable(directory: str | Path) -> Path:
+    """The directory, made if it is not there.
+
+    Raises:
+        SearchError: it is not on this machine, or nothing can be written there.
+    """
+    remedy = "Give ArchitectureSearch a `directory=` for its study and checkpoints."
+    if "://" in str(directory):
+        raise SearchError(f"The search keeps its files on a local disk, got {directory}. {remedy}")
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise SearchError(f"The search cannot write to {directory}: {error}. {remedy}") from error
+    return Path(directory)
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:

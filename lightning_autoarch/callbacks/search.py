@@ -19,14 +19,18 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from lightning_autoarch.callbacks.outer import (
+    Minima,
     callback_state,
     check_flavour,
     check_one_process,
     checkpoint_path,
     come_first,
+    end_before_training,
     reattach,
+    restore_minima,
     save_cli_config,
     set_up_again,
+    writable,
 )
 from lightning_autoarch.callbacks.progress import SearchProgress
 from lightning_autoarch.errors import SearchError, SpaceError
@@ -148,6 +152,7 @@ class ArchitectureSearch(Callback):
         self._winner: int | None = None
         self._weights: Path | None = None
         self._searched: weakref.ref[LightningModule] | None = None
+        self._minima: Minima | None = None
         self._sigint: Any = None
         self._check_arguments()
 
@@ -204,7 +209,13 @@ class ArchitectureSearch(Callback):
         pl_module.on_load_checkpoint(checkpoint)
         pl_module.load_state_dict(checkpoint["state_dict"], strict=pl_module.strict_loading)
         self._weights = None
-        trainer.should_stop = trainer.should_stop or self.after == "stop"
+        if self.after == "stop":
+            self._minima = end_before_training(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._minima is not None:
+            restore_minima(trainer, self._minima)
+            self._minima = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt) and self._sigint is not None:
@@ -290,6 +301,13 @@ class ArchitectureSearch(Callback):
             fresh = builder.build(example if builder.factory is not None else {})
         except Exception:  # one impossible architecture is a failed trial, not the end
             return
+        changed = builder.changed_weights(module, fresh)
+        if changed:
+            rank_zero_warn(
+                f"{', '.join(changed[:3])}{' and others' if len(changed) > 3 else ''} of the module were changed after "
+                "`__init__` (trained, or loaded): candidates and the winner start from fresh weights. Load them in "
+                "`__init__`, or in `factory=`."
+            )
         lost = builder.lost_attributes(module, fresh)
         if lost:
             rank_zero_warn(
@@ -312,7 +330,7 @@ class ArchitectureSearch(Callback):
         if directory is None:
             storage = optuna.storages.InMemoryStorage()
         elif storage is None:
-            storage = f"sqlite:///{directory / 'study.db'}"
+            storage = directory / "study.db"
         pruner = self.pruner or optuna.pruners.NopPruner()
         with turn(directory):  # two that make the same tables at once fail
             opened = open_storage(storage)
@@ -366,11 +384,9 @@ class ArchitectureSearch(Callback):
             self._weights = _weights_of(winner, directory)
         table = leaderboard(ledger.study, columns=shutil.get_terminal_size((100, 24)).columns)
         rank_zero_info(f"{table}\nWinner: trial #{winner.number}, {self.monitor} {winner.value:.6g}.")
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(
-                {"search/best_score": float(winner.value or 0.0), "search/trials": len(ledger.finished())},
-                step=0,
-            )
+        summary = {"search/best_score": float(winner.value or 0.0), "search/trials": len(ledger.finished())}
+        for logger in trainer.loggers:
+            logger.log_metrics(summary, step=0)
 
     def _rebuild(self, trainer: Trainer, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
         assert self.best_architecture is not None
@@ -384,9 +400,8 @@ class ArchitectureSearch(Callback):
         return self.study_name or type(module).__name__
 
     def _directory(self, trainer: Trainer, module: LightningModule) -> Path:
-        if self.directory is not None:
-            return Path(self.directory)
-        return Path(trainer.default_root_dir) / "autoarch" / self._name(module)
+        default = f"{trainer.default_root_dir}/autoarch/{self._name(module)}"
+        return writable(default if self.directory is None else self.directory)
 
 
 def _weights_of(winner: FrozenTrial, directory: Path) -> Path:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from lightning_autoarch.errors import AutoArchError, did_you_mean
+from lightning_autoarch.search.study import without_password
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -41,7 +42,7 @@ def open_study(study: Study | str | os.PathLike[str], *, study_name: str | None 
     from optuna import Study, load_study
 
     if not isinstance(study, Study):
-        with _reading(os.fspath(study)):
+        with _reading(without_password(os.fspath(study))):
             storage = _storage(study)
             study = load_study(study_name=_choose(storage, study, study_name), storage=storage)
             study.get_trials(deepcopy=False)
@@ -127,14 +128,15 @@ def _reading(name: str) -> Iterator[None]:
 
 def _choose(storage: BaseStorage, source: str | os.PathLike[str], name: str | None) -> str:
     names = sorted(study.study_name for study in storage.get_all_studies())
+    where = without_password(os.fspath(source))
     listed = ", ".join(f"`{known}`" for known in names)
     if not names:
-        raise ReportError(f"`{os.fspath(source)}` holds no study yet.")
+        raise ReportError(f"`{where}` holds no study yet.")
     if name is None and len(names) > 1:
-        raise ReportError(f"`{os.fspath(source)}` holds several studies: name one of {listed}.")
+        raise ReportError(f"`{where}` holds several studies: name one of {listed}.")
     if name is not None and name not in names:
         near = did_you_mean(name, names)
-        raise ReportError(f"No study `{name}` in `{os.fspath(source)}`.{near} It holds {listed}.")
+        raise ReportError(f"No study `{name}` in `{where}`.{near} It holds {listed}.")
     return names[0] if name is None else name
 
 

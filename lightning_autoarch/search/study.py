@@ -8,8 +8,10 @@ host an RDB storage's heartbeat tells, and without one the trial is left alone.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
+import sqlite3
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,32 +41,48 @@ def open_storage(storage: str | os.PathLike[str] | BaseStorage) -> BaseStorage:
     Raises:
         SearchError: it cannot be opened; the message says which and why.
     """
-    if isinstance(storage, os.PathLike):
-        storage = os.fspath(storage)
-    if not isinstance(storage, str):
+    if not isinstance(storage, str | os.PathLike):
         return storage
-    url = storage if "://" in storage else f"sqlite:///{storage}"
-    if url.startswith("sqlite:///"):
-        path = Path(url.removeprefix("sqlite:///"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not os.access(path, os.W_OK):
-            raise SearchError(f"The study {path} is read-only: make it writable, or give another `storage`.")
+    place = os.fspath(storage)
+    path = _sqlite_file(place)
+    if path is not None and path.exists() and not os.access(path, os.W_OK):
+        raise SearchError(f"The study {path} is read-only: make it writable, or give another `storage`.")
     try:
-        if url.startswith("grpc://"):
-            host, _, port = url.removeprefix("grpc://").partition(":")
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if place.startswith("grpc://"):
+            host, _, port = place.removeprefix("grpc://").partition(":")
             return optuna.storages.GrpcStorageProxy(host=host, port=int(port or 13000))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            opened = optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS)
-        if url.startswith("sqlite"):
-            _write_ahead(opened)
-        return opened
+        return _database(place)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise SearchError(
-            f"The storage {_without_password(url)!r} cannot be opened: {type(error).__name__}: {reason}. "
+            f"The storage {without_password(place)!r} cannot be opened: {type(error).__name__}: {reason}. "
             "A damaged file can be moved away; the search then starts anew."
         ) from error
+
+
+def _sqlite_file(place: str) -> Path | None:
+    """The file of an SQLite URL, or of a path itself; None for another kind, or a database in memory."""
+    if "://" not in place:
+        return Path(place)
+    scheme, _, name = place.partition("?")[0].partition(":///")
+    return Path(name) if scheme == "sqlite" and name and not name.startswith((":memory:", "file:")) else None
+
+
+def _database(place: str) -> optuna.storages.RDBStorage:
+    url, options = place, {}
+    if "://" not in place:  # not made part of a URL, where `?`, `%` and `{` mean something
+        connect = functools.partial(sqlite3.connect, os.path.abspath(place), check_same_thread=False)
+        url, options = "sqlite:///study.db", {"creator": connect}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        opened = optuna.storages.RDBStorage(
+            url, options, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS
+        )
+    if url.startswith("sqlite"):
+        _write_ahead(opened)
+    return opened
 
 
 def _write_ahead(storage: optuna.storages.RDBStorage) -> None:
@@ -291,7 +309,14 @@ def _age_seconds(trial: FrozenTrial) -> float:
     return time.time() - trial.datetime_start.timestamp() if trial.datetime_start is not None else 0.0
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """A storage's URL, or path, as it may be shown.
+
+    >>> without_password("postgresql://me:secret@host/studies")
+    'postgresql://me:***@host/studies'
+    """
+    if "://" not in url:
+        return url
     head, at, tail = url.rpartition("@")
     scheme, slashes, credentials = head.partition("://")
     return f"{scheme}{slashes}{credentials.partition(':')[0]}:***@{tail}" if at else url

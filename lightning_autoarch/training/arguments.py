@@ -101,6 +101,17 @@ def check_names(
             raise SpaceError(f"`{name}` of the space is no argument of {what}.{did_you_mean(name, parameters)}")
 
 
+def check_keywords(function: Callable[..., Any], what: str, remedy: str) -> None:
+    """Every argument can be given by its name, as saved hyperparameters are.
+
+    Raises:
+        SearchError: one is positional-only; the message holds the remedy.
+    """
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            raise SearchError(f"`{name}` of {what} is positional-only, but arguments are given by name. {remedy}")
+
+
 def check_binds(
     function: Callable[..., Any],
     what: str,

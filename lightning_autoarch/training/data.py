@@ -2,24 +2,24 @@
 
 A datamodule that the outer fit has prepared goes to a trial behind a facade: all that it holds, but none of prepare,
 setup and teardown. Parameters of the space named `data.*` are the datamodule's hyperparameters: then it is
-made anew for the trial, and in place for the winner. Generators that loaders hold are part of a trial's random state.
+made anew for the trial, and in place for the winner. Generators that the data hold stand after a trial as before it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.arguments import Constructor, check_binds, check_names
+from lightning_autoarch.training.generators import kept
 
 PREFIX = "data."
 
@@ -81,14 +81,18 @@ class TrialData:
 
     @contextlib.contextmanager
     def for_trial(self, parameters: Architecture) -> Iterator[dict[str, Any]]:
-        """The keyword arguments of the child's `fit`; the loaders' generators return to where they were."""
-        with _generators_kept([self.train, self.val]):
+        """The keyword arguments of the child's `fit`; generators in the data return to where they were."""
+        with self.untouched():
             if self.datamodule is None:
                 yield {"train_dataloaders": self.train, "val_dataloaders": self.val}
             elif parameters:
                 yield {"datamodule": Constructor.of(self.datamodule).make(parameters)}
             else:
                 yield {"datamodule": self._facade()}
+
+    def untouched(self) -> AbstractContextManager[None]:
+        """Generators in the data return to where they were, whatever draws from them meanwhile."""
+        return kept({"train": self.train, "val": self.val, "datamodule": self.datamodule})
 
     def with_parameters(self, parameters: Architecture) -> TrialData:
         """The same data with `data.*` parameters set: another datamodule, prepared and set up."""
@@ -142,34 +146,3 @@ def facade(datamodule: LightningDataModule) -> LightningDataModule:
 
 
 def _do_nothing(self: LightningDataModule, *args: Any, **kwargs: Any) -> None: ...
-
-
-def generators(loaders: Any) -> list[torch.Generator]:
-    """The generators that loaders, their samplers and batch samplers hold, each once, in a fixed order."""
-    found: dict[int, torch.Generator] = {}
-    for loader in _flat(loaders):
-        batch_sampler = getattr(loader, "batch_sampler", None)
-        for holder in (
-            loader,
-            getattr(loader, "sampler", None),
-            batch_sampler,
-            getattr(batch_sampler, "sampler", None),
-        ):
-            generator = getattr(holder, "generator", None)
-            if isinstance(generator, torch.Generator):
-                found[id(generator)] = generator
-    return list(found.values())
-
-
-def _flat(loaders: Any) -> Iterable[Any]:
-    return CombinedLoader(loaders).flattened if loaders is not None else []
-
-
-@contextlib.contextmanager
-def _generators_kept(loaders: list[Any]) -> Iterator[None]:
-    kept = [(generator, generator.get_state()) for given in loaders for generator in generators(given)]
-    try:
-        yield
-    finally:
-        for generator, state in kept:
-            generator.set_state(state)

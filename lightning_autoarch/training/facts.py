@@ -110,7 +110,8 @@ class Facts:
 
     def _first_batch(self, module: LightningModule) -> Any:
         if self._batch is None:
-            self._batch = next(iter(self._data.train_loader(module)))
+            with self._data.untouched():
+                self._batch = next(iter(self._data.train_loader(module)))
         return self._batch
 
 
@@ -139,9 +140,13 @@ class Limits:
         return self.violation(architecture) is None
 
     def violation(self, architecture: Architecture) -> str | None:
-        """The first limit that is broken, in words; None when all are kept."""
-        for constraint in self._constraints:
-            if not constraint(architecture):
+        """The first limit that is broken, in words; None when all are kept.
+
+        Raises:
+            SearchError: FLOPs cannot be counted, or a constraint raised.
+        """
+        for i, constraint in enumerate(self._constraints):
+            if not _allows(constraint, i, architecture):
                 return f"constraint `{getattr(constraint, '__name__', constraint)}` does not allow it"
         if not self._most:
             return None
@@ -155,6 +160,17 @@ class Limits:
             if facts[name] > most:
                 return f"{facts[name]:,.0f} {name} > max_{name}={most:,}"
         return None
+
+
+def _allows(constraint: Constraint, i: int, architecture: Architecture) -> bool:
+    try:
+        return bool(constraint(architecture))
+    except Exception as error:
+        raise SearchError(
+            f"`constraints[{i}]` ({getattr(constraint, '__name__', repr(constraint))}) raised "
+            f"{type(error).__name__}: {error} for the architecture {architecture}. It must return whether this is "
+            "allowed (a parameter that does not exist in an architecture is no key of it)."
+        ) from error
 
 
 def _count_parameters(module: nn.Module) -> int:

@@ -197,12 +197,15 @@ def _check_splittable(loader: Any) -> None:
     wanted = "Cross-validation (`folds`) needs one training DataLoader over a map-style dataset"
     if not isinstance(loader, DataLoader):
         raise SearchError(f"{wanted}, got {type(loader).__name__}.")
-    if isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
-        raise SearchError(
-            f"{wanted}, got one over {type(loader.dataset).__name__} with batch_size={loader.batch_size}."
-        )
+    if isinstance(loader.dataset, IterableDataset):
+        raise SearchError(f"{wanted}, got one over the stream {type(loader.dataset).__name__}.")
+    own = "its indices are of the whole set. Give the DataLoader `batch_size` and `shuffle` instead."
+    if loader.batch_size is None and loader.batch_sampler is not None:
+        raise SearchError(f"{wanted}, got one with the batch sampler {type(loader.batch_sampler).__name__}: {own}")
     if not isinstance(loader.sampler, RandomSampler | SequentialSampler):
-        raise SearchError(f"{wanted} with `shuffle`, got the sampler {type(loader.sampler).__name__}.")
+        raise SearchError(f"{wanted}, got one with the sampler {type(loader.sampler).__name__}: {own}")
+    if loader.batch_size is None:
+        raise SearchError(f"{wanted} in batches, got one with batch_size=None: give it a number.")
 
 
 def _reloaded(loader: DataLoader[Any], indices: list[int], *, shuffle: bool, drop_last: bool) -> DataLoader[Any]:

@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from lightning_utilities.core import rank_zero
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
@@ -105,8 +106,12 @@ def _restore_environment(before: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Children are silent: the search prints one line for all of them."""
-    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
+    """Children are silent: the search prints one line for all of them.
+
+    `rank_zero.log` is another's where `pytorch_lightning` has been imported too: the last one imported sets it.
+    """
+    names = ("lightning", "lightning.pytorch", "lightning.fabric", rank_zero.log.name)
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\.(pytorch|fabric)")

@@ -20,15 +20,13 @@ from torch import nn
 
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.space import Architecture
-from lightning_autoarch.training.arguments import Constructor, check_binds, check_names
+from lightning_autoarch.training.arguments import Constructor, check_binds, check_keywords, check_names
 from lightning_autoarch.training.optimizers import LateOptimizers, carried_optimizers
 
 Factory = Callable[..., LightningModule]
 
-_REMEDY = (
-    "Call `self.save_hyperparameters()` at the top of `__init__`, or give "
-    "ArchitectureSearch(factory=lambda **architecture: ...)."
-)
+_FACTORY = "ArchitectureSearch(factory=lambda **architecture: ...)"
+_REMEDY = f"Call `self.save_hyperparameters()` at the top of `__init__`, or give {_FACTORY}."
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class ModuleBuilder:
 
         Raises:
             SpaceError: a name that is no argument.
-            SearchError: a required argument that is not known.
+            SearchError: a required argument that is not known, or one that cannot be given by its name.
         """
         if self.factory is not None:
             what = f"`factory` {self.factory!r}"
@@ -64,6 +62,7 @@ class ModuleBuilder:
             return
         made = self.constructor
         what = f"{made.cls.__name__}.__init__"
+        check_keywords(made.cls, what, f"Give {_FACTORY}.")
         check_names(made.cls, what, names, made.saved if made.container_name else ())
         check_binds(made.cls, what, made.arguments(architecture), _REMEDY)
 
@@ -112,6 +111,23 @@ class ModuleBuilder:
                 changed = [n for n in {**now, **then} if now.get(n) != then.get(n)]
                 lost += [n for n in changed if n.partition(".")[0] not in lost]
         return lost
+
+    def changed_weights(self, module: LightningModule, fresh: LightningModule) -> list[str]:
+        """Names of weights that were written to more often than those of a freshly built module, and differ from them.
+
+        PyTorch counts the writes: `__init__` makes the same number each time, `load_state_dict` and training add some.
+        What the count does not show (a module copied or assigned after that) is not told.
+        """
+        if self.factory is not None:  # `fresh` is of another architecture
+            return []
+        then = dict(fresh.named_parameters())
+        return [name for name, now in module.named_parameters() if name in then and _written_since(now, then[name])]
+
+
+def _written_since(now: torch.Tensor, then: torch.Tensor) -> bool:
+    if any(nn.parameter.is_lazy(p) or p.is_meta or p.is_inference() for p in (now, then)) or now.shape != then.shape:
+        return False
+    return now._version > then._version and not torch.equal(now.detach().cpu(), then.detach().cpu())
 
 
 def _shapes(module: LightningModule) -> dict[str, torch.Size]:

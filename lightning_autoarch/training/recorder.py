@@ -12,15 +12,16 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
-from lightning_autoarch.training.data import generators
+from lightning_autoarch.training.generators import held, restore, states
 from lightning_autoarch.training.isolation import rng_state, set_rng_state
 
 Report = Callable[[int, float], bool]  # (step, value) -> whether to stop the trial
@@ -41,6 +42,7 @@ class TrialRecorder(Checkpoint):
         stopped: somebody (a pruner, EarlyStopping) asked to end the trial.
         pruned: it was `report`.
         failure: why the trial is worthless, None as long as it is not.
+        validated: whether a validation has run to its end.
     """
 
     def __init__(self, monitor: str, mode: str, directory: Path | None, report: Report) -> None:
@@ -48,6 +50,7 @@ class TrialRecorder(Checkpoint):
         self.history: list[float] = []
         self.stopped = self.pruned = False
         self.failure: str | None = None
+        self.validated = False
         self._epochs = 0
         self._seconds_before = 0.0
         self._started = time.perf_counter()
@@ -89,7 +92,7 @@ class TrialRecorder(Checkpoint):
             "at_validation": self._at_validation,
             "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
             "rng": rng_state(),
-            "generators": [generator.get_state() for generator in generators(trainer.train_dataloader)],
+            "generators": states(held(_holders(trainer))),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -108,7 +111,7 @@ class TrialRecorder(Checkpoint):
             trainer.fit_loop._combined_loader = None
             # With `max_steps` Lightning enters the finished epoch again: a draw too many, and its hooks twice.
             trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
-            _restore_generators(trainer, self._resumed["generators"])
+            _restore_generators(trainer, pl_module, self._resumed["generators"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._resumed is None:
@@ -122,6 +125,7 @@ class TrialRecorder(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
+        self.validated = True
         if self._at_validation is None:  # before any epoch has ended, only the validation can have logged it
             self._at_validation = not self.history and self.monitor in trainer.callback_metrics
         if self._at_validation:
@@ -174,16 +178,26 @@ def _link(source: Path, target: Path) -> None:
     os.replace(part, target)
 
 
-def _restore_generators(trainer: Trainer, states: list[Any]) -> None:
-    """Put states into the generators of the training loaders as soon as these exist, before they are iterated over."""
-    source = trainer.fit_loop._data_source
+def _holders(trainer: Trainer) -> dict[str, Any]:
+    return {"train": trainer.train_dataloader, "val": trainer.val_dataloaders, "module": trainer.lightning_module}
+
+
+def _restore_generators(trainer: Trainer, module: LightningModule, saved: Mapping[str, Any]) -> None:
+    """Put back the module's generators, and those of the loaders once these exist, before they are iterated over."""
+    restore(held({"module": module}), saved)
+    loop = trainer.fit_loop
+    _restore_once_requested("train", loop._data_source, saved)
+    _restore_once_requested("val", loop.epoch_loop.val_loop._data_source, saved)
+
+
+def _restore_once_requested(name: str, source: Any, saved: Mapping[str, Any]) -> None:
+    """Only the first time that Lightning asks for the loaders: with a reload every epoch it asks again."""
     request = source.dataloader
 
     def dataloader() -> Any:
+        source.dataloader = request
         loaders = request()
-        for generator, state in zip(generators(loaders), states, strict=False):
-            generator.set_state(state)
-        states.clear()
+        restore(held({name: loaders.iterables if isinstance(loaders, CombinedLoader) else loaders}), saved)
         return loaders
 
-    source.dataloader = dataloader  # type: ignore[method-assign]
+    source.dataloader = dataloader

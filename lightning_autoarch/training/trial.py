@@ -32,6 +32,13 @@ from lightning_autoarch.training.recorder import STATE_KEY, Report, TrialRecorde
 State = Literal["complete", "pruned", "failed"]
 
 
+_NO_VALIDATION = (
+    " No validation ran: without a validation loader and `validation_step`, monitor what training logs; with them, let "
+    "a trial reach one by `trial_trainer`: more `max_epochs` or `max_steps`, fewer `limit_train_batches`, a smaller "
+    "`val_check_interval` or `check_val_every_n_epoch`, `limit_val_batches` above 0."
+)
+
+
 class MonitorMissing(SearchError):
     """The monitored name was never logged."""
 
@@ -108,7 +115,7 @@ def run_trial(spec: TrialSpec, report: Report) -> TrialResult:
     if recorder.failure is not None:
         return _failed(recorder, recorder.failure)
     if not recorder.history:
-        raise MonitorMissing(_missing(spec.monitor, logged))
+        raise MonitorMissing(_missing(spec.monitor, logged, recorder.validated))
     return _finished(spec, recorder)
 
 
@@ -228,12 +235,13 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0][:300]
 
 
-def _missing(monitor: str, logged: Sequence[str]) -> str:
+def _missing(monitor: str, logged: Sequence[str], validated: bool) -> str:
     from lightning_autoarch.errors import did_you_mean
 
     names = ", ".join(f"`{name}`" for name in logged) or "nothing"
     return (
         f"`monitor={monitor!r}` was not logged by the first trial, which logged {names}.{did_you_mean(monitor, logged)}"
+        f"{'' if validated else _NO_VALIDATION}"
     )
 
 

@@ -21,7 +21,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     script = Path(__file__).with_name("kill_and_resume.py")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(nets.__file__).parent), *sys.path[1:]])}
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path_factory.mktemp("kill"))],
+        [sys.executable, str(script), str(tmp_path_factory.mktemp("kill") / "why? #1 %41 {0}")],
         capture_output=True,
         text=True,
         env=environment,

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import BaseFinetuning, EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning_utilities.core import rank_zero
 from torch import nn
 
 from lightning_autoarch import ArchitectureSearch, Categorical, Int, Repeat, SearchError, SpaceError
@@ -111,6 +113,14 @@ class TestAfter:
         assert all(torch.equal(module.state_dict()[k], v) for k, v in kept.items())
         trainer.validate(module, nets.loaders()[1], verbose=False)
         assert float(trainer.callback_metrics["val_loss"]) == pytest.approx(callback.best_score)
+
+    def test_stop_trains_nothing_whatever_the_minima(self, tmp_path: Path) -> None:
+        module, callback = nets.Net(), search(after="stop")
+        trainer = nets.trainer(tmp_path, callback, max_epochs=4, min_epochs=2, min_steps=5)
+        trainer.fit(module, *nets.loaders())
+        assert trainer.global_step == 0
+        trainer.fit(module, *nets.loaders())  # a second fit is an ordinary one
+        assert (trainer.min_epochs, trainer.min_steps, trainer.current_epoch) == (2, 5, 4)
 
 
 class TestTheOuterFitIsLeftAsItWas:
@@ -207,6 +217,34 @@ class TestFailures:
         with pytest.raises(SearchError, match=r"`train_loss`, `val_loss`.*Did you mean `val_loss`"):
             nets.trainer(tmp_path, search(monitor="val_los")).fit(nets.Net(), *nets.loaders())
         nets.trainer(tmp_path, search(monitor="val_loss")).fit(nets.Net(), *nets.loaders())  # the typo can be mended
+
+    @pytest.mark.parametrize(
+        "options", [{"max_steps": 2}, {"check_val_every_n_epoch": 2}, {"limit_val_batches": 0}], ids=str
+    )
+    def test_a_trial_that_ends_before_validation(self, tmp_path: Path, options: dict[str, Any]) -> None:
+        callback = search(trial_trainer={"max_epochs": 1, **options})
+        with pytest.raises(SearchError, match=r"`train_loss`.* No validation ran.*`max_steps`.*`limit_train_batches`"):
+            nets.trainer(tmp_path, callback).fit(nets.Net(), *nets.loaders())
+
+    def test_positional_only_arguments_name_the_factory_alone(self, tmp_path: Path) -> None:
+        class Positional(nets.Net):
+            def __init__(self, width: int = 4, /, act: str = "relu"):
+                super().__init__(width)
+                self.save_hyperparameters()
+
+        with pytest.raises(SearchError, match=r"`width` of Positional.__init__ is positional-only.*factory=") as error:
+            nets.trainer(tmp_path, search(space={"act": ["relu"]})).fit(Positional(), *nets.loaders())
+        assert "save_hyperparameters" not in str(error.value)
+
+    @pytest.mark.parametrize("strategy", ["random", "bayesian"])
+    def test_a_constraint_that_raises_is_named(self, tmp_path: Path, strategy: str) -> None:
+        def narrow(architecture: Any) -> bool:
+            return architecture["widht"] < 9
+
+        callback = search(space={"width": [2, 3]}, constraints=[lambda a: True, narrow], strategy=strategy)
+        said = r"`constraints\[1\]` \(narrow\) raised KeyError: 'widht'.*\{'width': [23]\}"
+        with pytest.raises(SearchError, match=said):
+            nets.trainer(tmp_path, callback).fit(nets.Net(), *nets.loaders())
 
     def test_missing_hyperparameters_name_the_factory(self, tmp_path: Path) -> None:
         class Bare(L.LightningModule):
@@ -506,6 +544,17 @@ class TestResumingTheOuterFit:
         with pytest.raises(SearchError, match="resume_from"):
             wrong.fit(nets.Net(), *nets.loaders())
 
+    def test_a_checkpoint_that_is_not_on_this_disk(self, tmp_path: Path) -> None:
+        callback, url = search(), "memory://outer/last.ckpt"
+        first = nets.trainer(tmp_path, callback)
+        first.fit(nets.Net(), *nets.loaders())
+        first.save_checkpoint(url)
+        for options, ckpt_path in (({}, url), ({"resume_from": url}, None)):
+            again = search(directory=tmp_path / "elsewhere", **options)
+            nets.trainer(tmp_path, again, max_epochs=3).fit(nets.Net(), *nets.loaders(), ckpt_path=ckpt_path)
+            assert again.best_architecture == callback.best_architecture
+        assert not (tmp_path / "elsewhere").exists()
+
     def test_a_second_fit_goes_on_with_the_winner(self, tmp_path: Path) -> None:
         callback, module = search(), nets.Net()
         nets.trainer(tmp_path, callback).fit(module, *nets.loaders())
@@ -532,6 +581,23 @@ class TestResumingTheOuterFit:
         assert done.stdout.split() == [str(module.hparams["width"])] * 2
 
 
+@pytest.fixture
+def _heeding_ctrl_c() -> Iterator[None]:
+    """Also where the tests run in the background of a script: a shell ignores SIGINT there."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.fixture
+def _hearing_lightning(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Also where Lightning keeps its messages from the root logger, because that had no handler."""
+    rank_zero.log.addHandler(caplog.handler)
+    yield
+    rank_zero.log.removeHandler(caplog.handler)
+
+
+@pytest.mark.usefixtures("_heeding_ctrl_c", "_hearing_lightning")
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Interrupted(nets.Net):
         armed = True

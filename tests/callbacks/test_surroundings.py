@@ -36,6 +36,28 @@ def test_the_logger_gets_one_summary_and_the_winners_hyperparameters(tmp_path: P
     assert {name: hparams[name] for name in nets.SPACE} == callback.best_architecture
 
 
+def test_every_logger_gets_the_summary(tmp_path: Path) -> None:
+    loggers = [CSVLogger(tmp_path, "a"), CSVLogger(tmp_path, "b")]
+    nets.trainer(tmp_path, search(), max_epochs=1, logger=loggers, log_every_n_steps=1).fit(nets.Net(), *nets.loaders())
+    for logger in loggers:
+        assert "search/best_score" in (Path(logger.log_dir) / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize("where", ["default_root_dir", "directory", "storage"])
+@pytest.mark.parametrize("directory", ["/proc/x", "a file", "memory://x"])
+def test_where_nothing_can_be_written_is_said_before_any_training(tmp_path: Path, where: str, directory: str) -> None:
+    class Untrained(nets.Net):
+        def on_fit_start(self) -> None:
+            raise AssertionError
+
+    (tmp_path / "a file").touch()
+    place = str(tmp_path / directory) if directory == "a file" else directory
+    root, options = (place, {}) if where == "default_root_dir" else (tmp_path, {where: f"{place}/study.db"})
+    remedy = "cannot be opened" if where == "storage" else "`directory=`"
+    with pytest.raises(SearchError, match=f"{directory}.*{remedy}"):
+        nets.trainer(root, search(**options)).fit(Untrained(), *nets.loaders())
+
+
 def test_the_table_of_trials(tmp_path: Path) -> None:
     callback = search()
     with pytest.raises(SearchError, match="no study yet"):

@@ -16,6 +16,9 @@ import nets
 import optuna
 import pytest
 
+from lightning_autoarch.cli import main
+from lightning_autoarch.report import ReportError, write_report
+
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
@@ -85,3 +88,8 @@ def test_sqlite(tmp_path: Path) -> None:
 
 def test_postgresql(tmp_path: Path, postgresql: str) -> None:
     check(postgresql, run_two(postgresql, tmp_path / "search"))
+    page = tmp_path / "report.html"
+    main(["report", postgresql, "--output", str(page)])
+    assert "8 complete" in page.read_text()
+    with pytest.raises(ReportError, match=r"No study `Nte`.*Did you mean `Net`"):
+        write_report(postgresql, page, study_name="Nte")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import warnings
 from pathlib import Path
@@ -84,14 +85,37 @@ def test_checkpoints_of_configure_callbacks_are_the_outer_fits(tmp_path: Path) -
 def test_what_saved_arguments_do_not_bring_back_is_told(tmp_path: Path) -> None:
     class Backbone(nets.Net):
         def __init__(self, width: int = 4, backbone: nn.Module | None = None):
-            super().__init__(width=width)
+            super(nets.Net, self).__init__()  # whose `save_hyperparameters` some Lightnings let save `backbone`
             self.save_hyperparameters(ignore=["backbone"])
-            self.backbone = backbone or nn.Identity()
+            self.hparams["lr"] = 0.01
+            self.backbone, self.net = backbone or nn.Identity(), nn.Linear(4, 1)
 
     replaced = nets.Net()
     replaced.net[0] = nn.Linear(4, 4, bias=False)
     for i, (module, name) in enumerate([(Backbone(backbone=nn.Linear(4, 4)), "backbone"), (replaced, "net.0.bias")]):
         assert name in warned(nets.trainer(tmp_path / str(i), search()), module)[0]
+
+
+@pytest.mark.filterwarnings("ignore:Attribute 'backbone'")
+def test_weights_that_a_rebuild_loses_are_told(tmp_path: Path) -> None:
+    class Backbone(nets.Net):
+        def __init__(self, width: int = 4, backbone: nn.Module | None = None):
+            super(nets.Net, self).__init__()
+            self.save_hyperparameters()
+            self.hparams["lr"] = 0.01
+            self.backbone, self.net = backbone or nn.Identity(), nn.Sequential(nn.Linear(4, width), nn.Linear(width, 1))
+
+    def told(module: L.LightningModule, name: str) -> list[str]:
+        return warned(nets.trainer(tmp_path / name, search()), module)
+
+    loaded, trained, backbone = nets.Net(), nets.Net(), nn.Linear(4, 4)
+    loaded.load_state_dict(nets.Net().state_dict())
+    nets.trainer(tmp_path, max_epochs=1).fit(trained, *nets.loaders())
+    for module in (loaded, trained):
+        [said] = told(module, "a")
+        assert "net.0.weight, net.0.bias, net.3.weight and others of the module were changed" in said
+    backbone.load_state_dict(nn.Linear(4, 4).state_dict())
+    assert told(Backbone(backbone=backbone), "b") == told(nets.Net(), "c") == told(copy.deepcopy(nets.Net()), "d") == []
 
 
 def test_modules_whose_parts_depend_on_the_architecture_raise_no_false_alarm(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 from lightning_autoarch import Int, SearchError, SearchSpace
-from lightning_autoarch.search.study import Ledger, Owner, _without_password, open_storage, open_study, quiet_optuna
+from lightning_autoarch.search.study import Ledger, Owner, open_storage, open_study, quiet_optuna, without_password
 
 SPACE = SearchSpace({"a": Int(1, 9)})
 
@@ -150,6 +150,16 @@ def test_a_study_of_plain_optuna_is_adopted_while_it_is_empty() -> None:
     assert opened(storage).user_attrs["autoarch:monitor"] == "loss"
 
 
+@pytest.mark.parametrize("name", ["why?", "a#b", "100%", "%41", "a b", "{0}", "é", "me@home", "a:b"])
+def test_any_path_is_a_study(tmp_path: Path, name: str) -> None:
+    for path in (tmp_path / name / "study.db", tmp_path / f"{name}.db"):
+        assert opened(open_storage(path)).user_attrs["autoarch:monitor"] == "loss"
+        assert opened(open_storage(str(path))).study_name == opened(open_storage(path)).study_name
+        assert path.is_file()
+    files = {p.name.removesuffix("-wal").removesuffix("-shm") for p in tmp_path.iterdir()}
+    assert files == {name, f"{name}.db"}
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(b"not a database" * 100)
     with pytest.raises(SearchError, match=r"study\.db.*(not a database|malformed)"):
@@ -175,7 +185,7 @@ def test_unknown_storage_keeps_the_password_to_itself() -> None:
     with pytest.raises(SearchError) as caught:
         open_storage("nosuch://user:secret@host/db")
     assert "secret" not in str(caught.value).split("cannot be opened")[0]
-    assert _without_password("mysql://u:p@h/d") == "mysql://u:***@h/d"
+    assert without_password("mysql://u:p@h/d") == "mysql://u:***@h/d"
 
 
 def test_optunas_verbosity_returns() -> None:

@@ -90,6 +90,8 @@ def test_the_module_is_not_trained() -> None:
     ("loader", "words"),
     [
         (DataLoader(numbered(), sampler=WeightedRandomSampler([1.0] * 20, 20)), "WeightedRandomSampler"),
+        (DataLoader(numbered(), batch_sampler=[[0, 1], [2]]), r"the batch sampler list: .*`batch_size` and `shuffle`"),
+        (DataLoader(numbered(), batch_size=None), "batch_size=None"),
         ([nets.loaders()[0]], "list"),
         (DataLoader(type("Stream", (IterableDataset,), {"__iter__": lambda self: iter([])})()), "Stream"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning_utilities.core import rank_zero
 
 from lightning_autoarch.training.data import TrialData
 from lightning_autoarch.training.inherit import SILENT
@@ -201,6 +203,18 @@ def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["THERE_BEFORE"] == "1"
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("name", ["lightning.pytorch", "pytorch_lightning"])
+def test_a_trial_is_silent(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    log = logging.getLogger(f"{name}.utilities.rank_zero")
+    monkeypatch.setattr(rank_zero, "log", log)
+    monkeypatch.setattr(log, "handlers", [caplog.handler])
+    with caplog.at_level(logging.INFO, log.name):
+        run_trial(spec(None), never)
+        assert caplog.records == []
+        nets.trainer(".")
+        assert caplog.records != []
 
 
 def test_rng_state_survives_a_checkpoint(tmp_path: Path) -> None:
