@@ -20,14 +20,16 @@ static_assert(gathered_elements % 64 == 0, "a copy is whole blocks of a mask");
 // Selection: up to so many elements all keys are collected and no sample is taken.
 constexpr std::int64_t collect_all = 1 << 17;
 
-// The sample: runs of neighbours in random places, about one run in 256 elements. Neighbours resemble each other (rows of
-// a weight have scales of their own), so a run counts as one observation for the width of the bracket, which is so many
-// standard deviations of the rank to either side. At most 1.3 % of the elements lie in it then, and as many are collected.
-constexpr std::int64_t sample_run = 2;
-constexpr std::int64_t sample_runs_min = 1 << 13;
-constexpr std::int64_t sample_runs_max = 1 << 17;
-constexpr double bracket_deviations = 4.5;
-constexpr double collected_share = 0.016;
+// The sample: runs of neighbours in random places, one in some 2,048 elements at most, since a page is looked up for each.
+// The bracket reaches so many standard deviations of a sampled rank to either side: about 1 % of the elements lie in it,
+// and are collected. Where neighbours resemble each other (rows of a weight have scales of their own) a run is worth less
+// than its length and the bracket may miss; then more and shorter runs are tried before the slow way.
+struct Sampling {
+  std::int64_t runs_min, runs_max, run;
+};
+constexpr Sampling samplings[] = {{1 << 13, 1 << 15, 8}, {1 << 16, 1 << 17, 2}};
+constexpr double bracket_deviations = 5;
+constexpr double collected_share = 0.015;
 
 // Keys that a thread takes of the common buffer at once.
 constexpr std::int64_t piece = 4096;

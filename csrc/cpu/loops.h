@@ -20,17 +20,16 @@ struct Bracket {
   Storage low = 0, high = 0;  // low <= high
 };
 
+// What a pass over candidates found: how many keys are at most `low`, and how many at least `high` (NaN among them); those
+// between are collected, not counted.
+template <typename Storage>
 struct Tally {
-  std::int64_t below = 0, at_low = 0, inside = 0, at_high = 0, above = 0, nan = 0;  // `above` holds the NaN too
-
-  Tally& operator+=(const Tally& other) {
-    below += other.below, at_low += other.at_low, inside += other.inside;
-    at_high += other.at_high, above += other.above, nan += other.nan;
-    return *this;
-  }
+  std::int64_t to_low = 0, from_high = 0;
+  bool nan = false;
 };
 
-// Keys strictly inside a bracket, as they are met. The loop stops when less than a block's room is left.
+// Keys strictly inside a bracket, as they are met. `end` leaves room for a block: a whole one is written at `next`, of
+// which what is inside counts.
 template <typename Storage>
 struct Collector {
   Storage* next = nullptr;
@@ -46,12 +45,14 @@ struct Cut {
 
 template <typename Storage>
 struct Loops {
-  // Counts the candidates against the bracket, returns how many elements it got through: n, or fewer at a full collector.
-  std::int64_t (*tally)(const Storage* x, std::int64_t n, Candidates, Bracket<Storage>, Storage infinity, Tally*,
-                        Collector<Storage>*);
+  // Sorts the candidates by the bracket, low < high; returns how many elements it got through: n, or a multiple of 64
+  // when the collector is full.
+  std::int64_t (*tally)(const Storage* x, std::int64_t n, Candidates, Bracket<Storage>, Storage infinity,
+                        Tally<Storage>*, Collector<Storage>*);
   // Adds the candidates with low <= key <= high to bins[(key - low) >> shift].
   void (*histogram)(const Storage* x, std::int64_t n, Candidates, Bracket<Storage>, int shift, std::int64_t* bins);
   std::int64_t (*count_equal)(const Storage* x, std::int64_t n, Candidates, Storage key);
+  std::int64_t (*count_above)(const Storage* x, std::int64_t n, Candidates, Storage key);
   // Writes the words of the mask, and with `zero` the elements; takes the equals that are kept off `*equal_left`.
   void (*mark)(Storage* x, std::int64_t n, Candidates, Cut<Storage>, std::int64_t* equal_left, BitsOut out, bool regrow,
                bool zero);

@@ -3,6 +3,7 @@
 #include "clones.h"
 
 #if AUTOARCH_X86_TARGETS
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false, inside gcc 12's own intrinsics
 #include <immintrin.h>
 
 #include <cstdint>
@@ -14,7 +15,7 @@
 
 // Behind the other headers: what they define inline must stay fit for any processor.
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,bmi,bmi2,popcnt,lzcnt")
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,avx2,bmi,bmi2,popcnt,lzcnt")
 #include "simd_avx512.h"
 #include "loops_impl.h"
 

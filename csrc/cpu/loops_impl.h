@@ -45,46 +45,21 @@ struct LoopsOf {
     return key == 0 ? all : Simd::above(x, static_cast<Storage>(key - 1));
   }
 
-  static void collect(const Storage* x, std::uint64_t which, Collector<Storage>* into) {
-    for (; which; which &= which - 1) *into->next++ = magnitude_key(x[lowest(which)]);
-  }
-
-  static void tally_block(const Storage* x, std::uint64_t candidates, const Bracket<Storage>& bracket, Storage infinity,
-                          Tally* tally, Collector<Storage>* into) {
-    const Storage thresholds[3] = {static_cast<Storage>(bracket.low - (bracket.low != 0)), bracket.high, infinity};
-    std::uint64_t masks[3];
-    Simd::above(x, thresholds, masks);
-    const std::uint64_t reached = bracket.low == 0 ? candidates : candidates & masks[0];
-    const std::uint64_t within = reached & ~masks[1];
-    tally->below += ones(candidates & ~reached);
-    tally->above += ones(candidates & masks[1]);
-    if (candidates & masks[2]) tally->nan += ones(candidates & masks[2]);
-    if (!within) return;
-    const std::uint64_t past_low = within & Simd::above(x, bracket.low);
-    const std::uint64_t at_high = past_low & at_least(x, bracket.high);
-    const std::uint64_t inside = past_low & ~at_high;
-    tally->at_low += ones(within & ~past_low);
-    tally->at_high += ones(at_high);
-    tally->inside += ones(inside);
-    collect(x, inside, into);
-  }
-
   static std::int64_t tally(const Storage* x, std::int64_t n, Candidates candidates, Bracket<Storage> bracket,
-                            Storage infinity, Tally* result, Collector<Storage>* into) {
-    Tally counts;
-    Collector<Storage> local = *into;
+                            Storage infinity, Tally<Storage>* result, Collector<Storage>* into) {
+    typename Simd::template Sieve<Storage> sieve(bracket.low, bracket.high, into->next);
     std::int64_t done = 0;
-    for (; done + 64 <= n && local.end - local.next >= 64; done += 64)
-      tally_block(x + done, candidates.word(done / 64), bracket, infinity, &counts, &local);
-    if (n - done < 64 && local.end - local.next >= 64) {
-      const Candidates rest{candidates.given ? candidates.given + done / 64 : nullptr, candidates.flip};
-      blocks(x + done, n - done, [&](const Storage* tail, std::int64_t, std::uint64_t exist) {
-        tally_block(tail, rest.word(0) & exist, bracket, infinity, &counts, &local);
-      });
+    for (; done + 64 <= n && sieve.next < into->end; done += 64) sieve(x + done, candidates.word(done / 64));
+    if (n - done < 64 && done < n && sieve.next < into->end) {
+      Storage tail[64] = {};
+      std::memcpy(tail, x + done, static_cast<std::size_t>(n - done) * sizeof(Storage));
+      sieve(tail, candidates.word(done / 64) & all >> (64 - (n - done)));
       done = n;
     }
-    *into = local;
-    *result += counts;
+    into->next = sieve.next;
+    result->to_low += sieve.to_low;
+    result->from_high += sieve.from_high;
+    result->nan = result->nan || sieve.largest() > infinity;
     return done;
   }
 
@@ -103,6 +78,14 @@ struct LoopsOf {
     std::int64_t count = 0;
     blocks(x, n, [&](const Storage* part, std::int64_t b, std::uint64_t exist) {
       count += ones(candidates.word(b) & exist & at_least(part, key) & ~Simd::above(part, key));
+    });
+    return count;
+  }
+
+  static std::int64_t count_above(const Storage* x, std::int64_t n, Candidates candidates, Storage key) {
+    std::int64_t count = 0;
+    blocks(x, n, [&](const Storage* part, std::int64_t b, std::uint64_t exist) {
+      count += ones(candidates.word(b) & exist & Simd::above(part, key));
     });
     return count;
   }
@@ -156,7 +139,7 @@ struct LoopsOf {
 template <typename Simd, typename Storage>
 Loops<Storage> make_loops() {
   using Own = LoopsOf<Simd, Storage>;
-  return {Own::tally, Own::histogram, Own::count_equal, Own::mark, Own::apply};
+  return {Own::tally, Own::histogram, Own::count_equal, Own::count_above, Own::mark, Own::apply};
 }
 
 }  // namespace autoarch

@@ -11,7 +11,8 @@ template <typename Storage>
 Loops<Storage> best() {
 #if AUTOARCH_X86_TARGETS
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vbmi2"))
     return loops_avx512<Storage>();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) return loops_avx2<Storage>();
 #endif

@@ -10,6 +10,7 @@
 namespace autoarch {
 
 constexpr int rank_bits = 11;
+constexpr std::size_t rank_bins = std::size_t{1} << rank_bits;
 
 // The key of rank `rank` (from 1), how many equal it, and how many of those have a larger rank: `equal - taken`.
 template <typename Storage>
@@ -32,7 +33,7 @@ template <typename Storage, typename Count>
 Ranked<Storage> narrow(Bracket<Storage> range, std::int64_t rank, Count&& count) {
   for (;;) {
     const int shift = bin_shift(range);
-    std::vector<std::int64_t> bins(std::size_t{1} << rank_bits);
+    std::vector<std::int64_t> bins(rank_bins);
     count(range, shift, bins.data());
     std::size_t bin = 0;
     for (; rank > bins[bin]; ++bin) rank -= bins[bin];

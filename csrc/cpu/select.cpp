@@ -1,10 +1,11 @@
 // Exact selection in two passes over the weights.
 //
-//   sample ─► bracket [low, high] of the rank ─► tally: counts below, at and between, keys between are collected ─┐
-//   words, zeros ◄─ mark: compare with the key ◄─ equals before each part, if some are kept ◄─ key of the rank ◄──┘
+//   sample ─► bracket low < high around the rank ─► tally: counts of both sides, keys between are collected ─┐
+//   words, zeros ◄─ mark: compare with the key ◄─ equals before each part, if some are kept ◄─ key of the rank ◄┘
 //
-// A rank outside of the bracket, or more keys between than there is room for, is seen in the counts, and histograms over
-// the weights themselves find the key (`narrow`): slower, never less exact.
+// A rank that is not between may be at the bracket's ends, where many keys are equal: they are counted in a pass of their
+// own. A bracket that misses, or more keys between than there is room for, is seen in the counts; then another sample is
+// tried, and at last histograms over the weights themselves find the key (`narrow`): slower, never less exact.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -26,13 +27,18 @@
 namespace autoarch {
 namespace {
 
+void add_up(const std::vector<std::vector<std::int64_t>>& each, std::int64_t* bins) {
+  for (const auto& some : each)
+    for (std::size_t i = 0; i < some.size(); ++i) bins[i] += some[i];
+}
+
 // Room for the keys between: threads take piece after piece, so it does not matter whose part they are in.
 template <typename Storage>
 class Pool {
  public:
   Pool(std::int64_t keys, int threads)
       : pieces_(keys / tuning::piece + threads + 1),
-        memory_(new Storage[static_cast<std::size_t>(pieces_ * tuning::piece)]),
+        memory_(new Storage[static_cast<std::size_t>(pieces_ * tuning::piece + block)]),
         used_(static_cast<std::size_t>(pieces_)) {}
 
   // False when it is full.
@@ -40,25 +46,33 @@ class Pool {
     const std::int64_t p = next_.fetch_add(1, std::memory_order_relaxed);
     if (p >= pieces_) return false;
     into->next = memory_.get() + p * tuning::piece;
-    into->end = into->next + tuning::piece;
+    into->end = into->next + tuning::piece - 2 * block;
     return true;
   }
   void give(const Collector<Storage>& from) {
     if (!from.end) return;
-    const std::int64_t p = (from.end - memory_.get()) / tuning::piece - 1;
-    used_[static_cast<std::size_t>(p)] = from.next - (memory_.get() + p * tuning::piece);
+    const std::int64_t p = (from.end - memory_.get()) / tuning::piece;
+    const std::int64_t used = from.next - (memory_.get() + p * tuning::piece);
+    used_[static_cast<std::size_t>(p)] = used;
+    inside_.fetch_add(used, std::memory_order_relaxed);
   }
+  std::int64_t inside() const { return inside_.load(std::memory_order_relaxed); }
 
-  void histogram(Bracket<Storage> range, int shift, std::int64_t* bins) const {
-    for (std::int64_t p = 0; p < pieces_; ++p)
-      histogram_of_keys(memory_.get() + p * tuning::piece, used_[static_cast<std::size_t>(p)], range, shift, bins);
+  void histogram(Bracket<Storage> range, int shift, std::int64_t* bins, int threads) const {
+    std::vector<std::vector<std::int64_t>> own(static_cast<std::size_t>(threads), std::vector<std::int64_t>(rank_bins));
+    parallel(threads, [&](int t) {
+      for (std::int64_t p = pieces_ * t / threads; p < pieces_ * (t + 1) / threads; ++p)
+        histogram_of_keys(memory_.get() + p * tuning::piece, used_[static_cast<std::size_t>(p)], range, shift,
+                          own[static_cast<std::size_t>(t)].data());
+    });
+    add_up(own, bins);
   }
 
  private:
   std::int64_t pieces_;
   std::unique_ptr<Storage[]> memory_;  // not initialised: pages that stay unused are never touched
   std::vector<std::int64_t> used_;
-  std::atomic<std::int64_t> next_{0};
+  std::atomic<std::int64_t> next_{0}, inside_{0};
 };
 
 // A number that looks random, from a counter (splitmix64's finaliser).
@@ -73,6 +87,7 @@ template <Dtype dtype>
 class Selection {
  public:
   using Storage = typename Number<dtype>::Storage;
+  static constexpr Storage top = magnitude_key(static_cast<Storage>(~Storage{0}));
 
   Selection(const Arrays& arrays, const Request& request, int threads)
       : arrays_(arrays),
@@ -82,24 +97,17 @@ class Selection {
         loops_(loops<Storage>()) {}
 
   Threshold run() {
-    const std::int64_t candidates = count_candidates();
-    if (request_.remove < 0 || request_.remove > candidates)
-      throw std::invalid_argument("Expected `remove` in [0, " + std::to_string(candidates) + "], got " +
+    candidates_ = count_candidates();
+    if (request_.remove < 0 || request_.remove > candidates_)
+      throw std::invalid_argument("Expected `remove` in [0, " + std::to_string(candidates_) + "], got " +
                                   std::to_string(request_.remove) + ".");
-    const Bracket<Storage> bracket = choose_bracket(candidates);
-    Pool<Storage> pool(pool_keys(), threads_);
-    const bool complete = tally(bracket, pool);
-    if (counts_.nan && !request_.keep_nan) return nan_found();
+    Ranked<Storage> found = search();
+    if (nan_ && !request_.keep_nan) return nan_found();
     Threshold result;
-    result.numbers = candidates - counts_.nan;
+    result.numbers = candidates_ - (nan_ ? count_above(Number<dtype>::infinity) : 0);
     if (request_.remove > result.numbers) return result;
-    if (request_.remove > 0) {
-      const Ranked<Storage> found = ranked(bracket, complete ? &pool : nullptr);
-      result.key = found.key, result.kept_equal = found.kept_equal;
-      if (!request_.out.empty()) mark({found.key, false}, found);
-    } else if (!request_.out.empty()) {
-      mark({0, true}, {});
-    }
+    result.key = found.key, result.kept_equal = found.kept_equal;
+    if (!request_.out.empty()) mark({found.key, request_.remove == 0}, found);
     return result;
   }
 
@@ -113,11 +121,11 @@ class Selection {
 
   // f(thread, array, start, data, n) for every run of elements: in logical order, or as they lie in memory.
   template <typename F>
-  void each(int threads, bool any_order, bool write, F&& f) {
+  void each(bool any_order, bool write, F&& f) {
     const auto as_it_lies = [&](std::size_t a) {
       return arrays_[a].layout.dims == 0 || (any_order && request_.given.empty() && is_dense(arrays_[a]));
     };
-    parallel(threads, [&](int t) {
+    parallel(threads_, [&](int t) {
       Window<Storage> window(arrays_);
       const auto longest = [&](std::size_t a) { return as_it_lies(a) ? arrays_[a].n : tuning::gathered_elements; };
       blocks_.spans(part(t), part(t + 1), longest, [&](std::size_t a, std::int64_t start, std::int64_t n) {
@@ -143,136 +151,165 @@ class Selection {
     return std::max(tuning::collect_all, share);
   }
 
-  Bracket<Storage> choose_bracket(std::int64_t candidates) {
-    constexpr Storage top = magnitude_key(static_cast<Storage>(~Storage{0}));
-    if (request_.remove == 0) return {0, 0};
-    if (blocks_.elements() <= tuning::collect_all) return {0, top};
-    const std::vector<Storage> keys = sample();
+  // The key of the rank that is asked for. With a NaN among the candidates it only sets `nan_`, unless NaN are kept.
+  Ranked<Storage> search() {
+    if (request_.remove == 0 || blocks_.elements() <= tuning::collect_all) {
+      Ranked<Storage> found;
+      in_bracket({0, request_.remove == 0 ? Storage{1} : top}, &found);
+      return found;
+    }
+    for (const tuning::Sampling& sampling : tuning::samplings) {
+      Ranked<Storage> found;
+      if (in_bracket(choose_bracket(sampling), &found) || (nan_ && !request_.keep_nan)) return found;
+    }
+    return by_histograms({0, top}, request_.remove);
+  }
+
+  // A pass with the bracket low < high; true if the rank is in [low, high] and was found.
+  bool in_bracket(Bracket<Storage> bracket, Ranked<Storage>* found) {
+    Pool<Storage> pool(pool_keys(), threads_);
+    Tally<Storage> counts;
+    const bool complete = tally(bracket, pool, &counts);
+    nan_ = counts.nan;
+    if (request_.remove == 0 || (nan_ && !request_.keep_nan)) return true;
+    const std::int64_t rank = request_.remove;
+    if (rank <= counts.to_low) return at_atom(bracket.low, counts.to_low - rank, found);
+    if (rank > candidates_ - counts.from_high) {
+      const std::int64_t above = count_above(bracket.high);
+      return candidates_ - above >= rank && at_atom(bracket.high, candidates_ - above - rank, found);
+    }
+    if (!complete) return false;
+    const Bracket<Storage> between = {static_cast<Storage>(bracket.low + 1), static_cast<Storage>(bracket.high - 1)};
+    *found = narrow(between, rank - counts.to_low, [&](Bracket<Storage> range, int shift, std::int64_t* bins) {
+      pool.histogram(range, shift, bins, threads_);
+    });
+    return true;
+  }
+
+  // `kept`: how many keys up to this one are kept. The rank is at this key if so many equal it.
+  bool at_atom(Storage key, std::int64_t kept, Ranked<Storage>* found) {
+    const std::vector<std::int64_t>& before = equal_before(key);
+    *found = {key, before.back(), kept};
+    return kept < before.back();
+  }
+
+  Bracket<Storage> choose_bracket(const tuning::Sampling& sampling) {
+    const std::vector<Storage> keys = sample(sampling);
     const auto n = static_cast<double>(keys.size());
-    const double share = static_cast<double>(request_.remove) / static_cast<double>(candidates);
-    const double spread = std::sqrt(share * (1 - share) * n * static_cast<double>(tuning::sample_run));
-    const double reach = tuning::bracket_deviations * (spread + 1);
+    const double share = static_cast<double>(request_.remove) / static_cast<double>(candidates_);
+    const double reach = tuning::bracket_deviations * (std::sqrt(share * (1 - share) * n) + 1);
     const std::int64_t ranks[2] = {static_cast<std::int64_t>(std::floor(share * n - reach)),
                                    static_cast<std::int64_t>(std::ceil(share * n + reach))};
     Storage ends[2] = {0, top};
-    parallel(threads_ > 1 ? 2 : 1, [&](int t) {
-      for (int i = t; i < 2; i += threads_ > 1 ? 2 : 1)
+    const int both = threads_ > 1 ? 2 : 1;
+    parallel(both, [&](int t) {
+      for (int i = t; i < 2; i += both)
         if (ranks[i] >= 1 && ranks[i] <= static_cast<std::int64_t>(keys.size())) ends[i] = key_of(keys, ranks[i]);
     });
+    if (ends[0] == ends[1]) ++ends[1];  // an atom; `top` itself is a NaN that no rank is at
     return {ends[0], ends[1]};
   }
 
   static Storage key_of(const std::vector<Storage>& keys, std::int64_t rank) {
-    const Bracket<Storage> any = {0, magnitude_key(static_cast<Storage>(~Storage{0}))};
     const auto count = [&](Bracket<Storage> range, int shift, std::int64_t* bins) {
       histogram_of_keys(keys.data(), static_cast<std::int64_t>(keys.size()), range, shift, bins);
     };
-    return narrow(any, rank, count).key;
+    return narrow(Bracket<Storage>{0, top}, rank, count).key;
   }
 
   // Keys of candidates in random places: one place in each of equal stretches of blocks, the same in every call.
-  std::vector<Storage> sample() {
-    const std::int64_t runs =
-        std::clamp(blocks_.elements() / 256, tuning::sample_runs_min, tuning::sample_runs_max);
+  std::vector<Storage> sample(const tuning::Sampling& sampling) {
+    const std::int64_t runs = std::clamp(blocks_.elements() / 2048, sampling.runs_min, sampling.runs_max);
     std::vector<std::vector<Storage>> found(static_cast<std::size_t>(threads_));
     parallel(threads_, [&](int t) {
       auto& mine = found[static_cast<std::size_t>(t)];
-      mine.reserve(static_cast<std::size_t>((runs / threads_ + 1) * tuning::sample_run));
-      for (std::int64_t run = runs * t / threads_; run < runs * (t + 1) / threads_; ++run) sample_run(run, runs, mine);
+      mine.reserve(static_cast<std::size_t>((runs / threads_ + 1) * sampling.run));
+      for (std::int64_t i = runs * t / threads_; i < runs * (t + 1) / threads_; ++i)
+        sample_run((static_cast<double>(i) + 0.5) / static_cast<double>(runs), scrambled(static_cast<std::uint64_t>(i)),
+                   1 / static_cast<double>(runs), sampling.run, mine);
     });
     for (std::size_t t = 1; t < found.size(); ++t) found[0].insert(found[0].end(), found[t].begin(), found[t].end());
     return std::move(found[0]);
   }
 
-  void sample_run(std::int64_t run, std::int64_t runs, std::vector<Storage>& into) const {
-    const std::uint64_t random = scrambled(static_cast<std::uint64_t>(run));
-    const double place = (static_cast<double>(run) + static_cast<double>(random >> 11) * 0x1p-53) / static_cast<double>(runs);
+  // `run` neighbours in the block at a random place in a stretch of so much `width` (a share of all) around `middle`.
+  void sample_run(double middle, std::uint64_t random, double width, std::int64_t run, std::vector<Storage>& into) const {
+    const double place = middle + width * (static_cast<double>(random >> 11) * 0x1p-53 - 0.5);
     const auto b = std::min(blocks_.count() - 1, static_cast<std::int64_t>(place * static_cast<double>(blocks_.count())));
     const std::size_t a = blocks_.array_of(b);
     const std::int64_t start = (b - blocks_.first(a)) * block;
     const std::uint64_t word = candidates(a, start).word(0);
-    const auto first = static_cast<std::int64_t>(random & 63) / tuning::sample_run * tuning::sample_run;
-    for (std::int64_t i = first; i < first + tuning::sample_run && start + i < arrays_[a].n; ++i)
+    const auto first = static_cast<std::int64_t>(random & 63) / run * run;
+    for (std::int64_t i = first; i < first + run && start + i < arrays_[a].n; ++i)
       if (word >> i & 1)
         into.push_back(magnitude_key(static_cast<const Storage*>(arrays_[a].data)[offset_of(arrays_[a].layout, start + i)]));
   }
 
   // Whether every key between found room.
-  bool tally(Bracket<Storage> bracket, Pool<Storage>& pool) {
-    std::vector<Tally> tallies(static_cast<std::size_t>(threads_));
+  bool tally(Bracket<Storage> bracket, Pool<Storage>& pool, Tally<Storage>* counts) {
+    std::vector<Tally<Storage>> tallies(static_cast<std::size_t>(threads_));
     std::vector<Collector<Storage>> collectors(static_cast<std::size_t>(threads_));
-    std::atomic<bool> complete{true};
     std::vector<std::vector<Storage>> discarded(static_cast<std::size_t>(threads_));
-    each(threads_, true, false, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
-      auto& collector = collectors[static_cast<std::size_t>(t)];
+    std::atomic<bool> complete{true};
+    each(true, false, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
+      const auto mine = static_cast<std::size_t>(t);
       for (std::int64_t done = 0;;) {
         done += loops_.tally(x + done, n - done, candidates(a, start + done), bracket, Number<dtype>::infinity,
-                             &tallies[static_cast<std::size_t>(t)], &collector);
+                             &tallies[mine], &collectors[mine]);
         if (done == n) break;
-        pool.give(collector);
-        if (pool.take(&collector)) continue;
+        if (discarded[mine].empty()) pool.give(collectors[mine]);
+        if (discarded[mine].empty() && pool.take(&collectors[mine])) continue;
         complete = false;  // only the counts are of use now
-        auto& waste = discarded[static_cast<std::size_t>(t)];
-        waste.resize(static_cast<std::size_t>(tuning::piece));
-        collector = {waste.data(), waste.data() + waste.size()};
+        discarded[mine].resize(static_cast<std::size_t>(tuning::piece));
+        collectors[mine] = {discarded[mine].data(), discarded[mine].data() + tuning::piece - 2 * block};
       }
     });
-    if (complete)
-      for (const auto& collector : collectors) pool.give(collector);
-    for (const Tally& tally : tallies) counts_ += tally;
+    for (std::size_t t = 0; t < collectors.size(); ++t)
+      if (discarded[t].empty()) pool.give(collectors[t]);
+    for (const Tally<Storage>& each : tallies) {
+      counts->to_low += each.to_low, counts->from_high += each.from_high;
+      counts->nan = counts->nan || each.nan;
+    }
     return complete;
   }
 
-  // The key of the rank, from the counts; `pool` is null when it is not complete.
-  Ranked<Storage> ranked(Bracket<Storage> bracket, const Pool<Storage>* pool) {
-    const auto low_end = static_cast<Storage>(bracket.low - (bracket.low != 0));
-    std::int64_t rank = request_.remove;
-    if (rank <= counts_.below) return by_histograms({0, low_end}, rank);
-    rank -= counts_.below;
-    if (rank <= counts_.at_low) return {bracket.low, counts_.at_low, counts_.at_low - rank};
-    rank -= counts_.at_low;
-    if (rank <= counts_.inside) {
-      const Bracket<Storage> between = {static_cast<Storage>(bracket.low + 1), static_cast<Storage>(bracket.high - 1)};
-      if (!pool) return by_histograms(between, rank);
-      return narrow(between, rank, [&](Bracket<Storage> range, int shift, std::int64_t* bins) {
-        pool->histogram(range, shift, bins);
-      });
-    }
-    rank -= counts_.inside;
-    if (rank <= counts_.at_high) return {bracket.high, counts_.at_high, counts_.at_high - rank};
-    return by_histograms({static_cast<Storage>(bracket.high + 1), Number<dtype>::infinity}, rank - counts_.at_high);
+  std::int64_t count_above(Storage key) {
+    std::vector<std::int64_t> above(static_cast<std::size_t>(threads_));
+    each(true, false, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
+      above[static_cast<std::size_t>(t)] += loops_.count_above(x, n, candidates(a, start), key);
+    });
+    return std::accumulate(above.begin(), above.end(), std::int64_t{0});
   }
 
   Ranked<Storage> by_histograms(Bracket<Storage> range, std::int64_t rank) {
     return narrow(range, rank, [&](Bracket<Storage> within, int shift, std::int64_t* bins) {
-      constexpr std::size_t size = std::size_t{1} << rank_bits;
-      std::vector<std::vector<std::int64_t>> own(static_cast<std::size_t>(threads_), std::vector<std::int64_t>(size));
-      each(threads_, true, false, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
+      std::vector<std::vector<std::int64_t>> own(static_cast<std::size_t>(threads_),
+                                                 std::vector<std::int64_t>(rank_bins));
+      each(true, false, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
         loops_.histogram(x, n, candidates(a, start), within, shift, own[static_cast<std::size_t>(t)].data());
       });
-      for (const auto& some : own)
-        for (std::size_t i = 0; i < size; ++i) bins[i] += some[i];
+      add_up(own, bins);
     });
   }
 
-  // How many candidates equal to the key lie before each part.
-  std::vector<std::int64_t> equal_before(Storage key) {
-    std::vector<std::int64_t> before(static_cast<std::size_t>(threads_) + 1);
-    each(threads_, false, false, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
-      if (t + 1 < threads_)  // nobody comes behind the last part
-        before[static_cast<std::size_t>(t) + 1] += loops_.count_equal(x, n, candidates(a, start), key);
+  // How many candidates equal to the key lie before each part, and in all. Remembered: an atom asks, and `mark`.
+  const std::vector<std::int64_t>& equal_before(Storage key) {
+    if (!equal_before_.empty() && equal_key_ == key) return equal_before_;
+    equal_key_ = key;
+    equal_before_.assign(static_cast<std::size_t>(threads_) + 1, 0);
+    each(false, false, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
+      equal_before_[static_cast<std::size_t>(t) + 1] += loops_.count_equal(x, n, candidates(a, start), key);
     });
-    std::partial_sum(before.begin(), before.end(), before.begin());
-    return before;
+    std::partial_sum(equal_before_.begin(), equal_before_.end(), equal_before_.begin());
+    return equal_before_;
   }
 
   void mark(Cut<Storage> cut, Ranked<Storage> found) {
     std::vector<std::int64_t> left(static_cast<std::size_t>(threads_) + 1, 0);
-    if (found.kept_equal > 0) {
-      left = equal_before(cut.key);
-      for (std::int64_t& n : left) n = std::max<std::int64_t>(0, found.kept_equal - n);
-    }
-    each(threads_, false, request_.zero, [&](int t, std::size_t a, std::int64_t start, Storage* x, std::int64_t n) {
+    if (found.kept_equal > 0)
+      for (std::size_t t = 0; t < left.size(); ++t)
+        left[t] = std::max<std::int64_t>(0, found.kept_equal - equal_before(cut.key)[t]);
+    each(false, request_.zero, [&](int t, std::size_t a, std::int64_t start, Storage* x, std::int64_t n) {
       loops_.mark(x, n, candidates(a, start), cut, &left[static_cast<std::size_t>(t)], request_.out[a] + start / block,
                   request_.regrow, request_.zero);
     });
@@ -282,7 +319,7 @@ class Selection {
     Threshold result;
     result.nan_array = static_cast<std::int64_t>(arrays_.size());
     std::vector<std::int64_t> first(static_cast<std::size_t>(threads_), result.nan_array);
-    each(threads_, true, false, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
+    each(true, false, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
       auto& mine = first[static_cast<std::size_t>(t)];
       for (std::int64_t i = 0; i < n && static_cast<std::int64_t>(a) < mine; ++i)
         if ((candidates(a, start).word(i / block) >> i % block & 1) && magnitude_key(x[i]) > Number<dtype>::infinity)
@@ -297,7 +334,10 @@ class Selection {
   Blocks blocks_;
   int threads_;
   const Loops<Storage>& loops_;
-  Tally counts_;
+  std::int64_t candidates_ = 0;
+  bool nan_ = false;
+  Storage equal_key_ = 0;
+  std::vector<std::int64_t> equal_before_;
 };
 
 void check(const Arrays& arrays, const Request& request) {

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "sieve.h"
+
 namespace autoarch {
 
 struct Avx2 {
@@ -13,56 +15,44 @@ struct Avx2 {
     return _mm256_and_si256(_mm256_loadu_si256(static_cast<const __m256i*>(x)), magnitude);
   }
 
-  // Bits of the lanes of 256 bits (16-bit elements: of two of them) at `x` that are above each threshold.
-  template <int n>
-  static void lanes(const std::uint32_t* x, const std::uint32_t (&t)[n], std::uint64_t (&bits)[n]) {
+  // Bits of the lanes of 256 bits at `x` (16-bit elements: of two such vectors) that are above the threshold.
+  static std::uint64_t lanes(const std::uint16_t* x, std::uint16_t t) {
+    const __m256i magnitude = _mm256_set1_epi16(0x7fff), threshold = _mm256_set1_epi16(static_cast<short>(t));
+    const __m256i first = _mm256_cmpgt_epi16(load(x, magnitude), threshold);
+    const __m256i second = _mm256_cmpgt_epi16(load(x + 16, magnitude), threshold);
+    const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(first, second), 0xd8);
+    return static_cast<unsigned>(_mm256_movemask_epi8(bytes));
+  }
+  static std::uint64_t lanes(const std::uint32_t* x, std::uint32_t t) {
     const __m256i keys = load(x, _mm256_set1_epi32(0x7fffffff));
-    for (int k = 0; k < n; ++k) {
-      const __m256i greater = _mm256_cmpgt_epi32(keys, _mm256_set1_epi32(static_cast<int>(t[k])));
-      bits[k] = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(greater)));
-    }
+    const __m256i greater = _mm256_cmpgt_epi32(keys, _mm256_set1_epi32(static_cast<int>(t)));
+    return static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(greater)));
   }
-  template <int n>
-  static void lanes(const std::uint64_t* x, const std::uint64_t (&t)[n], std::uint64_t (&bits)[n]) {
+  static std::uint64_t lanes(const std::uint64_t* x, std::uint64_t t) {
     const __m256i keys = load(x, _mm256_set1_epi64x(0x7fffffffffffffff));
-    for (int k = 0; k < n; ++k) {
-      const __m256i greater = _mm256_cmpgt_epi64(keys, _mm256_set1_epi64x(static_cast<long long>(t[k])));
-      bits[k] = static_cast<unsigned>(_mm256_movemask_pd(_mm256_castsi256_pd(greater)));
-    }
-  }
-  template <int n>
-  static void lanes(const std::uint16_t* x, const std::uint16_t (&t)[n], std::uint64_t (&bits)[n]) {
-    const __m256i magnitude = _mm256_set1_epi16(0x7fff);
-    const __m256i first = load(x, magnitude), second = load(x + 16, magnitude);
-    for (int k = 0; k < n; ++k) {
-      const __m256i threshold = _mm256_set1_epi16(static_cast<short>(t[k]));
-      const __m256i bytes = _mm256_packs_epi16(_mm256_cmpgt_epi16(first, threshold), _mm256_cmpgt_epi16(second, threshold));
-      bits[k] = static_cast<unsigned>(_mm256_movemask_epi8(_mm256_permute4x64_epi64(bytes, 0xd8)));
-    }
-  }
-
-  template <typename Storage, int n>
-  static void compare(const Storage* x, const Storage (&t)[n], std::uint64_t (&masks)[n]) {
-    constexpr int step = sizeof(Storage) == 2 ? 32 : 32 / static_cast<int>(sizeof(Storage));
-    for (int k = 0; k < n; ++k) masks[k] = 0;
-    for (int i = 0; i < 64; i += step) {
-      std::uint64_t bits[n];
-      lanes(x + i, t, bits);
-      for (int k = 0; k < n; ++k) masks[k] |= bits[k] << i;
-    }
+    const __m256i greater = _mm256_cmpgt_epi64(keys, _mm256_set1_epi64x(static_cast<long long>(t)));
+    return static_cast<unsigned>(_mm256_movemask_pd(_mm256_castsi256_pd(greater)));
   }
 
   template <typename Storage>
   static std::uint64_t above(const Storage* x, Storage t) {
-    const Storage thresholds[1] = {t};
-    std::uint64_t masks[1];
-    compare(x, thresholds, masks);
-    return masks[0];
+    constexpr int step = sizeof(Storage) == 2 ? 32 : 32 / static_cast<int>(sizeof(Storage));
+    std::uint64_t mask = 0;
+    for (int i = 0; i < 64; i += step) mask |= lanes(x + i, t) << i;
+    return mask;
   }
+
   template <typename Storage>
-  static void above(const Storage* x, const Storage (&t)[3], std::uint64_t (&masks)[3]) {
-    compare(x, t, masks);
+  static Storage largest(const Storage* x, Storage most) {
+    for (int i = 0; i < 64; ++i) {  // vectorised by the compiler
+      const Storage key = static_cast<Storage>(x[i] & static_cast<Storage>(static_cast<Storage>(~Storage{0}) >> 1));
+      most = key > most ? key : most;
+    }
+    return most;
   }
+
+  template <typename Storage>
+  using Sieve = MaskSieve<Avx2, Storage>;
 
   static void zero(std::uint16_t* x, std::uint64_t keep) {
     const __m256i bit = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768);

@@ -1,13 +1,15 @@
-// What loops.h asks of an instruction set, in plain C++: comparisons of 64 magnitudes, and zeros by a mask.
+// What loops_impl.h asks of an instruction set, in plain C++: comparisons of 64 magnitudes, and zeros by a mask.
 //
 //   above(x, t)        bit i: magnitude_key(x[i]) > t                 x: 64 elements, any alignment
-//   above(x, t, m)     the same for three thresholds at once
 //   zero(x, keep)      x[i] = 0 where bit i of keep is 0
+//   largest(x, most)   the largest of `most` and the magnitudes
+//   Sieve              a bracket's pass, see sieve.h
 #pragma once
 
 #include <cstdint>
 
 #include "../ordered_bits.h"
+#include "sieve.h"
 
 namespace autoarch {
 
@@ -20,9 +22,13 @@ struct Plain {
   }
 
   template <typename Storage>
-  static void above(const Storage* x, const Storage (&t)[3], std::uint64_t (&masks)[3]) {
-    for (int k = 0; k < 3; ++k) masks[k] = above(x, t[k]);
+  static Storage largest(const Storage* x, Storage most) {
+    for (int i = 0; i < 64; ++i) most = magnitude_key(x[i]) > most ? magnitude_key(x[i]) : most;
+    return most;
   }
+
+  template <typename Storage>
+  using Sieve = MaskSieve<Plain, Storage>;
 
   template <typename Storage>
   static void zero(Storage* x, std::uint64_t keep) {

@@ -1,16 +1,19 @@
-"""The only module that imports the compiled extension: checks tensors here, hands over pointers.
+"""The only module that imports the compiled extension: hands over pointers of tensors that are checked already.
 
-The extension knows no tensors (it does not link against libtorch). It takes a data pointer, a number of
-contiguous elements and a dtype, and for CUDA a device and a stream; `csrc/prune.h` is its contract. Memory is
-torch's, scratch included, so it follows torch's allocator and streams.
+The extension knows no tensors (it does not link against libtorch). It takes an address, a number of elements, sizes and
+strides where a tensor is not contiguous, and a dtype; for CUDA a device and a stream; `csrc/prune.h` is its contract.
+Memory is torch's, masks and CUDA scratch included, so it follows torch's allocator and streams.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+
+from lightning_autoarch.prune.weights import check, merged_layout
 
 # A search needs no extension, so a missing or broken one is an error where it is called for, not here.
 try:
@@ -21,14 +24,114 @@ else:
     LOAD_ERROR = None
 
 if TYPE_CHECKING:
-    from lightning_autoarch._C import BuildInfo, CudaState
+    from lightning_autoarch._C import BuildInfo, CudaState, Dtype
 
+Shape: TypeAlias = tuple[int, int, int]
 DTYPE_NAMES = {
     torch.float32: "float32",
     torch.float64: "float64",
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
 }
+
+
+class Threshold(NamedTuple):
+    """Where a selection was cut, see `csrc/prune.h`."""
+
+    key: int
+    kept_equal: int
+    numbers: int
+    nan_array: int
+
+
+def compiled(device: torch.device) -> bool:
+    """Whether the extension serves the device; others are served by `reference.py`.
+
+    Raises:
+        ImportError: the extension is missing or broken.
+        RuntimeError: it was built without CUDA.
+    """
+    if device.type not in ("cpu", "cuda"):
+        return False
+    _require_extension()
+    if device.type == "cuda" and not (info := build_info())["cuda"]:
+        raise RuntimeError(
+            f"Expected an extension built with CUDA for tensors on {device}, got one without: {info['cuda_note']}. "
+            "Reinstall with LIGHTNING_AUTOARCH_CUDA=1, or pass `tensor.cpu()`."
+        )
+    return True
+
+
+def select(
+    tensors: Sequence[Tensor],  # distinct, of one dtype and device
+    given: Sequence[Tensor] | None,  # words of the masks
+    out: Sequence[Tensor] | None,  # words to be written
+    *,
+    remove: int,
+    regrow: bool = False,
+    keep_nan: bool = False,
+    zero: bool = False,
+) -> Threshold:
+    """`autoarch::select`. On CUDA it waits for the device."""
+    if not tensors:
+        return Threshold(0, 0, 0, -1)
+    arrays, dtype, device = _arrays(tensors), _dtype(tensors[0]), tensors[0].device
+    lists = [[words.data_ptr() for words in some or ()] for some in (given, out)]
+    flags = (remove, regrow, keep_nan, zero, dtype)
+    if device.type == "cpu":
+        return Threshold(*_C.select(arrays, *lists, *flags, torch.get_num_threads()))
+    scratch = torch.empty(_C.cuda.select_scratch(arrays, dtype), dtype=torch.uint8, device=device)
+    return Threshold(
+        *_C.cuda.select(arrays, *lists, *flags, scratch.data_ptr(), scratch.numel(), _stream(device))
+    )
+
+
+def apply_masks(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+    """`autoarch::apply_masks`, masks as words."""
+    if tensors:
+        arguments = (_arrays(tensors), [words.data_ptr() for words in masks], _dtype(tensors[0]))
+        _namespace(tensors[0]).apply_masks(*arguments, _where(tensors[0]))
+
+
+def nm_mask(tensor: Tensor, shape: Shape, n: int, m: int, out: Tensor) -> None:
+    """`autoarch::nm_mask`."""
+    arguments = (_array(tensor), shape, n, m, out.data_ptr(), _dtype(tensor))
+    _namespace(tensor).nm_mask(*arguments, _where(tensor))
+
+
+def transposable_mask(tensor: Tensor, shape: Shape, out: Tensor) -> None:
+    """`autoarch::transposable_mask`."""
+    arguments = (_array(tensor), shape, out.data_ptr(), _dtype(tensor))
+    _namespace(tensor).transposable_mask(*arguments, _where(tensor))
+
+
+def soft_threshold(tensors: Sequence[Tensor], amounts: Sequence[float]) -> None:
+    """`autoarch::soft_threshold`."""
+    if tensors:
+        arguments = (_arrays(tensors), list(amounts), _dtype(tensors[0]))
+        _namespace(tensors[0]).soft_threshold(*arguments, _where(tensors[0]))
+
+
+def group_norms(
+    tensor: Tensor, shape: Shape, p: int
+) -> Tensor:  # (shape[1],) float64
+    """`autoarch::group_norms`."""
+    norms = torch.zeros(shape[1], dtype=torch.float64, device=tensor.device)
+    arguments = (_array(tensor), shape, p, norms.data_ptr(), _dtype(tensor))
+    _namespace(tensor).group_norms(*arguments, _where(tensor))
+    return norms
+
+
+def group_soft_threshold(tensor: Tensor, shape: Shape, norms: Tensor, amount: float) -> None:
+    """`autoarch::group_soft_threshold`."""
+    arguments = (_array(tensor), shape, norms.data_ptr(), amount, _dtype(tensor))
+    _namespace(tensor).group_soft_threshold(*arguments, _where(tensor))
+
+
+def count_bits(words: Tensor) -> int:
+    """Ones in the words of a mask on the CPU."""
+    _require_extension()
+    return _C.count_bits(words.data_ptr(), words.numel() // 8)
 
 
 def count_nonzero(tensor: Tensor) -> int:
@@ -39,14 +142,14 @@ def count_nonzero(tensor: Tensor) -> int:
 
     The memory is read once; a tensor with gaps or repeats in memory (a strided slice, an expanded view) is
     copied first. On CUDA the kernel runs on the current stream of the tensor's device, and the call waits for
-    its answer: it synchronises that stream.
+    its answer: it synchronises that stream. Devices other than CPU and CUDA are counted by torch.
 
     Args:
-        tensor: any shape, also empty; float32, float64, bfloat16 or float16; on the CPU or a CUDA device.
+        tensor: any shape, also empty; float32, float64, bfloat16 or float16.
 
     Raises:
         TypeError: `tensor` is not a plain dense tensor, or not of one of these dtypes.
-        ValueError: `tensor` is on another kind of device.
+        ValueError: `tensor` is on the meta device.
         ImportError: the compiled extension is missing or broken.
         RuntimeError: the extension was built without CUDA, or CUDA reports an error.
 
@@ -56,18 +159,14 @@ def count_nonzero(tensor: Tensor) -> int:
         >>> count_nonzero(torch.tensor([[0.0, -0.0, 1e-45], [float("nan"), 2.0, 0.0]]))
         3
     """
-    _check(tensor)
-    _require_extension()
-    flat = _contiguous(tensor.detach())
-    dtype = getattr(_C.Dtype, DTYPE_NAMES[tensor.dtype])
+    check(tensor, "tensor")
+    if not compiled(tensor.device):
+        return int(torch.count_nonzero(tensor))
+    flat = _gapless(tensor.detach())
     if flat.device.type == "cpu":
-        return _C.count_nonzero(flat.data_ptr(), flat.numel(), dtype)
-    _require_cuda(flat.device)
-    stream = torch.cuda.current_stream(flat.device)
+        return _C.count_nonzero(flat.data_ptr(), flat.numel(), _dtype(flat))
     count = torch.empty(1, dtype=torch.int64, device=flat.device)
-    _C.count_nonzero_cuda(
-        flat.data_ptr(), flat.numel(), dtype, count.data_ptr(), stream.device_index, stream.cuda_stream
-    )
+    _C.cuda.count_nonzero(flat.data_ptr(), flat.numel(), _dtype(flat), count.data_ptr(), _stream(flat.device))
     return int(count.item())
 
 
@@ -98,29 +197,33 @@ def _require_extension() -> None:
         ) from LOAD_ERROR
 
 
-def _require_cuda(device: torch.device) -> None:
-    if not (info := build_info())["cuda"]:
-        raise RuntimeError(
-            f"Expected an extension built with CUDA for `tensor` on {device}, got one without: "
-            f"{info['cuda_note']}. Reinstall with LIGHTNING_AUTOARCH_CUDA=1, or pass `tensor.cpu()`."
-        )
+def _namespace(tensor: Tensor) -> _C.Kernels:
+    return _C.cuda if tensor.device.type == "cuda" else _C
 
 
-def _check(tensor: Tensor) -> None:
-    if type(tensor) not in (Tensor, torch.nn.Parameter):
-        raise TypeError(
-            f"Expected `tensor` to be a torch.Tensor or Parameter, got {type(tensor).__qualname__}; "
-            "the memory of a subclass cannot be read through a pointer."
-        )
-    if tensor.layout is not torch.strided:
-        raise TypeError(f"Expected `tensor` to be dense, got {tensor.layout}; pass `tensor.to_dense()`.")
-    if tensor.dtype not in DTYPE_NAMES:
-        raise TypeError(f"Expected `tensor` of dtype {', '.join(DTYPE_NAMES.values())}, got {tensor.dtype}.")
-    if tensor.device.type not in ("cpu", "cuda"):
-        raise ValueError(f"Expected `tensor` on a cpu or cuda device, got {tensor.device}.")
+def _where(tensor: Tensor) -> int | tuple[int, int]:
+    return _stream(tensor.device) if tensor.device.type == "cuda" else torch.get_num_threads()
 
 
-def _contiguous(
+def _stream(device: torch.device) -> tuple[int, int]:
+    stream = torch.cuda.current_stream(device)
+    return stream.device_index, stream.cuda_stream
+
+
+def _dtype(tensor: Tensor) -> Dtype:
+    dtype: Dtype = getattr(_C.Dtype, DTYPE_NAMES[tensor.dtype])
+    return dtype
+
+
+def _arrays(tensors: Sequence[Tensor]) -> list[_C.Array]:
+    return [_array(tensor) for tensor in tensors]
+
+
+def _array(tensor: Tensor) -> _C.Array:
+    return (tensor.data_ptr(), tensor.numel(), *merged_layout(tensor))
+
+
+def _gapless(
     tensor: Tensor,  # any strides
 ) -> Tensor:  # the same elements in one gapless run of memory, in whatever order they lie there
     by_stride = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)

@@ -1,0 +1,202 @@
+"""`BitMask`: which weights of a tensor are kept, 1 bit a weight.
+
+Bit i of a tensor with n elements (row-major) is bit i % 8 of byte i // 8; the bytes are padded with zeros to whole
+64-bit words. A mask is a value: it does not change, is equal to a mask with the same bits, and can be a key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_autoarch.prune import _ops
+
+BYTES = 8  # in a word
+M1, M2, M4 = 0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F
+
+
+class BitMask:
+    """Which elements of a tensor are kept.
+
+    Args:
+        shape: of the tensor.
+        words: uint8, `8 * ceil(n / 64)` bytes on any device; taken over, not copied. The padding must be 0.
+
+    Raises:
+        TypeError, ValueError: `words` is not that.
+
+    >>> import torch
+    >>> mask = BitMask.pack(torch.tensor([[True, False, True], [True, True, False]]))
+    >>> mask
+    BitMask(shape=(2, 3), kept=4 of 6)
+    >>> (mask & ~mask).count(), mask == BitMask.from_state(mask.state())
+    (0, True)
+    """
+
+    __slots__ = ("_count", "_shape", "_words")
+
+    def __init__(self, shape: Sequence[int], words: Tensor) -> None:
+        self._shape, self._words = tuple(int(size) for size in shape), words
+        self._count: int | None = None
+        size = words_size(self.numel)
+        if words.dtype != torch.uint8 or words.dim() != 1 or not words.is_contiguous():
+            raise TypeError(f"Expected `words` to be a contiguous row of uint8, got {words.dtype} {tuple(words.shape)}.")
+        if words.numel() != size:
+            raise ValueError(f"Expected {size} bytes for shape {self._shape}, got {words.numel()}.")
+        if self.numel % 8 and int(words[self.numel // 8]) >> self.numel % 8 or bool(words[-(-self.numel // 8) :].any()):
+            raise ValueError("Expected the bits behind the last element to be 0.")
+
+    @classmethod
+    def _of(cls, shape: Sequence[int], words: Tensor) -> BitMask:
+        """Of words that are right by construction: on CUDA the check would wait for the device."""
+        mask = object.__new__(cls)
+        mask._shape, mask._words, mask._count = tuple(shape), words, None
+        return mask
+
+    @classmethod
+    def pack(cls, keep: Tensor) -> BitMask:
+        """Of a boolean tensor, on its device."""
+        if keep.dtype != torch.bool:
+            raise TypeError(f"Expected `keep` to be a boolean tensor, got {keep.dtype}.")
+        bits = torch.zeros(8 * words_size(keep.numel()), dtype=torch.uint8, device=keep.device)
+        bits[: keep.numel()] = keep.detach().reshape(-1)
+        words = (bits.view(-1, 8) << _places(keep.device)).sum(1, dtype=torch.uint8)
+        return cls._of(keep.shape, words)
+
+    @classmethod
+    def ones(cls, shape: Sequence[int], device: torch.device | str = "cpu") -> BitMask:
+        """Everything kept."""
+        return ~cls.zeros(shape, device)
+
+    @classmethod
+    def zeros(cls, shape: Sequence[int], device: torch.device | str = "cpu") -> BitMask:
+        """Nothing kept."""
+        return cls._of(shape, torch.zeros(words_size(math.prod(shape)), dtype=torch.uint8, device=device))
+
+    @classmethod
+    def empty(cls, shape: Sequence[int], device: torch.device | str = "cpu") -> BitMask:
+        """Of memory that is still to be written, every word of it."""
+        return cls._of(shape, torch.empty(words_size(math.prod(shape)), dtype=torch.uint8, device=device))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return self._shape
+
+    @property
+    def words(self) -> Tensor:
+        """The bits, (8 * ceil(n / 64),) uint8: not to be written to."""
+        return self._words
+
+    @property
+    def device(self) -> torch.device:
+        """Where the bits are."""
+        return self._words.device
+
+    @property
+    def numel(self) -> int:
+        """Elements of the tensor."""
+        return math.prod(self._shape)
+
+    def unpack(self) -> Tensor:  # (*shape) bool
+        """As a boolean tensor."""
+        bits = (self._words.unsqueeze(1) >> _places(self.device)) & 1
+        return bits.view(-1)[: self.numel].view(self._shape).bool()
+
+    def count(self) -> int:
+        """How many are kept. On CUDA the first call waits for the device."""
+        if self._count is None:
+            on_cpu = self.device.type == "cpu"
+            self._count = _ops.count_bits(self._words) if on_cpu else _count_ones(self._words)
+        return self._count
+
+    def density(self) -> float:
+        """Share of what is kept; 1.0 of nothing."""
+        return self.count() / self.numel if self.numel else 1.0
+
+    def to(self, device: torch.device | str) -> BitMask:
+        """On another device; the mask itself if it is there."""
+        words = self._words.to(device)
+        return self if words is self._words else self._of(self._shape, words)
+
+    def digest(self) -> str:
+        """Of shape and bits, the same in every process and on every device: ranks compare it."""
+        data = bytes(self._words.cpu().numpy())
+        return hashlib.blake2b(repr(self._shape).encode() + data, digest_size=16).hexdigest()
+
+    def state(self) -> dict[str, Any]:
+        """Tensors, lists and numbers only: a checkpoint with it loads with `weights_only=True`, without this package."""
+        return {"shape": list(self._shape), "words": self._words}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> BitMask:
+        """Of what `state` gave.
+
+        Raises:
+            TypeError, ValueError: it is not that.
+        """
+        if not isinstance(state, dict) or set(state) != {"shape", "words"}:
+            raise TypeError(f"Expected the state of a BitMask, a dict of shape and words, got {state!r:.80}.")
+        return cls(state["shape"], state["words"])
+
+    def __and__(self, other: BitMask) -> BitMask:
+        return self._of(self._shape, self._words & self._alike(other))
+
+    def __or__(self, other: BitMask) -> BitMask:
+        return self._of(self._shape, self._words | self._alike(other))
+
+    def __xor__(self, other: BitMask) -> BitMask:
+        return self._of(self._shape, self._words ^ self._alike(other))
+
+    def __invert__(self) -> BitMask:
+        words = ~self._words
+        words[-(-self.numel // 8) :] = 0
+        if self.numel % 8:
+            words[self.numel // 8] &= (1 << self.numel % 8) - 1
+        return self._of(self._shape, words)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BitMask):
+            return NotImplemented
+        return self._shape == other._shape and torch.equal(self._words, other._words.to(self.device))
+
+    def __hash__(self) -> int:
+        return hash(self.digest())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BitMask, (self._shape, self._words)
+
+    def __repr__(self) -> str:
+        return f"BitMask(shape={self._shape}, kept={self.count()} of {self.numel})"
+
+    def _alike(self, other: BitMask) -> Tensor:
+        if not isinstance(other, BitMask):
+            raise TypeError(f"Expected a BitMask, got {type(other).__name__}.")
+        if other._shape != self._shape or other.device != self.device:
+            raise ValueError(
+                f"Expected a mask of shape {self._shape} on {self.device}, got {other._shape} on {other.device}."
+            )
+        return other._words
+
+
+def words_size(numel: int) -> int:
+    """Bytes of a mask."""
+    return BYTES * (-(-numel // 64))
+
+
+def _places(device: torch.device) -> Tensor:
+    return torch.arange(8, dtype=torch.uint8, device=device)
+
+
+def _count_ones(words: Tensor) -> int:
+    """Additions in parallel inside each 64-bit word, on any device."""
+    x = words.view(torch.int64)
+    x = x - ((x >> 1) & M1)
+    x = (x & M2) + ((x >> 2) & M2)
+    x = (x + (x >> 4)) & M4
+    return int((x.view(torch.uint8)).sum(dtype=torch.int64))

@@ -1,0 +1,75 @@
+"""n-of-m sparsity: of each m neighbours the n largest stay (Zhou et al., 2021, "Learning N:M fine-grained structured
+sparse neural networks from scratch"); the transposable kind is 2:4 along rows and along columns (Hubara et al., 2021,
+"Accelerated sparse neural training"), so that the backward pass is sparse too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from lightning_autoarch.prune import _ops, reference
+from lightning_autoarch.prune.magnitude import _readable
+from lightning_autoarch.prune.mask import BitMask
+from lightning_autoarch.prune.weights import collect
+from lightning_autoarch.prune.written import operation
+
+
+@operation
+def nm_masks(
+    tensors: Iterable[Tensor], n: int = 2, m: int = 4, dim: int = -1, *, transposable: bool = False
+) -> list[BitMask]:
+    """Masks that keep the n largest magnitudes of each m neighbours along `dim`, among equals the first; NaN is largest.
+
+    Args:
+        tensors: as in `magnitude_masks`; the size along `dim` is a multiple of m.
+        n, m: 1 <= n <= m <= 64.
+        dim: along which neighbours are taken.
+        transposable: 2:4 along both of the last two dimensions; n, m and `dim` stay as they are by default. Of the 90
+            patterns of a 4 x 4 tile the one with the largest sum of magnitudes.
+
+    Raises:
+        TypeError, ValueError: the arguments are not that.
+
+    On CUDA it does not wait for the device, and can be captured in a CUDA graph.
+
+    >>> import torch
+    >>> nm_masks([torch.tensor([[1.0, -4.0, 2.0, 3.0]])])[0].unpack()
+    tensor([[False,  True, False,  True]])
+    """
+    if not 1 <= n <= m <= 64:
+        raise ValueError(f"Expected 1 <= n <= m <= 64, got n={n}, m={m}.")
+    if transposable and (n, m, dim) != (2, 4, -1):
+        raise ValueError("Expected n=2, m=4, dim=-1 with `transposable`: it is 2:4 along the last two dimensions.")
+    weights = collect(tensors)
+    for tensor, name in zip(weights.unique, weights.names, strict=True):
+        _check_shape(tensor, name, m, dim, transposable)
+    return weights.spread([_mask(_readable(tensor), n, m, dim, transposable) for tensor in weights.unique])
+
+
+def _check_shape(tensor: Tensor, name: str, m: int, dim: int, transposable: bool) -> None:
+    needed = (-1, -2) if transposable else (dim,)
+    for d in needed:
+        if not -tensor.dim() <= d < tensor.dim():
+            raise ValueError(f"Expected {name} to have a dimension {d}, got shape {tuple(tensor.shape)}.")
+        if tensor.shape[d] % m:
+            raise ValueError(f"Expected a multiple of {m} along dimension {d} of {name}, got {tensor.shape[d]}.")
+
+
+def _mask(tensor: Tensor, n: int, m: int, dim: int, transposable: bool) -> BitMask:
+    if not _ops.compiled(tensor.device):
+        return BitMask.pack(reference.transposable_keep(tensor) if transposable else reference.nm_keep(tensor, n, m, dim))
+    mask = BitMask.empty(tensor.shape, tensor.device)
+    if transposable:
+        _ops.transposable_mask(tensor, (math.prod(tensor.shape[:-2]), *tensor.shape[-2:]), mask.words)
+    else:
+        _ops.nm_mask(tensor, slices(tensor, dim), n, m, mask.words)
+    return mask
+
+
+def slices(tensor: Tensor, dim: int) -> tuple[int, int, int]:
+    """The tensor as (outer, length, inner) around `dim`."""
+    d = dim % tensor.dim()
+    return math.prod(tensor.shape[:d]), tensor.shape[d], math.prod(tensor.shape[d + 1 :])

@@ -1,0 +1,169 @@
+"""Proximal steps and structured masks: the L1 and group-lasso routes to zeros, and whole slices by their norms.
+
+    prox of a |w|_1:      sign(w) max(|w| - a, 0)                          (soft threshold)
+    prox of a |w_g|_2:    w_g max(1 - a / |w_g|_2, 0)   for each slice g   (Yuan & Lin, 2006, group lasso)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_autoarch.prune import _ops, reference
+from lightning_autoarch.prune.magnitude import Scope, magnitude_masks
+from lightning_autoarch.prune.mask import BitMask
+from lightning_autoarch.prune.nm import slices
+from lightning_autoarch.prune.weights import Weights, collect, overlaps_itself
+from lightning_autoarch.prune.written import announce, operation
+
+
+@operation
+def soft_threshold_(tensors: Iterable[Tensor], amounts: float | Sequence[float]) -> None:
+    """Move every weight towards zero by an amount, and to +0 where less than that is left; NaN stays.
+
+    One subtraction in float32 (float64 for float64), rounded to the dtype. On CUDA it does not wait for the device, and
+    can be captured in a CUDA graph.
+
+    Args:
+        tensors: as in `magnitude_masks`, without overlap in memory; tied ones are moved once.
+        amounts: >= 0, one number or one for each tensor.
+
+    Raises:
+        TypeError, ValueError: the arguments are not that. Nothing was changed.
+
+    >>> import torch
+    >>> weight = torch.tensor([1.0, -0.25, -2.0])
+    >>> soft_threshold_([weight], 0.5)
+    >>> weight
+    tensor([ 0.5000,  0.0000, -1.5000])
+    """
+    weights = collect(tensors, writing=True)
+    each = _amounts(weights, amounts)
+    if weights.unique and not _ops.compiled(weights.unique[0].device):
+        for tensor, amount in zip(weights.unique, each, strict=True):
+            reference.soft_threshold_(tensor, amount)
+    else:
+        _ops.soft_threshold(weights.unique, each)
+    announce(weights.unique)
+
+
+@operation
+def group_norms(
+    tensors: Iterable[Tensor], p: Literal[1, 2] = 2, dim: int = 0
+) -> list[Tensor]:  # (tensor.shape[dim],) each; float64 for float64, else float32
+    """The p-norm of each slice along `dim`: of each row, output channel, ... Added in float64, in one order everywhere.
+
+    Args:
+        tensors: as in `magnitude_masks`.
+        p: 1 or 2.
+        dim: the slices are `tensor.select(dim, 0)`, ...
+
+    Raises:
+        TypeError, ValueError: the arguments are not that.
+
+    >>> import torch
+    >>> group_norms([torch.tensor([[3.0, 4.0], [0.0, 1.0]])])
+    [tensor([5., 1.])]
+    """
+    if p not in (1, 2):
+        raise ValueError(f"Expected `p` to be 1 or 2, got {p!r}.")
+    weights = collect(tensors)
+    _check_dim(weights, dim)
+    norms = [_norms(t.contiguous() if overlaps_itself(t) else t, p, dim).to(_norm_dtype(t)) for t in weights.unique]
+    return weights.spread(norms)
+
+
+@operation
+def group_soft_threshold_(tensors: Iterable[Tensor], amounts: float | Sequence[float], dim: int = 0) -> None:
+    """Shrink each slice along `dim` towards zero by an amount of its 2-norm; slices of less become +0 as a whole.
+
+    A slice whose norm is not finite stays. On CUDA it does not wait for the device.
+
+    Args:
+        tensors, amounts: as in `soft_threshold_`.
+        dim: as in `group_norms`.
+
+    Raises:
+        TypeError, ValueError: the arguments are not that. Nothing was changed.
+
+    >>> import torch
+    >>> weight = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    >>> group_soft_threshold_([weight], 2.5)
+    >>> weight
+    tensor([[1.5000, 2.0000],
+            [0.0000, 0.0000]])
+    """
+    weights = collect(tensors, writing=True)
+    _check_dim(weights, dim)
+    for tensor, amount in zip(weights.unique, _amounts(weights, amounts), strict=True):
+        norms = _norms(tensor, 2, dim)
+        if _ops.compiled(tensor.device):
+            _ops.group_soft_threshold(tensor, slices(tensor, dim), norms, amount)
+        else:
+            reference.group_soft_threshold_(tensor, norms, amount, dim)
+    announce(weights.unique)
+
+
+@operation
+def group_masks(
+    tensors: Iterable[Tensor], amount: float, p: Literal[1, 2] = 2, dim: int = 0, *, scope: Scope = "global"
+) -> list[BitMask]:
+    """Masks of whole slices along `dim`: those of the smallest norm are pruned, among equals the lowest index is kept.
+
+    Args:
+        tensors: as in `magnitude_masks`.
+        amount: share of the slices in [0, 1], exactly `round(amount * slices)` go; an int is that many.
+        p, dim: as in `group_norms`.
+        scope: "global" compares the slices of all tensors, "tensor" those of each.
+
+    Raises:
+        TypeError, ValueError: the arguments are not that; a norm is NaN.
+
+    On CUDA the call waits for the device.
+
+    >>> import torch
+    >>> group_masks([torch.tensor([[3.0, 4.0], [0.0, 1.0]])], 0.5)[0].unpack()
+    tensor([[ True,  True],
+            [False, False]])
+    """
+    weights = collect(tensors)
+    norms = group_norms(weights.unique, p, dim)
+    how_many = {"k": amount} if isinstance(amount, int) else {"sparsity": amount}
+    kept = magnitude_masks(norms, scope=scope, **how_many)  # type: ignore[arg-type]
+    return weights.spread([_whole(mask, tensor, dim) for mask, tensor in zip(kept, weights.unique, strict=True)])
+
+
+def _whole(mask: BitMask, tensor: Tensor, dim: int) -> BitMask:
+    shape = [-1 if d == dim % tensor.dim() else 1 for d in range(tensor.dim())]
+    return BitMask.pack(mask.unpack().view(shape).expand(tensor.shape))
+
+
+def _norms(tensor: Tensor, p: int, dim: int) -> Tensor:  # (shape[dim],) float64
+    if not _ops.compiled(tensor.device):
+        return reference.group_norms(tensor, p, dim)
+    return _ops.group_norms(tensor, slices(tensor, dim), p)
+
+
+def _norm_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _check_dim(weights: Weights, dim: int) -> None:
+    for tensor, name in zip(weights.unique, weights.names, strict=True):
+        if not -tensor.dim() <= dim < tensor.dim():
+            raise ValueError(f"Expected {name} to have a dimension {dim}, got shape {tuple(tensor.shape)}.")
+
+
+def _amounts(weights: Weights, amounts: float | Sequence[float]) -> list[float]:
+    single = isinstance(amounts, int | float)
+    each = [amounts] * len(weights.unique) if single else weights.distinct(amounts, "amounts")  # type: ignore[list-item]
+    for amount in each:
+        if isinstance(amount, bool) or not isinstance(amount, int | float):
+            raise TypeError(f"Expected `amounts` to be numbers, got {amount!r}.")
+        if not (amount >= 0 and math.isfinite(amount)):
+            raise ValueError(f"Expected `amounts` >= 0 and finite, got {amount}.")
+    return [float(amount) for amount in each]  # type: ignore[arg-type]

@@ -1,0 +1,34 @@
+"""What surrounds every operation: its name in torch.profiler, and autograd told of what was written behind its back."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def operation(function: Callable[P, R]) -> Callable[P, R]:
+    """Shows in torch.profiler as `lightning_autoarch::<name>`; under torch.compile a call is a graph break."""
+
+    @functools.wraps(function)
+    def named(*args: P.args, **kwargs: P.kwargs) -> R:
+        with record_function(f"lightning_autoarch::{function.__name__}"):
+            return function(*args, **kwargs)
+
+    # What torch.compiler.disable sets, without importing the compiler (seconds) for everybody.
+    named._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return named
+
+
+def announce(tensors: Iterable[Tensor]) -> None:
+    """Raise the version counters: a backward pass that saved one of these values then fails instead of being wrong."""
+    for tensor in tensors:
+        if not tensor.is_inference():  # has no counter
+            torch.autograd.graph.increment_version(tensor)
