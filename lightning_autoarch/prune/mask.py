@@ -45,10 +45,14 @@ class BitMask:
         self._count: int | None = None
         size = words_size(self.numel)
         if words.dtype != torch.uint8 or words.dim() != 1 or not words.is_contiguous():
-            raise TypeError(f"Expected `words` to be a contiguous row of uint8, got {words.dtype} {tuple(words.shape)}.")
+            raise TypeError(
+                f"Expected `words` to be a contiguous row of uint8, got {words.dtype} {tuple(words.shape)}."
+            )
         if words.numel() != size:
             raise ValueError(f"Expected {size} bytes for shape {self._shape}, got {words.numel()}.")
-        if self.numel % 8 and int(words[self.numel // 8]) >> self.numel % 8 or bool(words[-(-self.numel // 8) :].any()):
+        if words.data_ptr() % BYTES:  # the kernels read whole words
+            self._words = words.clone()
+        if bool((words & ~_padded(words, self.numel)).any()):
             raise ValueError("Expected the bits behind the last element to be 0.")
 
     @classmethod
@@ -130,7 +134,7 @@ class BitMask:
         return hashlib.blake2b(repr(self._shape).encode() + data, digest_size=16).hexdigest()
 
     def state(self) -> dict[str, Any]:
-        """Tensors, lists and numbers only: a checkpoint with it loads with `weights_only=True`, without this package."""
+        """Tensors and numbers only: a checkpoint with it loads with `weights_only=True`, without this package."""
         return {"shape": list(self._shape), "words": self._words}
 
     @classmethod
@@ -154,11 +158,7 @@ class BitMask:
         return self._of(self._shape, self._words ^ self._alike(other))
 
     def __invert__(self) -> BitMask:
-        words = ~self._words
-        words[-(-self.numel // 8) :] = 0
-        if self.numel % 8:
-            words[self.numel // 8] &= (1 << self.numel % 8) - 1
-        return self._of(self._shape, words)
+        return self._of(self._shape, _padded(~self._words, self.numel))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, BitMask):
@@ -187,6 +187,15 @@ class BitMask:
 def words_size(numel: int) -> int:
     """Bytes of a mask."""
     return BYTES * (-(-numel // 64))
+
+
+def _padded(words: Tensor, numel: int) -> Tensor:
+    """The words with the bits behind the last element 0."""
+    result = words.clone()
+    result[-(-numel // 8) :] = 0
+    if numel % 8:
+        result[numel // 8] &= (1 << numel % 8) - 1
+    return result
 
 
 def _places(device: torch.device) -> Tensor:
