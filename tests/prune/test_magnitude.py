@@ -77,14 +77,21 @@ class TestAnalytic:
         weight = torch.tensor([9.0, 0.0, 0.0, 1.0])
         given = BitMask.pack(torch.tensor([False, True, True, True]))
         assert kept(magnitude_masks([weight], k=2, masks=[given])[0]) == [False, True, False, True]
-        with pytest.raises(ValueError, match="at least the 1 weights that `masks` prunes already, got 0: pass `largest"):
+        with pytest.raises(
+            ValueError, match="at least the 1 weights that `masks` prunes already, got 0: pass `largest"
+        ):
             magnitude_masks([weight], k=0, masks=[given])
 
     def test_regrowth(self) -> None:
         scores = torch.tensor([5.0, 1.0, -3.0, 2.0])
         given = BitMask.pack(torch.tensor([True, False, False, False]))
         assert kept(magnitude_masks([scores], k=1, masks=[given], largest=True)[0]) == [True, False, True, False]
-        assert kept(magnitude_masks([scores], sparsity=0.25, masks=[given], largest=True)[0]) == [True, False, True, True]
+        assert kept(magnitude_masks([scores], sparsity=0.25, masks=[given], largest=True)[0]) == [
+            True,
+            False,
+            True,
+            True,
+        ]
         assert kept(magnitude_masks([scores], k=2, largest=True)[0]) == [True, False, True, False]
         with pytest.raises(ValueError, match="between 0 and the 3 weights that are pruned, got 4"):
             magnitude_masks([scores], k=4, masks=[given], largest=True)
