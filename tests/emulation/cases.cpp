@@ -113,7 +113,8 @@ void run_select(Dtype dtype) {
   const Threshold found = cuda::select(tensors.arrays, request, dtype, scratch.data(), bytes, {});
   put(1), put(static_cast<int64_t>(found.key)), put(found.kept_equal), put(found.numbers), put(found.nan_array), put(bytes);
   tensors.dump();
-  for (const Memory& mask : in_place ? given : out) mask.dump();
+  if (write_bits)
+    for (const Memory& mask : in_place ? given : out) mask.dump();
 }
 
 void run_apply(Dtype dtype) {

@@ -7,7 +7,7 @@
 #include <ucontext.h>
 
 #include <cstdio>
-#include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -34,7 +34,7 @@ constexpr unsigned no_sync = 0;
 namespace emulation {
 namespace {
 
-constexpr std::size_t stack_bytes = 256 << 10;
+constexpr std::size_t stack_bytes = 128 << 10;
 
 // What a thread releases before it waits, and acquires after. Two in turn: one that is ahead releases the other.
 struct Order {
@@ -51,9 +51,32 @@ struct Warp {
   std::uint64_t values[2][32] = {};
 };
 
+using Place = void*[5];  // __builtin_setjmp's: no system call, and no library that a sanitizer replaces
+
+// Stacks are used again: making one costs more than what most threads do.
+class Stacks {
+ public:
+  char* take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (free_.empty()) return new char[stack_bytes];
+    char* const stack = free_.back();
+    free_.pop_back();
+    return stack;
+  }
+  void give(char* stack) { free_.push_back(stack); }
+  ~Stacks() {
+    for (char* stack : free_) delete[] stack;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<char*> free_;
+} stacks;
+
 struct Thread {
-  ucontext_t context;
-  std::unique_ptr<char[]> stack;
+  Place place;
+  char* stack = nullptr;
+  bool started = false;
   void* fiber = nullptr;
   dim3 index;
   Warp* warp = nullptr;
@@ -64,7 +87,7 @@ struct Thread {
 
 struct Block {
   dim3 index, size, grid;
-  ucontext_t scheduler = {};
+  Place scheduler;
   void* scheduler_fiber = nullptr;
   const std::function<void()>* kernel = nullptr;
   std::vector<Thread> threads;
@@ -82,9 +105,15 @@ thread_local Block* block = nullptr;
   std::_Exit(3);
 }
 
+[[noreturn]] __attribute__((noinline)) void go(Place& to) { __builtin_longjmp(to, 1); }
+
+__attribute__((noinline)) void go(Place& from, Place& to) {
+  if (__builtin_setjmp(from) == 0) go(to);
+}
+
 void switch_to_scheduler() {
   __tsan_switch_to_fiber(block->scheduler_fiber, no_sync);
-  swapcontext(&block->running->context, &block->scheduler);
+  go(block->running->place, block->scheduler);
 }
 
 void wait(Barrier& barrier) {
@@ -114,24 +143,32 @@ void entry() {
   switch_to_scheduler();
 }
 
+[[noreturn]] __attribute__((noinline)) void enter(char* stack) {
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = stack;
+  context.uc_stack.ss_size = stack_bytes;
+  context.uc_link = nullptr;
+  makecontext(&context, entry, 0);
+  setcontext(&context);
+  fail("setcontext");
+}
+
 void resume(Thread& thread) {
   block->running = &thread;
   threadIdx = thread.index;
   __tsan_switch_to_fiber(thread.fiber, no_sync);
-  swapcontext(&block->scheduler, &thread.context);
+  if (thread.started) return go(block->scheduler, thread.place);
+  thread.started = true;
+  if (__builtin_setjmp(block->scheduler) == 0) enter(thread.stack);
 }
 
 void start(Thread& thread, unsigned index) {
   thread.index = dim3(index, 0, 0);
   thread.warp = &block->warps[index / 32];
   ++thread.warp->barrier.size;
-  thread.stack = std::make_unique<char[]>(stack_bytes);
+  thread.stack = stacks.take();
   thread.fiber = __tsan_create_fiber(0);
-  getcontext(&thread.context);
-  thread.context.uc_stack.ss_sp = thread.stack.get();
-  thread.context.uc_stack.ss_size = stack_bytes;
-  thread.context.uc_link = nullptr;
-  makecontext(&thread.context, entry, 0);
 }
 
 void run_block(Block& it, bool backwards) {
@@ -154,7 +191,6 @@ void run_block(Block& it, bool backwards) {
     if (!progress) fail("a barrier that not all threads reach");
   }
   for (Thread& thread : it.threads) __tsan_destroy_fiber(thread.fiber);
-  it.threads.clear();
   block = nullptr;
 }
 
@@ -176,7 +212,10 @@ void launch(unsigned blocks, unsigned threads, const std::function<void()>& kern
 #else
   for (Block& each : all) run_block(each, backwards);
 #endif
-  for (Block& each : all) __tsan_acquire(&each.joined);
+  for (Block& each : all) {
+    __tsan_acquire(&each.joined);
+    for (Thread& thread : each.threads) stacks.give(thread.stack);  // now no access to it is unordered
+  }
 }
 
 void sync_block() { wait_in_order(block->barrier, block->running->block_syncs); }

@@ -13,7 +13,7 @@ constexpr int packs_in_flight = 2;
 constexpr std::int64_t chunk = 1024;
 constexpr int blocks_per_processor = 2;
 constexpr int resident_blocks = 1;
-constexpr int digit_bits = 6;
+constexpr int digit_bits = 8;
 constexpr int stage_packs = 34;
 constexpr std::int64_t sample_run = 2;
 

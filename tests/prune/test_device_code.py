@@ -35,7 +35,7 @@ SOURCES += ["csrc/cuda/count.cu", "tests/emulation/cases.cpp"]
 SANITIZERS = {
     "plain": [],
     "thread": ["-g", "-fsanitize=thread", "-DEMULATION_TSAN"],
-    "address": ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "address": ["-g", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
 }
 
 Array = np.ndarray[Any, Any]
@@ -223,7 +223,7 @@ def select_case(
     def check(answer: Answer) -> None:
         key, kept_equal, numbers, nan_array, bytes_used = answer.numbers(5)
         changed = answer.tensors(tensors)
-        bits = [answer.bits(tensor.numel()) for tensor in tensors]
+        bits = [answer.bits(tensor.numel()) for tensor in tensors if out]
         weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         assert bytes_used <= max(weights // 50, scratch)
         nan = candidates & (keys > int(keys_of(torch.tensor([torch.inf], dtype=dtype))[0]))
@@ -342,8 +342,7 @@ class TestSelect:
     def test_nan(self, emulation: Emulation, dtype: torch.dtype) -> None:
         tensors = list_of(dtype)
         for i, place in ((11, 900), (12, 1500), (14, 7)):
-            tensors[i].flatten()[place] = torch.nan  # no copy of the contiguous ones
-            tensors[i].view(-1)[place] = torch.nan if tensors[i].is_contiguous() else 0
+            tensors[i][np.unravel_index(place, tensors[i].shape)] = torch.nan
         n = sum(tensor.numel() for tensor in tensors)
         hidden = [np.ones(tensor.numel(), bool) for tensor in tensors]
         hidden[11][900] = False
@@ -548,7 +547,7 @@ class TestHostFunctions:
 
         emulation.run(
             [
-                case([445, 555], 1000, 10**9, 5 * 10**8, 1.0, 3.4),  # 500 -+ 3.4 (sqrt(250) + 1), about
+                case([442, 558], 1000, 10**9, 5 * 10**8, 1.0, 3.4),  # 500 -+ 3.4 (sqrt(250) + 1)
                 case([0, 5], 1000, 10**9, 0, 1.0, 5.0),
                 case([995, 0], 1000, 10**9, 10**9, 1.0, 5.0),
                 case([0, 0], 0, 10**9, 5, 1.0, 5.0),
@@ -572,7 +571,7 @@ class TestHostFunctions:
 def few_cases(size: int) -> list[Case]:
     """Every kernel once or twice."""
     cases = []
-    for dtype in DTYPES[:3]:
+    for dtype in (torch.float32, torch.bfloat16):
         x = [normal(size + 5, dtype=dtype), normal(size // 2, dtype=dtype)[1:], normal(20, 9, dtype=dtype).t()]
         ties = [torch.ones_like(tensor) for tensor in x]
         cases += [select_case(x, 0.5), select_case(ties, 0.4, given=random_masks(x), in_place=True)]
