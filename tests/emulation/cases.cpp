@@ -110,8 +110,10 @@ void run_select(Dtype dtype) {
   }
   const Memory scratch(static_cast<std::size_t>(cuda::select_scratch(tensors.arrays, dtype)));
   const auto bytes = static_cast<int64_t>(scratch.size());
+  emulation::waits = 0;
   const Threshold found = cuda::select(tensors.arrays, request, dtype, scratch.data(), bytes, {});
-  put(1), put(static_cast<int64_t>(found.key)), put(found.kept_equal), put(found.numbers), put(found.nan_array), put(bytes);
+  put(1), put(static_cast<int64_t>(found.key)), put(found.kept_equal), put(found.numbers), put(found.nan_array);
+  put(bytes), put(emulation::waits);
   tensors.dump();
   if (write_bits)
     for (const Memory& mask : in_place ? given : out) mask.dump();

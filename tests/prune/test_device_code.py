@@ -1,7 +1,7 @@
 """The CUDA code, executed without a GPU: tests/emulation compiles the very .cu files for the host.
 
-Everything is small there (tests/emulation/tuning.h), so that a few thousand elements are many chunks, blocks and digits.
-The oracles are NumPy and torch, on the bits of the numbers. What only a GPU can show is not seen here: the compiler's
+Everything is small there (tests/emulation/tuning.h): a few thousand elements are many chunks, blocks and digits. The
+oracles are NumPy and torch, on the bits of the numbers. What only a GPU can show is not seen here: the compiler's
 device code, memory that lies across 2^31 elements, speed.
 """
 
@@ -41,6 +41,18 @@ SANITIZERS = {
 Array = np.ndarray[Any, Any]
 
 
+def packed(bits: Array) -> bytes:
+    """Whole words of a mask."""
+    return np.packbits(bits, bitorder="little").tobytes().ljust((len(bits) + 63) // 64 * 8, b"\0")
+
+
+def unpacked(mask: bytes, n: int) -> Array:
+    """(n,) of bool; what lies behind the last element of a mask is 0."""
+    bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
+    assert not bits[n:].any()
+    return bits[:n].astype(bool)
+
+
 class Answer:
     """What a case wrote, read front to back."""
 
@@ -66,11 +78,11 @@ class Answer:
         flat = torch.frombuffer(raw, dtype=like.dtype) if raw else torch.empty(0, dtype=like.dtype)
         return torch.as_strided(flat, like.shape, like.stride(), like.storage_offset())
 
+    def mask(self, n: int) -> bytes:
+        return self.take((n + 63) // 64 * 8)
+
     def bits(self, n: int) -> Array:
-        """(n,) of bool; what lies behind the last element of a mask is 0."""
-        bits = np.unpackbits(np.frombuffer(self.take((n + 63) // 64 * 8), np.uint8), bitorder="little")
-        assert not bits[n:].any()
-        return bits[:n].astype(bool)
+        return unpacked(self.mask(n), n)
 
 
 @dataclass
@@ -97,9 +109,7 @@ class Case:
         return self
 
     def bits(self, masks: Sequence[Array]) -> Case:
-        for mask in masks:
-            packed = np.packbits(mask, bitorder="little").tobytes()
-            self.parts.append(packed.ljust((len(mask) + 63) // 64 * 8, b"\0"))
+        self.parts += [packed(mask) for mask in masks]
         return self
 
     @property
@@ -213,6 +223,7 @@ def select_case(
     sample: int = 1024,
     scratch: int = 64 << 10,
     deviations: float = 3.0,
+    expect_waits: int = 0,
 ) -> Case:
     dtype = tensors[0].dtype
     keys = np.concatenate([keys_of(tensor) for tensor in tensors])
@@ -221,9 +232,10 @@ def select_case(
     k = int(remove * candidates.sum()) if isinstance(remove, float) else remove
 
     def check(answer: Answer) -> None:
-        key, kept_equal, numbers, nan_array, bytes_used = answer.numbers(5)
+        key, kept_equal, numbers, nan_array, bytes_used, waits = answer.numbers(6)
         changed = answer.tensors(tensors)
-        bits = [answer.bits(tensor.numel()) for tensor in tensors if out]
+        masks = [answer.mask(tensor.numel()) for tensor in tensors if out]
+        assert waits == (expect_waits or waits)
         weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         assert bytes_used <= max(weights // 50, scratch)
         nan = candidates & (keys > int(keys_of(torch.tensor([torch.inf], dtype=dtype))[0]))
@@ -232,6 +244,8 @@ def select_case(
             assert (key, kept_equal, nan_array) == (0, 0, -1 if keep_nan else first)
             assert numbers == ((candidates & ~nan).sum() if keep_nan else 0)
             assert all(same(a, b) for a, b in zip(changed, tensors, strict=True))
+            untouched = [packed(mask) for mask in given or []] if in_place else [b"\xcd" * len(mask) for mask in masks]
+            assert masks == untouched
             return
         order = np.lexsort((-np.arange(len(keys)), keys))
         removed = np.zeros(len(keys), bool)
@@ -242,6 +256,7 @@ def select_case(
         if not out:
             return
         wanted = (candidates | regrow) & ~removed
+        bits = [unpacked(mask, tensor.numel()) for mask, tensor in zip(masks, tensors, strict=True)]
         assert (np.concatenate(bits) == wanted).all()
         for after, before, kept in zip(changed, tensors, split(wanted, tensors), strict=True):
             expected = np.where(kept | (not zero), bits_of(before), 0)
@@ -291,11 +306,10 @@ def random_masks(tensors: Sequence[Tensor], share: float = 0.7) -> list[Array]:
 
 
 ROUTES: dict[str, dict[str, Any]] = {
-    "bracket": {},
+    "bracket": {"sample": 4096},
     "everything collected": {"collect_all": 1 << 30},
-    "bracket misses": {"deviations": -20.0},  # its ends change places: nothing lies between
-    "bracket of no width": {"deviations": 0.0},
-    "buffer overflows": {"collect_all": 1 << 30, "scratch": 8 << 10},
+    "bracket misses": {"deviations": 0.0},  # it has no width
+    "buffer overflows": {"collect_all": 1 << 30, "scratch": 10 << 10},
     "sample of two": {"sample": 2},
 }
 
@@ -311,6 +325,15 @@ class TestSelect:
         inputs = hard_inputs(dtype, 3000)
         lists = [[inputs[name]] for name in ("normal", "few values", "special")]
         emulation.run([select_case(tensors, share, **ROUTES[route]) for tensors in lists for share in (0.02, 0.6)])
+
+    @pytest.mark.parametrize(("route", "waits"), [("bracket", 1), ("bracket misses", 2), ("buffer overflows", 2)])
+    def test_it_is_the_route_that_was_meant(
+        self, emulation: Emulation, dtype: torch.dtype, route: str, waits: int
+    ) -> None:
+        if dtype in (torch.bfloat16, torch.float16) and route == "bracket misses":
+            waits = 0  # many are equal: it may hit
+        x = normal(9000, dtype=dtype)
+        emulation.run([select_case([x], 0.4123, expect_waits=waits, **ROUTES[route])])
 
     def test_lists_views_and_layouts(self, emulation: Emulation, dtype: torch.dtype) -> None:
         tensors = list_of(dtype)
@@ -531,10 +554,10 @@ class TestHostFunctions:
                 first = 0
                 members = list(group)
                 assert len(members) == 1 or all(sizes[row[5]] > 0 for row in members), batch
-                for _, in_batch, n, start, number, i, array, found in members:
+                for _, _, n, start, number, i, array, found in members:
                     assert (n, start, number, array, found) == (abs(sizes[i]), first, starts[i], i, 1)
                     first += chunks[i]
-                assert in_batch == first
+                assert {row[1] for row in members} == {first}
 
         emulation.run([Case(7, check=check).numbers(len(sizes), *sizes)])
 
