@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,8 @@ class BitMask:
 
     Args:
         shape: of the tensor.
-        words: uint8, `8 * ceil(n / 64)` bytes on any device; taken over, not copied. The padding must be 0.
+        words: uint8, `8 * ceil(n / 64)` bytes on any device, the padding 0; taken over, not copied, unless their
+            address is no multiple of 8.
 
     Raises:
         TypeError, ValueError: `words` is not that.
@@ -41,15 +43,21 @@ class BitMask:
     __slots__ = ("_count", "_shape", "_words")
 
     def __init__(self, shape: Sequence[int], words: Tensor) -> None:
-        self._shape, self._words = tuple(int(size) for size in shape), words
+        self._shape = _checked_shape(shape)
         self._count: int | None = None
-        size = words_size(self.numel)
+        if type(words) is not Tensor:
+            raise TypeError(f"Expected `words` to be a torch.Tensor, got {type(words).__qualname__}.")
         if words.dtype != torch.uint8 or words.dim() != 1 or not words.is_contiguous():
-            raise TypeError(f"Expected `words` to be a contiguous row of uint8, got {words.dtype} {tuple(words.shape)}.")
-        if words.numel() != size:
-            raise ValueError(f"Expected {size} bytes for shape {self._shape}, got {words.numel()}.")
-        if self.numel % 8 and int(words[self.numel // 8]) >> self.numel % 8 or bool(words[-(-self.numel // 8) :].any()):
-            raise ValueError("Expected the bits behind the last element to be 0.")
+            raise TypeError(
+                f"Expected `words` to be a contiguous row of uint8, got {words.dtype} {tuple(words.shape)}."
+            )
+        if words.numel() != words_size(self.numel):
+            raise ValueError(
+                f"Expected `words` of {words_size(self.numel)} bytes for shape {self._shape}, got {words.numel()}."
+            )
+        if bool((words[self.numel // 8 :] & ~_last_bytes(self.numel, words.device)).any()):
+            raise ValueError("Expected the bits of `words` behind the last element to be 0.")
+        self._words = words.clone() if words.data_ptr() % BYTES else words  # they are read as 64-bit integers
 
     @classmethod
     def _of(cls, shape: Sequence[int], words: Tensor) -> BitMask:
@@ -76,6 +84,7 @@ class BitMask:
     @classmethod
     def zeros(cls, shape: Sequence[int], device: torch.device | str = "cpu") -> BitMask:
         """Nothing kept."""
+        shape = _checked_shape(shape)
         return cls._of(shape, torch.zeros(words_size(math.prod(shape)), dtype=torch.uint8, device=device))
 
     @classmethod
@@ -115,6 +124,7 @@ class BitMask:
             self._count = _ops.count_bits(self._words) if on_cpu else _count_ones(self._words)
         return self._count
 
+    @property
     def density(self) -> float:
         """Share of what is kept; 1.0 of nothing."""
         return self.count() / self.numel if self.numel else 1.0
@@ -122,7 +132,11 @@ class BitMask:
     def to(self, device: torch.device | str) -> BitMask:
         """On another device; the mask itself if it is there."""
         words = self._words.to(device)
-        return self if words is self._words else self._of(self._shape, words)
+        if words is self._words:
+            return self
+        moved = self._of(self._shape, words)
+        moved._count = self._count
+        return moved
 
     def digest(self) -> str:
         """Of shape and bits, the same in every process and on every device: ranks compare it."""
@@ -130,7 +144,7 @@ class BitMask:
         return hashlib.blake2b(repr(self._shape).encode() + data, digest_size=16).hexdigest()
 
     def state(self) -> dict[str, Any]:
-        """Tensors, lists and numbers only: a checkpoint with it loads with `weights_only=True`, without this package."""
+        """Tensors, lists and numbers only: a checkpoint with it loads with `weights_only=True` without this package."""
         return {"shape": list(self._shape), "words": self._words}
 
     @classmethod
@@ -155,9 +169,7 @@ class BitMask:
 
     def __invert__(self) -> BitMask:
         words = ~self._words
-        words[-(-self.numel // 8) :] = 0
-        if self.numel % 8:
-            words[self.numel // 8] &= (1 << self.numel % 8) - 1
+        words[self.numel // 8 :] &= _last_bytes(self.numel, self.device)
         return self._of(self._shape, words)
 
     def __eq__(self, other: object) -> bool:
@@ -187,6 +199,20 @@ class BitMask:
 def words_size(numel: int) -> int:
     """Bytes of a mask."""
     return BYTES * (-(-numel // 64))
+
+
+def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    sizes = tuple(operator.index(size) for size in shape)  # no silent int(2.7)
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"Expected `shape` of sizes >= 0, got {sizes}.")
+    return sizes
+
+
+def _last_bytes(numel: int, device: torch.device) -> Tensor:
+    """The bits that belong to elements, from the byte behind the last full one to the end of the word."""
+    ones = (1 << numel % 8) - 1
+    size = words_size(numel) - numel // 8  # at most 8
+    return torch.arange(size, device=device).eq(0).to(torch.uint8) * ones
 
 
 def _places(device: torch.device) -> Tensor:

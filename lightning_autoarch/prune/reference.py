@@ -1,7 +1,8 @@
 """Each operation in a few lines of plain torch: the specification that the kernels are tested against, and what serves
 devices other than CPU and CUDA (slower, and with temporaries of many times the weights).
 
-Bits of numbers are looked at as integers, so a device needs int64; `group_norms` needs float64.
+Numbers are compared as integers, so a device needs int64. What adds or scales needs float64: on one that has none (mps)
+torch raises its error from `transposable_keep`, `group_norms` and `group_soft_threshold_`; pass tensors on the CPU.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def nm_keep(tensor: Tensor, n: int, m: int, dim: int) -> Tensor:  # boolean
 
 
 def transposable_keep(tensor: Tensor) -> Tensor:  # boolean, of the last two dimensions
-    """For each 4 x 4 tile the pattern of two a row and two a column with the largest sum of magnitudes, see patterns.h."""
+    """For each 4 x 4 tile the pattern, two a row and two a column, of the largest sum of magnitudes: see patterns.h."""
     pairs = [(1, 1, 0, 0), (1, 0, 1, 0), (1, 0, 0, 1), (0, 1, 1, 0), (0, 1, 0, 1), (0, 0, 1, 1)]
     rows = [torch.tensor(r, dtype=torch.bool) for r in itertools.product(pairs, repeat=4)]
     patterns = torch.stack([r for r in rows if (r.sum(0) == 2).all()]).to(tensor.device)  # (90, 4, 4)
@@ -76,9 +77,7 @@ def soft_threshold_(tensor: Tensor, amount: float) -> None:
     tensor.detach().copy_(torch.where(work.isnan(), work, result))
 
 
-def group_norms(
-    tensor: Tensor, p: int, dim: int
-) -> Tensor:  # (shape[dim],) float64
+def group_norms(tensor: Tensor, p: int, dim: int) -> Tensor:  # (shape[dim],) float64
     """Norms of the slices along `dim`: 32 lanes, each in order, then added in a tree, as csrc/prune.h gives it."""
     slices = tensor.detach().movedim(dim, 0).flatten(1).double().abs()
     slices = slices if p == 1 else slices * slices
