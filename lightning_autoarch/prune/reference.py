@@ -79,7 +79,7 @@ def soft_threshold_(tensor: Tensor, amount: float) -> None:
 
 def group_norms(tensor: Tensor, p: int, dim: int) -> Tensor:  # (shape[dim],) float64
     """Norms of the slices along `dim`: 32 lanes, each in order, then added in a tree, as csrc/prune.h gives it."""
-    slices = tensor.detach().movedim(dim, 0).flatten(1).double().abs()
+    slices = tensor.detach().movedim(dim, 0).unsqueeze(-1).flatten(1).double().abs()
     slices = slices if p == 1 else slices * slices
     padding = -slices.shape[1] % LANES
     rounds = torch.nn.functional.pad(slices, (0, padding)).unflatten(1, (-1, LANES))
