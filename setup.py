@@ -33,6 +33,8 @@ from setuptools.errors import BaseError, CCompilerError
 CSRC = Path("csrc")
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)  # machine code for those that nvcc knows, PTX of the newest
 CXX_STANDARD = 17
+# No contraction: a fused multiply-add rounds otherwise than two operations, and otherwise than the GPU.
+GCC_FLAGS = ["-O3", "-ffp-contract=off", "-pthread", "-Wall", "-Wextra"]
 LINUX = sys.platform.startswith("linux")
 
 
@@ -179,7 +181,9 @@ def extension() -> Pybind11Extension:
         depends=sorted(map(str, CSRC.rglob("*.*"))),
         cxx_std=CXX_STANDARD,
         # no contraction: a fused multiply-add rounds otherwise than the two operations, and than the GPU
-        extra_compile_args=["/O2", "/W3"] if os.name == "nt" else ["-O3", "-ffp-contract=off", "-pthread", "-Wall", "-Wextra"],
+        extra_compile_args=["/O2", "/W3"]
+        if os.name == "nt"
+        else ["-O3", "-ffp-contract=off", "-pthread", "-Wall", "-Wextra"],
     )
     if LINUX:  # the CUDA runtime inside must neither be seen by, nor be replaced by, the one of torch
         ext.extra_link_args += ["-Wl,--exclude-libs,ALL"]

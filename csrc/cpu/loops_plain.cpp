@@ -25,6 +25,9 @@ template <typename Storage>
 Loops<Storage> loops_plain() {
   return make_loops<Plain, Storage>();
 }
+template Loops<std::uint16_t> loops_plain();
+template Loops<std::uint32_t> loops_plain();
+template Loops<std::uint64_t> loops_plain();
 
 template <typename Storage>
 const Loops<Storage>& loops() {

@@ -24,7 +24,7 @@ else:
     LOAD_ERROR = None
 
 if TYPE_CHECKING:
-    from lightning_autoarch._C import BuildInfo, CudaState, Dtype
+    from lightning_autoarch._C import Array, BuildInfo, CudaState, Dtype, Kernels
 
 Shape: TypeAlias = tuple[int, int, int]
 DTYPE_NAMES = {
@@ -76,14 +76,14 @@ def select(
     if not tensors:
         return Threshold(0, 0, 0, -1)
     arrays, dtype, device = _arrays(tensors), _dtype(tensors[0]), tensors[0].device
-    lists = [[words.data_ptr() for words in some or ()] for some in (given, out)]
-    flags = (remove, regrow, keep_nan, zero, dtype)
+    masks = [words.data_ptr() for words in given or ()]
+    written = [words.data_ptr() for words in out or ()]
     if device.type == "cpu":
-        return Threshold(*_C.select(arrays, *lists, *flags, torch.get_num_threads()))
+        threads = torch.get_num_threads()
+        return Threshold(*_C.select(arrays, masks, written, remove, regrow, keep_nan, zero, dtype, threads))
     scratch = torch.empty(_C.cuda.select_scratch(arrays, dtype), dtype=torch.uint8, device=device)
-    return Threshold(
-        *_C.cuda.select(arrays, *lists, *flags, scratch.data_ptr(), scratch.numel(), _stream(device))
-    )
+    room = (scratch.data_ptr(), scratch.numel(), _stream(device))
+    return Threshold(*_C.cuda.select(arrays, masks, written, remove, regrow, keep_nan, zero, dtype, *room))
 
 
 def apply_masks(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
@@ -112,9 +112,7 @@ def soft_threshold(tensors: Sequence[Tensor], amounts: Sequence[float]) -> None:
         _namespace(tensors[0]).soft_threshold(*arguments, _where(tensors[0]))
 
 
-def group_norms(
-    tensor: Tensor, shape: Shape, p: int
-) -> Tensor:  # (shape[1],) float64
+def group_norms(tensor: Tensor, shape: Shape, p: int) -> Tensor:  # (shape[1],) float64
     """`autoarch::group_norms`."""
     norms = torch.zeros(shape[1], dtype=torch.float64, device=tensor.device)
     arguments = (_array(tensor), shape, p, norms.data_ptr(), _dtype(tensor))
@@ -197,7 +195,7 @@ def _require_extension() -> None:
         ) from LOAD_ERROR
 
 
-def _namespace(tensor: Tensor) -> _C.Kernels:
+def _namespace(tensor: Tensor) -> Kernels:
     return _C.cuda if tensor.device.type == "cuda" else _C
 
 
@@ -215,12 +213,13 @@ def _dtype(tensor: Tensor) -> Dtype:
     return dtype
 
 
-def _arrays(tensors: Sequence[Tensor]) -> list[_C.Array]:
+def _arrays(tensors: Sequence[Tensor]) -> list[Array]:
     return [_array(tensor) for tensor in tensors]
 
 
-def _array(tensor: Tensor) -> _C.Array:
-    return (tensor.data_ptr(), tensor.numel(), *merged_layout(tensor))
+def _array(tensor: Tensor) -> Array:
+    sizes, strides = merged_layout(tensor)
+    return tensor.data_ptr(), tensor.numel(), sizes, strides
 
 
 def _gapless(

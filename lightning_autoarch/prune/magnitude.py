@@ -9,22 +9,17 @@ same bits on CPU and GPU, with any number of threads and in any memory format. `
 
 from __future__ import annotations
 
-import math
-import struct
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_autoarch.prune import _ops, reference
 from lightning_autoarch.prune.mask import BitMask
-from lightning_autoarch.prune.weights import Weights, collect, overlaps_itself
+from lightning_autoarch.prune.selection import Job, Nan, Scope, run
+from lightning_autoarch.prune.weights import Weights, collect, readable
 from lightning_autoarch.prune.written import announce, operation
-
-Scope = Literal["global", "tensor"]
-Nan = Literal["error", "keep"]
-FORMATS = {8: ("<Q", "<d"), 4: ("<I", "<f")}
 
 
 @operation
@@ -48,10 +43,9 @@ def magnitude_threshold(
     >>> magnitude_threshold([torch.tensor([3.0, -1.0, 2.0, 0.5])], sparsity=0.5)
     1.0
     """
-    weights, criterion = _collect(tensors, scores, writing=False)
-    given = _given(weights, masks)
-    remove = _to_remove(weights.numel, _pruned(given), sparsity, k)
-    return _value(_run(weights, criterion, given, remove, nan=nan, regrow=False, out=None), criterion)
+    weights = collect(tensors)
+    job = _jobs(weights, scores, masks, "global", False)[0]
+    return _value(run(job, _remove_of(job, sparsity, k), nan=nan), job.criterion)
 
 
 @operation
@@ -69,16 +63,16 @@ def magnitude_masks(
     """Masks that prune exactly k weights, those of the smallest magnitude; no weight is changed.
 
     Args:
-        tensors: tensors or parameters of one dtype (float32, float64, bfloat16, float16) on one device. The same memory
-            passed twice counts once and gets one mask. CPU and CUDA run compiled; other devices run `reference.py`.
+        tensors: tensors or parameters of one dtype (float32, float64, bfloat16, float16) on one device. The same
+            memory passed twice counts once and gets one mask. CPU and CUDA run compiled; others run `reference.py`.
         sparsity: share of the weights that is pruned, in [0, 1]: k = round(sparsity * n). Always of the dense list.
         k: how many are pruned. Exactly one of the two is given.
         scope: "global" compares all tensors with one another; "tensor" each with itself, then `sparsity` or `k` may be
             one for each tensor.
         masks: what is pruned already. It is among the k and goes first, whatever the weights are.
         scores: compared instead of the tensors by their magnitude, e.g. |w * gradient|; the same shapes, one dtype.
-        largest: regrow instead. `k` more weights are kept beside those of `masks` (None: beside none): of what is pruned
-            those of the largest magnitude. `sparsity` is what is left pruned.
+        largest: regrow instead. `k` more weights are kept beside those of `masks` (None: beside none): of what is
+            pruned those of the largest magnitude. `sparsity` is what is left pruned.
         nan: "error", or "keep": a NaN is larger than infinity and never pruned.
 
     Returns:
@@ -95,9 +89,9 @@ def magnitude_masks(
     >>> mask.unpack()  # of the two ones the first is kept
     tensor([ True,  True, False, False])
     """
-    weights, criterion = _collect(tensors, scores, writing=False)
-    given = _given(weights, masks)
-    return _masks(weights, criterion, given, sparsity, k, scope=scope, largest=largest, nan=nan, zero=False)
+    weights = collect(tensors)
+    jobs = _jobs(weights, scores, masks, scope, largest)
+    return weights.spread(_choose(weights, jobs, sparsity, k, nan=nan, zero=False))
 
 
 @operation
@@ -113,10 +107,10 @@ def prune_(
 ) -> list[BitMask]:
     """Prune in place: the masks of `magnitude_masks`, and +0 where they prune, in two passes over the weights.
 
-    The version counters of the tensors are raised, so a backward pass through a value from before fails; parameters that
-    require gradients need no `no_grad`.
+    The version counters of the tensors are raised, so a backward pass through a value from before fails. Parameters
+    that require gradients need no `no_grad`.
 
-    Args, Returns, Raises: as `magnitude_masks`; tensors must not overlap in memory. On CUDA the call waits for the device.
+    Args, Returns, Raises: as `magnitude_masks`; tensors must not overlap in memory. On CUDA it waits for the device.
 
     >>> import torch
     >>> weight = torch.tensor([3.0, -1.0, 2.0, 0.5])
@@ -124,13 +118,13 @@ def prune_(
     >>> weight
     tensor([3., 0., 2., 0.])
     """
-    weights, criterion = _collect(tensors, scores, writing=True)
-    given = _given(weights, masks)
-    chosen = _masks(weights, criterion, given, sparsity, k, scope=scope, largest=False, nan=nan, zero=scores is None)
+    weights = collect(tensors, writing=True)
+    jobs = _jobs(weights, scores, masks, scope, False)
+    chosen = _choose(weights, jobs, sparsity, k, nan=nan, zero=scores is None)
     if scores is not None:
-        _apply(weights, weights.distinct(chosen, "masks"))
+        _apply(weights, chosen)
     announce(weights.unique)
-    return chosen
+    return weights.spread(chosen)
 
 
 @operation
@@ -158,7 +152,7 @@ def apply_masks_(tensors: Iterable[Tensor], masks: Iterable[BitMask]) -> None:
 
 
 def density(tensors: Iterable[Tensor]) -> float:
-    """Share of the elements that are not zero, tied tensors counted once; 1.0 of nothing. On CUDA it waits for the device.
+    """Share of the elements that are not zero, tied tensors counted once; 1.0 of nothing. On CUDA it waits.
 
     >>> import torch
     >>> density([torch.tensor([3.0, 0.0]), torch.tensor([0.0, 0.0])])
@@ -168,13 +162,26 @@ def density(tensors: Iterable[Tensor]) -> float:
     return sum(map(_ops.count_nonzero, weights.unique)) / weights.numel if weights.numel else 1.0
 
 
-def _collect(
-    tensors: Iterable[Tensor], scores: Iterable[Tensor] | None, *, writing: bool
-) -> tuple[Weights, list[Tensor]]:
-    """The tensors, and what their magnitudes are taken from, one for each distinct tensor."""
-    weights = collect(tensors, writing=writing)
+def _jobs(
+    weights: Weights,
+    scores: Iterable[Tensor] | None,
+    masks: Iterable[BitMask] | None,
+    scope: Scope,
+    regrow: bool,
+) -> list[Job]:
+    if scope not in ("global", "tensor"):
+        raise ValueError(f"Expected `scope` to be 'global' or 'tensor', got {scope!r}.")
+    criterion, given = _criterion(weights, scores), _given(weights, masks)
+    if regrow and given is None:
+        given = [BitMask.zeros(tensor.shape, tensor.device) for tensor in weights.unique]
+    whole = Job(weights.unique, weights.names, criterion, given, regrow)
+    return [whole] if scope == "global" else [whole.only(i) for i in range(len(weights.unique))]
+
+
+def _criterion(weights: Weights, scores: Iterable[Tensor] | None) -> list[Tensor]:
+    """What magnitudes are taken from, one for each distinct tensor."""
     if scores is None:
-        return weights, [_readable(tensor) for tensor in weights.unique]
+        return [readable(tensor) for tensor in weights.unique]
     criterion = weights.distinct(scores, "scores")
     collect(criterion, "scores")
     for tensor, score, name in zip(weights.unique, criterion, weights.names, strict=True):
@@ -183,11 +190,7 @@ def _collect(
                 f"Expected scores of shape {tuple(tensor.shape)} on {tensor.device} for {name}, "
                 f"got {tuple(score.shape)} on {score.device}."
             )
-    return weights, [_readable(score) for score in criterion]
-
-
-def _readable(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous() if overlaps_itself(tensor) else tensor
+    return [readable(score) for score in criterion]
 
 
 def _given(weights: Weights, masks: Iterable[BitMask] | None) -> list[BitMask] | None:
@@ -205,30 +208,48 @@ def _given(weights: Weights, masks: Iterable[BitMask] | None) -> list[BitMask] |
     return given
 
 
-def _pruned(given: Sequence[BitMask] | None) -> int:
-    return sum(mask.numel - mask.count() for mask in given or ())
+def _choose(
+    weights: Weights,
+    jobs: Sequence[Job],
+    sparsity: float | Sequence[float] | None,
+    k: int | Sequence[int] | None,
+    *,
+    nan: Nan,
+    zero: bool,
+) -> list[BitMask]:
+    """Masks of the distinct tensors."""
+    one = len(jobs) == 1 and len(jobs[0].tensors) == len(weights.unique)
+    sparsities, ks = ([sparsity], [k]) if one else (_each(weights, sparsity, "sparsity"), _each(weights, k, "k"))
+    removes = [_remove_of(*of) for of in zip(jobs, sparsities, ks, strict=True)]
+    if zero and len(jobs) > 1:  # nothing may be written when a later tensor has a NaN
+        for job in jobs:
+            run(job, 0, nan=nan)
+    out = [BitMask.empty(tensor.shape, tensor.device) for tensor in weights.unique]
+    masks = iter(out)
+    for job, remove in zip(jobs, removes, strict=True):
+        run(job, remove, nan=nan, out=[next(masks) for _ in job.tensors], zero=zero)
+    return out
 
 
-def _to_remove(n: int, pruned: int, sparsity: float | None, k: int | None) -> int:
-    """How many of what is kept yet are to go."""
-    wanted = _wanted(n, sparsity, k)
-    if wanted < pruned:
-        raise ValueError(
-            f"Expected to prune at least the {pruned} weights that `masks` prunes already, got {wanted}: "
-            "pass `largest=True` to regrow."
-        )
-    return wanted - pruned
+def _remove_of(job: Job, sparsity: Any, k: Any) -> int:
+    """How many of the job's candidates are to go."""
+    pruned = sum(mask.numel - mask.count() for mask in job.given or ())
+    n = sum(tensor.numel() for tensor in job.tensors)
+    if not job.regrow:
+        wanted = _wanted(n, sparsity, k)
+        if wanted < pruned:
+            raise ValueError(
+                f"Expected to prune at least the {pruned} weights that `masks` prunes already, got {wanted}: "
+                "pass `largest=True` to regrow."
+            )
+        return wanted - pruned
+    regrown = _wanted(n, None, k) if sparsity is None else pruned - _wanted(n, sparsity, k)
+    if not 0 <= regrown <= pruned:
+        raise ValueError(f"Expected to regrow between 0 and the {pruned} weights that are pruned, got {regrown}.")
+    return pruned - regrown
 
 
-def _to_regrow(n: int, pruned: int, sparsity: float | None, k: int | None) -> int:
-    """How many of what is pruned are to be kept again."""
-    wanted = pruned - _wanted(n, sparsity, None) if k is None else _wanted(n, None, k)
-    if not 0 <= wanted <= pruned:
-        raise ValueError(f"Expected to regrow between 0 and the {pruned} weights that are pruned, got {wanted}.")
-    return wanted
-
-
-def _wanted(n: int, sparsity: float | None, k: int | None) -> int:
+def _wanted(n: int, sparsity: Any, k: Any) -> int:
     if (sparsity is None) == (k is None):
         raise ValueError("Expected exactly one of `sparsity` and `k`.")
     if sparsity is not None:
@@ -244,141 +265,10 @@ def _wanted(n: int, sparsity: float | None, k: int | None) -> int:
     return k
 
 
-def _each(weights: Weights, value: float | Sequence[float] | None, name: str) -> list[float | None]:
+def _each(weights: Weights, value: Any, name: str) -> list[Any]:
     if value is None or isinstance(value, int | float):
         return [value] * len(weights.unique)
-    return list(weights.distinct(value, name))
-
-
-def _masks(
-    weights: Weights,
-    criterion: list[Tensor],
-    given: list[BitMask] | None,
-    sparsity: float | Sequence[float] | None,
-    k: int | Sequence[int] | None,
-    *,
-    scope: Scope,
-    largest: bool,
-    nan: Nan,
-    zero: bool,
-) -> list[BitMask]:
-    if scope not in ("global", "tensor"):
-        raise ValueError(f"Expected `scope` to be 'global' or 'tensor', got {scope!r}.")
-    if largest and given is None:
-        given = [BitMask.zeros(tensor.shape, tensor.device) for tensor in weights.unique]
-    parts = [range(len(weights.unique))] if scope == "global" else [range(i, i + 1) for i in range(len(criterion))]
-    wanted: list[tuple[float | None, int | None]]
-    if scope == "global":
-        wanted = [(sparsity, k)]  # type: ignore[list-item]  # a sequence is refused where it is read
-    else:
-        wanted = list(zip(_each(weights, sparsity, "sparsity"), _each(weights, k, "k"), strict=True))  # type: ignore[arg-type]
-    removes = [
-        _remove_of([weights.unique[i] for i in part], None if given is None else [given[i] for i in part], *want, largest)
-        for part, want in zip(parts, wanted, strict=True)
-    ]
-    if len(parts) > 1:  # nothing may be written when a later tensor has a NaN
-        for part in parts:
-            _look_for_nan(weights, criterion, given, part, nan, largest)
-    out = [BitMask.empty(tensor.shape, tensor.device) for tensor in weights.unique]
-    for part, remove in zip(parts, removes, strict=True):
-        some = Weights([weights.unique[i] for i in part], [weights.names[i] for i in part], list(range(len(part))))
-        its = None if given is None else [given[i] for i in part]
-        _run(
-            some,
-            [criterion[i] for i in part],
-            its,
-            remove,
-            nan=nan,
-            regrow=largest,
-            out=[out[i] for i in part],
-            zero=zero,
-        )
-    return weights.spread(out)
-
-
-def _remove_of(
-    tensors: Sequence[Tensor],
-    given: Sequence[BitMask] | None,
-    sparsity: float | None,
-    k: int | None,
-    largest: bool,
-) -> int:
-    n, pruned = sum(tensor.numel() for tensor in tensors), _pruned(given)
-    if largest:
-        return pruned - _to_regrow(n, pruned, sparsity, k)
-    return _to_remove(n, pruned, sparsity, k)
-
-
-def _look_for_nan(
-    weights: Weights, criterion: list[Tensor], given: list[BitMask] | None, part: range, nan: Nan, largest: bool
-) -> None:
-    some = Weights([weights.unique[i] for i in part], [weights.names[i] for i in part], list(range(len(part))))
-    its = None if given is None else [given[i] for i in part]
-    _run(some, [criterion[i] for i in part], its, 0, nan=nan, regrow=largest, out=None)
-
-
-def _run(
-    weights: Weights,
-    criterion: Sequence[Tensor],
-    given: Sequence[BitMask] | None,
-    remove: int,
-    *,
-    nan: Nan,
-    regrow: bool,
-    out: Sequence[BitMask] | None,
-    zero: bool = False,
-) -> int:  # key of the threshold
-    if nan not in ("error", "keep"):
-        raise ValueError(f"Expected `nan` to be 'error' or 'keep', got {nan!r}.")
-    if not criterion:
-        return 0
-    if not _ops.compiled(criterion[0].device):
-        return _run_reference(weights, criterion, given, remove, nan=nan, regrow=regrow, out=out, zero=zero)
-    found = _ops.select(
-        criterion,
-        None if given is None else [mask.words for mask in given],
-        None if out is None else [mask.words for mask in out],
-        remove=remove,
-        regrow=regrow,
-        keep_nan=nan == "keep",
-        zero=zero,
-    )
-    if found.nan_array >= 0:
-        raise ValueError(_nan_message(weights.names[found.nan_array]))
-    if remove > found.numbers:
-        raise ValueError(_too_many(remove, found.numbers))
-    return found.key
-
-
-def _run_reference(
-    weights: Weights,
-    criterion: Sequence[Tensor],
-    given: Sequence[BitMask] | None,
-    remove: int,
-    *,
-    nan: Nan,
-    regrow: bool,
-    out: Sequence[BitMask] | None,
-    zero: bool,
-) -> int:
-    masks = None if given is None else [mask.unpack() for mask in given]
-    candidates = masks if masks is None or not regrow else [~mask for mask in masks]
-    numbers = 0
-    for i, tensor in enumerate(criterion):
-        chosen = tensor if candidates is None else tensor[candidates[i]]
-        n_nan = int(chosen.isnan().sum())
-        if n_nan and nan == "error":
-            raise ValueError(_nan_message(weights.names[i]))
-        numbers += chosen.numel() - n_nan
-    if remove > numbers:
-        raise ValueError(_too_many(remove, numbers))
-    gone, key = reference.removed(criterion, candidates, remove)
-    for i, mask in enumerate(out or ()):
-        keep = ~gone[i] if masks is None or regrow else masks[i] & ~gone[i]
-        mask.words.copy_(BitMask.pack(keep).words)
-        if zero:
-            reference.zero_(weights.unique[i], keep)
-    return key
+    return weights.distinct(value, name)
 
 
 def _apply(weights: Weights, masks: Sequence[BitMask]) -> None:
@@ -393,17 +283,5 @@ def _value(key: int, criterion: Sequence[Tensor]) -> float:
     """The magnitude that has these bits."""
     if not criterion:
         return 0.0
-    tensor = criterion[0]
-    if tensor.element_size() == 2:
-        return float(torch.tensor(key, dtype=torch.int16).view(tensor.dtype))
-    integer, number = FORMATS[tensor.element_size()]
-    value: float = struct.unpack(number, struct.pack(integer, key))[0]
-    return value if not math.isnan(value) else math.nan
-
-
-def _nan_message(name: str) -> str:
-    return f"Expected numbers, got NaN in {name}: mend the training, or pass nan='keep' to keep what is NaN."
-
-
-def _too_many(remove: int, numbers: int) -> str:
-    return f"Expected to prune at most the {numbers} weights that are not NaN, got {remove}."
+    bits = torch.tensor(key, dtype=reference.INTEGERS[criterion[0].element_size()])
+    return float(bits.view(criterion[0].dtype))

@@ -43,21 +43,21 @@ class BitMask:
     __slots__ = ("_count", "_shape", "_words")
 
     def __init__(self, shape: Sequence[int], words: Tensor) -> None:
-        self._shape = _checked_shape(shape)
+        self._shape, self._words = _checked_shape(shape), words
         self._count: int | None = None
+        size = words_size(self.numel)
         if type(words) is not Tensor:
             raise TypeError(f"Expected `words` to be a torch.Tensor, got {type(words).__qualname__}.")
         if words.dtype != torch.uint8 or words.dim() != 1 or not words.is_contiguous():
             raise TypeError(
                 f"Expected `words` to be a contiguous row of uint8, got {words.dtype} {tuple(words.shape)}."
             )
-        if words.numel() != words_size(self.numel):
-            raise ValueError(
-                f"Expected `words` of {words_size(self.numel)} bytes for shape {self._shape}, got {words.numel()}."
-            )
-        if bool((words[self.numel // 8 :] & ~_last_bytes(self.numel, words.device)).any()):
+        if words.numel() != size:
+            raise ValueError(f"Expected `words` of {size} bytes for shape {self._shape}, got {words.numel()}.")
+        if words.data_ptr() % BYTES:  # the kernels read whole words
+            self._words = words.clone()
+        if bool((words & ~_padded(words, self.numel)).any()):
             raise ValueError("Expected the bits of `words` behind the last element to be 0.")
-        self._words = words.clone() if words.data_ptr() % BYTES else words  # they are read as 64-bit integers
 
     @classmethod
     def _of(cls, shape: Sequence[int], words: Tensor) -> BitMask:
@@ -84,7 +84,6 @@ class BitMask:
     @classmethod
     def zeros(cls, shape: Sequence[int], device: torch.device | str = "cpu") -> BitMask:
         """Nothing kept."""
-        shape = _checked_shape(shape)
         return cls._of(shape, torch.zeros(words_size(math.prod(shape)), dtype=torch.uint8, device=device))
 
     @classmethod
@@ -124,7 +123,6 @@ class BitMask:
             self._count = _ops.count_bits(self._words) if on_cpu else _count_ones(self._words)
         return self._count
 
-    @property
     def density(self) -> float:
         """Share of what is kept; 1.0 of nothing."""
         return self.count() / self.numel if self.numel else 1.0
@@ -144,7 +142,7 @@ class BitMask:
         return hashlib.blake2b(repr(self._shape).encode() + data, digest_size=16).hexdigest()
 
     def state(self) -> dict[str, Any]:
-        """Tensors, lists and numbers only: a checkpoint with it loads with `weights_only=True` without this package."""
+        """Tensors and numbers only: a checkpoint with it loads with `weights_only=True`, without this package."""
         return {"shape": list(self._shape), "words": self._words}
 
     @classmethod
@@ -168,9 +166,7 @@ class BitMask:
         return self._of(self._shape, self._words ^ self._alike(other))
 
     def __invert__(self) -> BitMask:
-        words = ~self._words
-        words[self.numel // 8 :] &= _last_bytes(self.numel, self.device)
-        return self._of(self._shape, words)
+        return self._of(self._shape, _padded(~self._words, self.numel))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, BitMask):
@@ -202,17 +198,19 @@ def words_size(numel: int) -> int:
 
 
 def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(operator.index(size) for size in shape)  # no silent int(2.7)
+    sizes = tuple(operator.index(size) for size in shape)  # 2.5 is no size
     if any(size < 0 for size in sizes):
         raise ValueError(f"Expected `shape` of sizes >= 0, got {sizes}.")
     return sizes
 
 
-def _last_bytes(numel: int, device: torch.device) -> Tensor:
-    """The bits that belong to elements, from the byte behind the last full one to the end of the word."""
-    ones = (1 << numel % 8) - 1
-    size = words_size(numel) - numel // 8  # at most 8
-    return torch.arange(size, device=device).eq(0).to(torch.uint8) * ones
+def _padded(words: Tensor, numel: int) -> Tensor:
+    """The words with the bits behind the last element 0."""
+    result = words.clone()
+    result[-(-numel // 8) :] = 0
+    if numel % 8:
+        result[numel // 8] &= (1 << numel % 8) - 1
+    return result
 
 
 def _places(device: torch.device) -> Tensor:

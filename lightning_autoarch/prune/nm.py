@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from lightning_autoarch.prune import _ops, reference
-from lightning_autoarch.prune.magnitude import _readable
 from lightning_autoarch.prune.mask import BitMask
-from lightning_autoarch.prune.weights import collect
+from lightning_autoarch.prune.weights import collect, readable
 from lightning_autoarch.prune.written import operation
 
 
@@ -21,7 +20,7 @@ from lightning_autoarch.prune.written import operation
 def nm_masks(
     tensors: Iterable[Tensor], n: int = 2, m: int = 4, dim: int = -1, *, transposable: bool = False
 ) -> list[BitMask]:
-    """Masks that keep the n largest magnitudes of each m neighbours along `dim`, among equals the first; NaN is largest.
+    """Masks that keep the n largest of each m neighbours along `dim` by magnitude, among equals the first.
 
     Args:
         tensors: as in `magnitude_masks`; the size along `dim` is a multiple of m.
@@ -33,7 +32,7 @@ def nm_masks(
     Raises:
         TypeError, ValueError: the arguments are not that.
 
-    On CUDA it does not wait for the device, and can be captured in a CUDA graph.
+    NaN is larger than infinity. On CUDA it does not wait for the device, and can be captured in a CUDA graph.
 
     >>> import torch
     >>> nm_masks([torch.tensor([[1.0, -4.0, 2.0, 3.0]])])[0].unpack()
@@ -46,7 +45,7 @@ def nm_masks(
     weights = collect(tensors)
     for tensor, name in zip(weights.unique, weights.names, strict=True):
         _check_shape(tensor, name, m, dim, transposable)
-    return weights.spread([_mask(_readable(tensor), n, m, dim, transposable) for tensor in weights.unique])
+    return weights.spread([_mask(readable(tensor), n, m, dim, transposable) for tensor in weights.unique])
 
 
 def _check_shape(tensor: Tensor, name: str, m: int, dim: int, transposable: bool) -> None:
@@ -60,7 +59,9 @@ def _check_shape(tensor: Tensor, name: str, m: int, dim: int, transposable: bool
 
 def _mask(tensor: Tensor, n: int, m: int, dim: int, transposable: bool) -> BitMask:
     if not _ops.compiled(tensor.device):
-        return BitMask.pack(reference.transposable_keep(tensor) if transposable else reference.nm_keep(tensor, n, m, dim))
+        return BitMask.pack(
+            reference.transposable_keep(tensor) if transposable else reference.nm_keep(tensor, n, m, dim)
+        )
     mask = BitMask.empty(tensor.shape, tensor.device)
     if transposable:
         _ops.transposable_mask(tensor, (math.prod(tensor.shape[:-2]), *tensor.shape[-2:]), mask.words)

@@ -36,7 +36,7 @@ def removed(
     order = places[flat[places].sort(stable=True).indices][:remove]
     result = torch.zeros_like(chosen)
     result[order] = True
-    parts = result.split([tensor.numel() for tensor in tensors])
+    parts = torch.split(result, [tensor.numel() for tensor in tensors])
     key = int(flat[order[-1]]) if remove else 0
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)], key
 
@@ -48,20 +48,20 @@ def zero_(tensor: Tensor, keep: Tensor) -> None:
 
 def nm_keep(tensor: Tensor, n: int, m: int, dim: int) -> Tensor:  # boolean
     """The n largest of each m neighbours along `dim`, among equals the first."""
-    groups = keys(tensor).movedim(dim, -1).unflatten(-1, (-1, m))
+    groups = torch.unflatten(keys(tensor).movedim(dim, -1), -1, (-1, m))
     order = groups.sort(dim=-1, descending=True, stable=True).indices
     keep = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order[..., :n], True)
     return keep.flatten(-2).movedim(-1, dim)
 
 
 def transposable_keep(tensor: Tensor) -> Tensor:  # boolean, of the last two dimensions
-    """For each 4 x 4 tile the pattern, two a row and two a column, of the largest sum of magnitudes: see patterns.h."""
+    """For each 4 x 4 tile the pattern, two a row and two a column, with the largest sum of magnitudes: patterns.h."""
     pairs = [(1, 1, 0, 0), (1, 0, 1, 0), (1, 0, 0, 1), (0, 1, 1, 0), (0, 1, 0, 1), (0, 0, 1, 1)]
     rows = [torch.tensor(r, dtype=torch.bool) for r in itertools.product(pairs, repeat=4)]
     patterns = torch.stack([r for r in rows if (r.sum(0) == 2).all()]).to(tensor.device)  # (90, 4, 4)
-    magnitudes = keys(tensor).to(_signed(tensor)).view(tensor.dtype).double().nan_to_num(nan=torch.inf)
+    magnitudes = keys(tensor).to(INTEGERS[tensor.element_size()]).view(tensor.dtype).double().nan_to_num(nan=torch.inf)
     magnitudes = magnitudes.clamp(max=torch.finfo(torch.float64).max / 16)
-    tiles = magnitudes.unflatten(-1, (-1, 4)).unflatten(-3, (-1, 4)).transpose(-3, -2)  # (..., 4, 4)
+    tiles = torch.unflatten(torch.unflatten(magnitudes, -1, (-1, 4)), -3, (-1, 4)).transpose(-3, -2)  # (..., 4, 4)
     sums = torch.zeros(*tiles.shape[:-2], len(patterns), dtype=torch.float64, device=tensor.device)
     for i, j in itertools.product(range(4), repeat=2):
         sums = torch.where(patterns[:, i, j], sums + tiles[..., i, j, None], sums)
@@ -82,7 +82,7 @@ def group_norms(tensor: Tensor, p: int, dim: int) -> Tensor:  # (shape[dim],) fl
     slices = tensor.detach().movedim(dim, 0).unsqueeze(-1).flatten(1).double().abs()
     slices = slices if p == 1 else slices * slices
     padding = -slices.shape[1] % LANES
-    rounds = torch.nn.functional.pad(slices, (0, padding)).unflatten(1, (-1, LANES))
+    rounds = torch.unflatten(torch.nn.functional.pad(slices, (0, padding)), 1, (-1, LANES))
     sums = torch.zeros(len(slices), LANES, dtype=torch.float64, device=tensor.device)
     for i in range(rounds.shape[1]):
         sums = sums + rounds[:, i]
@@ -104,7 +104,3 @@ def group_soft_threshold_(tensor: Tensor, norms: Tensor, amount: float, dim: int
     zeros = torch.zeros_like(scaled)
     scaled = torch.where(scale == 0, zeros, torch.where(scale == 1, tensor.detach(), scaled))
     tensor.detach().copy_(scaled)
-
-
-def _signed(tensor: Tensor) -> torch.dtype:
-    return INTEGERS[tensor.element_size()]

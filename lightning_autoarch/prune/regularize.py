@@ -1,7 +1,7 @@
 """Proximal steps and structured masks: the L1 and group-lasso routes to zeros, and whole slices by their norms.
 
-    prox of a |w|_1:      sign(w) max(|w| - a, 0)                          (soft threshold)
-    prox of a |w_g|_2:    w_g max(1 - a / |w_g|_2, 0)   for each slice g   (Yuan & Lin, 2006, group lasso)
+prox of a |w|_1:      sign(w) max(|w| - a, 0)                          (soft threshold)
+prox of a |w_g|_2:    w_g max(1 - a / |w_g|_2, 0)   for each slice g   (Yuan & Lin, 2006, group lasso)
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from lightning_autoarch.prune import _ops, reference
-from lightning_autoarch.prune.magnitude import Scope, magnitude_masks
+from lightning_autoarch.prune.magnitude import magnitude_masks
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.nm import slices
-from lightning_autoarch.prune.weights import Weights, collect, overlaps_itself
+from lightning_autoarch.prune.selection import Scope
+from lightning_autoarch.prune.weights import Weights, collect, readable
 from lightning_autoarch.prune.written import announce, operation
 
 
@@ -73,7 +74,7 @@ def group_norms(
         raise ValueError(f"Expected `p` to be 1 or 2, got {p!r}.")
     weights = collect(tensors)
     _check_dim(weights, dim)
-    norms = [_norms(t.contiguous() if overlaps_itself(t) else t, p, dim).to(_norm_dtype(t)) for t in weights.unique]
+    norms = [_norms(readable(t), p, dim).to(_norm_dtype(t)) for t in weights.unique]
     return weights.spread(norms)
 
 
@@ -132,8 +133,10 @@ def group_masks(
     """
     weights = collect(tensors)
     norms = group_norms(weights.unique, p, dim)
-    how_many = {"k": amount} if isinstance(amount, int) else {"sparsity": amount}
-    kept = magnitude_masks(norms, scope=scope, **how_many)  # type: ignore[arg-type]
+    if isinstance(amount, int):
+        kept = magnitude_masks(norms, k=amount, scope=scope)
+    else:
+        kept = magnitude_masks(norms, sparsity=amount, scope=scope)
     return weights.spread([_whole(mask, tensor, dim) for mask, tensor in zip(kept, weights.unique, strict=True)])
 
 
@@ -159,11 +162,12 @@ def _check_dim(weights: Weights, dim: int) -> None:
 
 
 def _amounts(weights: Weights, amounts: float | Sequence[float]) -> list[float]:
-    single = isinstance(amounts, int | float)
-    each = [amounts] * len(weights.unique) if single else weights.distinct(amounts, "amounts")  # type: ignore[list-item]
+    if isinstance(amounts, int | float):
+        amounts = [amounts] * len(weights.places)
+    each = weights.distinct(amounts, "amounts")
     for amount in each:
         if isinstance(amount, bool) or not isinstance(amount, int | float):
             raise TypeError(f"Expected `amounts` to be numbers, got {amount!r}.")
         if not (amount >= 0 and math.isfinite(amount)):
             raise ValueError(f"Expected `amounts` >= 0 and finite, got {amount}.")
-    return [float(amount) for amount in each]  # type: ignore[arg-type]
+    return [float(amount) for amount in each]

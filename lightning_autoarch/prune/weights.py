@@ -1,6 +1,6 @@
 """A list of tensors as the kernels take it: checked, each memory once, and put back in the order of the caller.
 
-    tensors  [a, b, a]  ─►  Weights(unique=[a, b], places=[0, 1, 0])  ─►  results of a and b  ─►  spread: [r_a, r_b, r_a]
+    tensors [a, b, a]  ─►  Weights(unique=[a, b], places=[0, 1, 0])  ─►  results of a, b  ─►  spread: [r_a, r_b, r_a]
 
 Tied tensors (the same memory with the same shape and strides) are one tensor. Nothing here reads a weight.
 """
@@ -115,6 +115,11 @@ def overlaps_itself(tensor: Tensor) -> bool:
     return False
 
 
+def readable(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy where its elements lie in one another."""
+    return tensor.detach().contiguous() if overlaps_itself(tensor) else tensor
+
+
 def _check_overlap(unique: Sequence[Tensor], names: Sequence[str]) -> None:
     for tensor, name in zip(unique, names, strict=True):
         if overlaps_itself(tensor):
@@ -174,4 +179,3 @@ def merged_layout(tensor: Tensor) -> tuple[list[int], list[int]]:
             sizes.append(size)
             strides.append(stride)
     return sizes, strides
-

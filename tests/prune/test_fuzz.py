@@ -1,4 +1,4 @@
-"""Every operation against `reference.py` on lists that hypothesis makes up: dtypes, shapes, strides, ties, tied ones."""
+"""Every operation against `reference.py` on lists that hypothesis makes up: dtypes, shapes, strides, ties."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from weight_lists import DTYPES, LAYOUTS, few_values, normal, random_bits, same_
 
 from lightning_autoarch.prune import (
     BitMask,
+    _ops,
     apply_masks_,
     density,
     group_masks,
@@ -268,6 +269,37 @@ def test_compile_breaks_the_graph_and_leaves_the_call_alone() -> None:
     assert torch.equal(result, expected) and weight.tolist() == [0.0, 0.0, 3.0, 4.0]
     assert len(graphs) == 2  # before and after: nothing inside is compiled
     assert "lightning_autoarch::prune_" in {event.key for event in profile.key_averages()}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("call", CALLS)
+def test_other_devices_run_the_reference(call: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    for maker in (normal, few_values, random_bits):
+        ours = [maker(40, 12, dtype=dtype), maker(4, 4, 8, dtype=dtype).transpose(0, 1)]
+        theirs = [twin(tensor) for tensor in ours]
+        expected = CALLS[call](ours)
+        with monkeypatch.context() as patch:
+            patch.setattr(_ops, "compiled", lambda device: False)
+            for name in ("select", "apply_masks", "nm_mask", "soft_threshold", "group_norms", "group_soft_threshold"):
+                patch.setattr(_ops, name, None)
+            assert same(CALLS[call](theirs), expected)
+        assert all(map(same_bits, ours, theirs))
+
+
+def test_other_devices_keep_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = [normal(300), few_values(20, 7)]
+    masks = [BitMask.pack(normal(*tensor.shape, seed=3) > -1) for tensor in tensors]
+    options: list[dict[str, Any]] = [{"k": 200}, {"k": 20, "largest": True}, {"k": 400, "nan": "keep"}]
+    expected = [magnitude_masks(tensors, masks=masks, **option) for option in options]
+    monkeypatch.setattr(_ops, "compiled", lambda device: False)
+    assert [magnitude_masks(tensors, masks=masks, **option) for option in options] == expected
+    transposed = [normal(8, 12).t()]
+    assert nm_masks(transposed, transposable=True)[0].count() == 48
+    tensors[1][3, 3] = float("nan")
+    with pytest.raises(ValueError, match=r"tensors\[1\]"):
+        prune_(tensors, k=3)
+    with pytest.raises(ValueError, match="440"):
+        prune_(tensors, k=440, nan="keep")
 
 
 def test_optimizer_continues_on_pruned_weights() -> None:

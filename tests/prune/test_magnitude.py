@@ -418,6 +418,9 @@ ADVERSARIES: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
     "rows of their own scale": rows_of_their_own_scale,
     "runs of eight alike": lambda n, r: np.repeat(r.normal(size=-(-n // 8)), 8)[:n],
     "period of a block": lambda n, r: np.tile(r.normal(size=64), -(-n // 64))[:n],
+    "blocks of two scales": lambda n, r: r.normal(size=n) * np.where(np.arange(n) // 64 % 2, 1.0, 1e-3),
+    "one in a thousand": lambda n, r: np.where(np.arange(n) % 1000 == 999, r.normal(size=n), 7.0),
+    "random bits": lambda n, r: random_bits(n).double().numpy(),
     "large ones at the end": lambda n, r: np.arange(n) > 0.7 * n,
     "one large one": lambda n, r: np.eye(1, n, n // 2)[0] + 1e-30,
 }  # fmt: skip

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -44,6 +45,8 @@ class TestEveryShape:
         assert torch.equal(packed.unpack(), keep) and packed.unpack().shape == shape
         assert (packed.shape, packed.numel, packed.count()) == (shape, keep.numel(), int(keep.sum()))
         assert packed.words.numel() == 8 * ((keep.numel() + 63) // 64)
+        data = np.packbits(keep.numpy().reshape(-1), bitorder="little").tobytes()
+        assert packed.words.numpy().tobytes() == data.ljust(packed.words.numel(), b"\0")
 
     def test_algebra(self, shape: tuple[int, ...]) -> None:
         a, b = drawn(*shape), drawn(*shape, seed=1)
@@ -78,7 +81,7 @@ def test_counts(shape: list[int], seed: int) -> None:
     keep = drawn(*shape, seed=seed)
     packed = BitMask.pack(keep)
     assert packed.count() == int(keep.sum()) == mask._count_ones(packed.words)
-    assert packed.density == (float(keep.double().mean()) if keep.numel() else 1.0)
+    assert packed.density() == (float(keep.double().mean()) if keep.numel() else 1.0)
 
 
 def test_words_of_all_patterns_are_counted() -> None:
