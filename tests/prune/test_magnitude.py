@@ -160,6 +160,16 @@ class TestArguments:
         assert kept(magnitude_masks(tensors, k=[3, 0], scope="tensor")) == [[0, 0, 0, 1], [1, 1, 1, 1]]
         assert kept(prune_(tensors, k=1, scope="tensor")) == [[0, 1, 1, 1], [0, 1, 1, 1]]
 
+    def test_one_tensor_may_have_one_amount(self) -> None:
+        assert kept(magnitude_masks([torch.tensor([1.0, 2.0])], sparsity=[0.5], scope="tensor")) == [[0, 1]]
+        assert kept(prune_([torch.tensor([1.0, 2.0])], k=[1], scope="tensor")) == [[0, 1]]
+
+    def test_nothing_is_changed_when_a_later_tensor_has_too_few_numbers(self) -> None:
+        tensors = [torch.tensor([1.0, 2.0]), torch.tensor([NAN, 3.0])]
+        with pytest.raises(ValueError, match="2"):
+            prune_(tensors, k=[1, 2], scope="tensor", nan="keep")
+        assert tensors[0].tolist() == [1.0, 2.0] and tensors[1][1] == 3.0
+
     def test_scores_decide_instead_of_the_weights(self) -> None:
         weight, score = torch.tensor([1.0, 2.0, 3.0, -4.0]), torch.tensor([4.0, -3.0, 2.0, 1.0], dtype=torch.float64)
         assert kept(magnitude_masks([weight], k=2, scores=[score])) == [[1, 1, 0, 0]]
