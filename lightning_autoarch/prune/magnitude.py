@@ -91,7 +91,7 @@ def magnitude_masks(
     """
     weights = collect(tensors)
     jobs = _jobs(weights, scores, masks, scope, largest)
-    return weights.spread(_choose(weights, jobs, sparsity, k, nan=nan, zero=False))
+    return weights.spread(_choose(weights, jobs, sparsity, k, scope=scope, nan=nan, zero=False))
 
 
 @operation
@@ -120,7 +120,7 @@ def prune_(
     """
     weights = collect(tensors, writing=True)
     jobs = _jobs(weights, scores, masks, scope, False)
-    chosen = _choose(weights, jobs, sparsity, k, nan=nan, zero=scores is None)
+    chosen = _choose(weights, jobs, sparsity, k, scope=scope, nan=nan, zero=scores is None)
     if scores is not None:
         _apply(weights, chosen)
     announce(weights.unique)
@@ -214,16 +214,18 @@ def _choose(
     sparsity: float | Sequence[float] | None,
     k: int | Sequence[int] | None,
     *,
+    scope: Scope,
     nan: Nan,
     zero: bool,
 ) -> list[BitMask]:
     """Masks of the distinct tensors."""
-    one = len(jobs) == 1 and len(jobs[0].tensors) == len(weights.unique)
-    sparsities, ks = ([sparsity], [k]) if one else (_each(weights, sparsity, "sparsity"), _each(weights, k, "k"))
+    sparsities, ks = (
+        ([sparsity], [k]) if scope == "global" else (_each(weights, sparsity, "sparsity"), _each(weights, k, "k"))
+    )
     removes = [_remove_of(*of) for of in zip(jobs, sparsities, ks, strict=True)]
-    if zero and len(jobs) > 1:  # nothing may be written when a later tensor has a NaN
-        for job in jobs:
-            run(job, 0, nan=nan)
+    if zero and len(jobs) > 1:  # nothing may be written when a later tensor has a NaN, or too few numbers beside them
+        for job, remove in zip(jobs, removes, strict=True):
+            run(job, remove if nan == "keep" else 0, nan=nan)
     out = [BitMask.empty(tensor.shape, tensor.device) for tensor in weights.unique]
     masks = iter(out)
     for job, remove in zip(jobs, removes, strict=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,8 @@ class BitMask:
 
     Args:
         shape: of the tensor.
-        words: uint8, `8 * ceil(n / 64)` bytes on any device; taken over, not copied. The padding must be 0.
+        words: uint8, `8 * ceil(n / 64)` bytes on any device, the padding 0; taken over, not copied, unless their
+            address is no multiple of 8.
 
     Raises:
         TypeError, ValueError: `words` is not that.
@@ -41,19 +43,21 @@ class BitMask:
     __slots__ = ("_count", "_shape", "_words")
 
     def __init__(self, shape: Sequence[int], words: Tensor) -> None:
-        self._shape, self._words = tuple(int(size) for size in shape), words
+        self._shape, self._words = _checked_shape(shape), words
         self._count: int | None = None
         size = words_size(self.numel)
+        if type(words) is not Tensor:
+            raise TypeError(f"Expected `words` to be a torch.Tensor, got {type(words).__qualname__}.")
         if words.dtype != torch.uint8 or words.dim() != 1 or not words.is_contiguous():
             raise TypeError(
                 f"Expected `words` to be a contiguous row of uint8, got {words.dtype} {tuple(words.shape)}."
             )
         if words.numel() != size:
-            raise ValueError(f"Expected {size} bytes for shape {self._shape}, got {words.numel()}.")
+            raise ValueError(f"Expected `words` of {size} bytes for shape {self._shape}, got {words.numel()}.")
         if words.data_ptr() % BYTES:  # the kernels read whole words
             self._words = words.clone()
         if bool((words & ~_padded(words, self.numel)).any()):
-            raise ValueError("Expected the bits behind the last element to be 0.")
+            raise ValueError("Expected the bits of `words` behind the last element to be 0.")
 
     @classmethod
     def _of(cls, shape: Sequence[int], words: Tensor) -> BitMask:
@@ -126,7 +130,11 @@ class BitMask:
     def to(self, device: torch.device | str) -> BitMask:
         """On another device; the mask itself if it is there."""
         words = self._words.to(device)
-        return self if words is self._words else self._of(self._shape, words)
+        if words is self._words:
+            return self
+        moved = self._of(self._shape, words)
+        moved._count = self._count
+        return moved
 
     def digest(self) -> str:
         """Of shape and bits, the same in every process and on every device: ranks compare it."""
@@ -187,6 +195,13 @@ class BitMask:
 def words_size(numel: int) -> int:
     """Bytes of a mask."""
     return BYTES * (-(-numel // 64))
+
+
+def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    sizes = tuple(operator.index(size) for size in shape)  # 2.5 is no size
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"Expected `shape` of sizes >= 0, got {sizes}.")
+    return sizes
 
 
 def _padded(words: Tensor, numel: int) -> Tensor:

@@ -1,7 +1,8 @@
 """Each operation in a few lines of plain torch: the specification that the kernels are tested against, and what serves
 devices other than CPU and CUDA (slower, and with temporaries of many times the weights).
 
-Bits of numbers are looked at as integers, so a device needs int64; `group_norms` needs float64.
+Numbers are compared as integers, so a device needs int64. What adds or scales needs float64: on one that has none (mps)
+torch raises its error from `transposable_keep`, `group_norms` and `group_soft_threshold_`; pass tensors on the CPU.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def soft_threshold_(tensor: Tensor, amount: float) -> None:
 
 def group_norms(tensor: Tensor, p: int, dim: int) -> Tensor:  # (shape[dim],) float64
     """Norms of the slices along `dim`: 32 lanes, each in order, then added in a tree, as csrc/prune.h gives it."""
-    slices = tensor.detach().movedim(dim, 0).flatten(1).double().abs()
+    slices = tensor.detach().movedim(dim, 0).unsqueeze(-1).flatten(1).double().abs()
     slices = slices if p == 1 else slices * slices
     padding = -slices.shape[1] % LANES
     rounds = torch.unflatten(torch.nn.functional.pad(slices, (0, padding)), 1, (-1, LANES))

@@ -132,6 +132,8 @@ def group_masks(
             [False, False]])
     """
     weights = collect(tensors)
+    if isinstance(amount, bool) or not isinstance(amount, int | float):
+        raise TypeError(f"Expected `amount` to be a number, got {amount!r}.")
     norms = group_norms(weights.unique, p, dim)
     if isinstance(amount, int):
         kept = magnitude_masks(norms, k=amount, scope=scope)

@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C._dynamo import eval_frame
 from torch.profiler import record_function
 
 P = ParamSpec("P")
@@ -15,15 +16,20 @@ R = TypeVar("R")
 
 
 def operation(function: Callable[P, R]) -> Callable[P, R]:
-    """Shows in torch.profiler as `lightning_autoarch::<name>`; under torch.compile a call is a graph break."""
+    """Shows in torch.profiler as `lightning_autoarch::<name>`; under torch.compile a call is a graph break.
+
+    That is `torch.compiler.disable`, without importing the compiler (seconds) for everybody: the caller breaks its graph,
+    and nothing that is called from here is compiled.
+    """
 
     @functools.wraps(function)
     def named(*args: P.args, **kwargs: P.kwargs) -> R:
         with record_function(f"lightning_autoarch::{function.__name__}"):
             return function(*args, **kwargs)
 
-    # What torch.compiler.disable sets, without importing the compiler (seconds) for everybody.
     named._torchdynamo_disable = True  # type: ignore[attr-defined]
+    skip = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP)
+    eval_frame.set_code_exec_strategy(named.__code__, skip)  # type: ignore[attr-defined]
     return named
 
 
