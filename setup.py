@@ -101,7 +101,7 @@ class Nvcc:
         newest = self.numbers[-1]
         codes = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in self.numbers]
         codes.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
-        flags = [f"-std=c++{CXX_STANDARD}", "-O3", "-DNDEBUG", f"-Xcompiler={','.join(host)}", *codes]
+        flags = [f"-std=c++{CXX_STANDARD}", "-O3", "-DNDEBUG", "--threads=0", f"-Xcompiler={','.join(host)}", *codes]
         includes = [f"-I{directory}" for directory in include_dirs]
         target.parent.mkdir(parents=True, exist_ok=True)
         run([self.path, "-c", str(source), "-o", str(target), *flags, *includes])
