@@ -18,8 +18,8 @@ R = TypeVar("R")
 def operation(function: Callable[P, R]) -> Callable[P, R]:
     """Shows in torch.profiler as `lightning_autoarch::<name>`; under torch.compile a call is a graph break.
 
-    That is `torch.compiler.disable`, without importing the compiler (seconds) for everybody: the caller breaks its graph,
-    and nothing that is called from here is compiled.
+    That is `torch.compiler.disable`, without importing the compiler (seconds) for everybody: the caller breaks its
+    graph, and nothing that is called from here is compiled.
     """
 
     @functools.wraps(function)
