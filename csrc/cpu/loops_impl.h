@@ -57,8 +57,8 @@ struct LoopsOf {
       done = n;
     }
     into->next = sieve.next;
-    result->to_low += sieve.to_low;
-    result->from_high += sieve.from_high;
+    result->to_low += sieve.to_low();
+    result->from_high += sieve.from_high();
     result->nan = result->nan || sieve.largest() > infinity;
     return done;
   }

@@ -39,12 +39,14 @@ class Pool {
   Pool(std::int64_t keys, int threads)
       : pieces_(keys / tuning::piece + threads + 1),
         memory_(new Storage[static_cast<std::size_t>(pieces_ * tuning::piece + block)]),
-        used_(static_cast<std::size_t>(pieces_)) {}
+        used_(static_cast<std::size_t>(pieces_)),
+        owner_(static_cast<std::size_t>(pieces_)) {}
 
-  // False when it is full.
-  bool take(Collector<Storage>* into) {
+  // A piece for thread t; false when there is none.
+  bool take(int t, Collector<Storage>* into) {
     const std::int64_t p = next_.fetch_add(1, std::memory_order_relaxed);
     if (p >= pieces_) return false;
+    owner_[static_cast<std::size_t>(p)] = t;
     into->next = memory_.get() + p * tuning::piece;
     into->end = into->next + tuning::piece - 2 * block;
     return true;
@@ -52,11 +54,8 @@ class Pool {
   void give(const Collector<Storage>& from) {
     if (!from.end) return;
     const std::int64_t p = (from.end - memory_.get()) / tuning::piece;
-    const std::int64_t used = from.next - (memory_.get() + p * tuning::piece);
-    used_[static_cast<std::size_t>(p)] = used;
-    inside_.fetch_add(used, std::memory_order_relaxed);
+    used_[static_cast<std::size_t>(p)] = from.next - (memory_.get() + p * tuning::piece);
   }
-  std::int64_t inside() const { return inside_.load(std::memory_order_relaxed); }
 
   void histogram(Bracket<Storage> range, int shift, std::int64_t* bins, int threads) const {
     std::vector<std::vector<std::int64_t>> own(static_cast<std::size_t>(threads), std::vector<std::int64_t>(rank_bins));
@@ -68,11 +67,20 @@ class Pool {
     add_up(own, bins);
   }
 
+  // Adds to counts[t] how many keys of thread t equal this one.
+  void count_equal(Storage key, std::int64_t* counts) const {
+    for (std::int64_t p = 0; p < pieces_; ++p) {
+      const Storage* keys = memory_.get() + p * tuning::piece;
+      counts[owner_[static_cast<std::size_t>(p)]] += std::count(keys, keys + used_[static_cast<std::size_t>(p)], key);
+    }
+  }
+
  private:
   std::int64_t pieces_;
   std::unique_ptr<Storage[]> memory_;  // not initialised: pages that stay unused are never touched
   std::vector<std::int64_t> used_;
-  std::atomic<std::int64_t> next_{0}, inside_{0};
+  std::vector<int> owner_;
+  std::atomic<std::int64_t> next_{0};
 };
 
 // A number that looks random, from a counter (splitmix64's finaliser).
@@ -183,7 +191,18 @@ class Selection {
     *found = narrow(between, rank - counts.to_low, [&](Bracket<Storage> range, int shift, std::int64_t* bins) {
       pool.histogram(range, shift, bins, threads_);
     });
+    if (in_order()) {  // else the collected do not tell what lies before a part
+      start_equal(found->key);
+      pool.count_equal(found->key, equal_before_.data() + 1);
+      std::partial_sum(equal_before_.begin(), equal_before_.end(), equal_before_.begin());
+    }
     return true;
+  }
+
+  // Whether `tally` meets the elements in logical order.
+  bool in_order() const {
+    return !request_.given.empty() ||
+           std::all_of(arrays_.begin(), arrays_.end(), [](const Array& array) { return array.layout.dims == 0; });
   }
 
   // `kept`: how many keys up to this one are kept. The rank is at this key if so many equal it.
@@ -258,7 +277,7 @@ class Selection {
                              &tallies[mine], &collectors[mine]);
         if (done == n) break;
         if (discarded[mine].empty()) pool.give(collectors[mine]);
-        if (discarded[mine].empty() && pool.take(&collectors[mine])) continue;
+        if (discarded[mine].empty() && pool.take(t, &collectors[mine])) continue;
         complete = false;  // only the counts are of use now
         discarded[mine].resize(static_cast<std::size_t>(tuning::piece));
         collectors[mine] = {discarded[mine].data(), discarded[mine].data() + tuning::piece - 2 * block};
@@ -292,11 +311,15 @@ class Selection {
     });
   }
 
-  // How many candidates equal to the key lie before each part, and in all. Remembered: an atom asks, and `mark`.
-  const std::vector<std::int64_t>& equal_before(Storage key) {
-    if (!equal_before_.empty() && equal_key_ == key) return equal_before_;
+  void start_equal(Storage key) {
     equal_key_ = key;
     equal_before_.assign(static_cast<std::size_t>(threads_) + 1, 0);
+  }
+
+  // How many candidates equal to the key lie before each part, and in all; remembered from where it was counted first.
+  const std::vector<std::int64_t>& equal_before(Storage key) {
+    if (!equal_before_.empty() && equal_key_ == key) return equal_before_;
+    start_equal(key);
     each(false, false, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
       equal_before_[static_cast<std::size_t>(t) + 1] += loops_.count_equal(x, n, candidates(a, start), key);
     });

@@ -12,7 +12,7 @@ template <typename Simd, typename Storage>
 struct MaskSieve {
   Storage low, below_high;
   Storage* next;
-  std::int64_t to_low = 0, from_high = 0;
+  std::int64_t below = 0, above = 0;
   Storage most = 0;
 
   MaskSieve(Storage low_, Storage high_, Storage* next_)
@@ -21,8 +21,8 @@ struct MaskSieve {
   void operator()(const Storage* x, std::uint64_t candidates) {
     const std::uint64_t past_low = candidates & Simd::above(x, low);
     const std::uint64_t past_high = candidates & Simd::above(x, below_high);
-    to_low += __builtin_popcountll(candidates & ~past_low);
-    from_high += __builtin_popcountll(past_high);
+    below += __builtin_popcountll(candidates & ~past_low);
+    above += __builtin_popcountll(past_high);
     most = candidates == ~std::uint64_t{0} ? Simd::largest(x, most) : largest_of_candidates(x, past_high);
     for (std::uint64_t in = past_low & ~past_high; in; in &= in - 1) *next++ = magnitude_key(x[__builtin_ctzll(in)]);
   }
@@ -37,6 +37,8 @@ struct MaskSieve {
     return result;
   }
 
+  std::int64_t to_low() const { return below; }
+  std::int64_t from_high() const { return above; }
   Storage largest() const { return most; }
 };
 

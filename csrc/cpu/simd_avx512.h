@@ -14,39 +14,34 @@ static inline std::uint64_t mask_bits(std::uint32_t mask) {
   return mask;
 }
 
-// Vectors of 512 bits of one element width; all comparisons are signed, as a magnitude has its top bit clear.
+// Vectors of 512 bits of one element width; all comparisons are signed, as a magnitude has its top bit clear. What is not
+// `in` a mask is not looked at: its bit of a result is 0.
 template <typename Storage>
 struct Wide;
 
 template <>
 struct Wide<std::uint16_t> {
+  using Mask = __mmask32;
   static __m512i all(std::uint16_t x) { return _mm512_set1_epi16(static_cast<short>(x)); }
-  static std::uint64_t above(__m512i a, __m512i b) { return mask_bits(_mm512_cmpgt_epi16_mask(a, b)); }
-  static __m512i most(__m512i a, __m512i b) { return _mm512_max_epu16(a, b); }
-  static __m512i some(std::uint64_t bits, __m512i a) { return _mm512_maskz_mov_epi16(static_cast<__mmask32>(bits), a); }
-  static __m512i front(std::uint64_t bits, __m512i a) {
-    return _mm512_maskz_compress_epi16(static_cast<__mmask32>(bits), a);
-  }
+  static Mask above(Mask in, __m512i a, __m512i b) { return _mm512_mask_cmpgt_epi16_mask(in, a, b); }
+  static __m512i most(Mask in, __m512i a, __m512i b) { return _mm512_mask_max_epu16(a, in, a, b); }
+  static __m512i front(Mask in, __m512i a) { return _mm512_maskz_compress_epi16(in, a); }
 };
 template <>
 struct Wide<std::uint32_t> {
+  using Mask = __mmask16;
   static __m512i all(std::uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
-  static std::uint64_t above(__m512i a, __m512i b) { return mask_bits(_mm512_cmpgt_epi32_mask(a, b)); }
-  static __m512i most(__m512i a, __m512i b) { return _mm512_max_epu32(a, b); }
-  static __m512i some(std::uint64_t bits, __m512i a) { return _mm512_maskz_mov_epi32(static_cast<__mmask16>(bits), a); }
-  static __m512i front(std::uint64_t bits, __m512i a) {
-    return _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), a);
-  }
+  static Mask above(Mask in, __m512i a, __m512i b) { return _mm512_mask_cmpgt_epi32_mask(in, a, b); }
+  static __m512i most(Mask in, __m512i a, __m512i b) { return _mm512_mask_max_epu32(a, in, a, b); }
+  static __m512i front(Mask in, __m512i a) { return _mm512_maskz_compress_epi32(in, a); }
 };
 template <>
 struct Wide<std::uint64_t> {
+  using Mask = __mmask8;
   static __m512i all(std::uint64_t x) { return _mm512_set1_epi64(static_cast<long long>(x)); }
-  static std::uint64_t above(__m512i a, __m512i b) { return mask_bits(_mm512_cmpgt_epi64_mask(a, b)); }
-  static __m512i most(__m512i a, __m512i b) { return _mm512_max_epu64(a, b); }
-  static __m512i some(std::uint64_t bits, __m512i a) { return _mm512_maskz_mov_epi64(static_cast<__mmask8>(bits), a); }
-  static __m512i front(std::uint64_t bits, __m512i a) {
-    return _mm512_maskz_compress_epi64(static_cast<__mmask8>(bits), a);
-  }
+  static Mask above(Mask in, __m512i a, __m512i b) { return _mm512_mask_cmpgt_epi64_mask(in, a, b); }
+  static __m512i most(Mask in, __m512i a, __m512i b) { return _mm512_mask_max_epu64(a, in, a, b); }
+  static __m512i front(Mask in, __m512i a) { return _mm512_maskz_compress_epi64(in, a); }
 };
 
 struct Avx512 {
@@ -63,7 +58,10 @@ struct Avx512 {
   static std::uint64_t above(const Storage* x, Storage t) {
     const __m512i threshold = Wide<Storage>::all(t);
     std::uint64_t mask = 0;
-    for (int i = 0; i < 64; i += lanes<Storage>) mask |= Wide<Storage>::above(keys(x + i), threshold) << i;
+    for (int i = 0; i < 64; i += lanes<Storage>) {
+      const auto every = static_cast<typename Wide<Storage>::Mask>(~0u);
+      mask |= mask_bits(Wide<Storage>::above(every, keys(x + i), threshold)) << i;
+    }
     return mask;
   }
 
@@ -72,26 +70,28 @@ struct Avx512 {
   struct Sieve {
     using Vector = Wide<Storage>;
     __m512i low, high, most = _mm512_setzero_si512();
+    Storage* const start;
     Storage* next;
-    std::int64_t to_low = 0, from_high = 0;
+    std::int64_t met = 0, past_low = 0;
 
-    Sieve(Storage low_, Storage high_, Storage* next_) : low(Vector::all(low_)), high(Vector::all(high_)), next(next_) {}
+    Sieve(Storage low_, Storage high_, Storage* next_)
+        : low(Vector::all(low_)), high(Vector::all(high_)), start(next_), next(next_) {}
 
     void operator()(const Storage* x, std::uint64_t candidates) {
-      constexpr std::uint64_t whole = lanes<Storage> == 64 ? 0 : (std::uint64_t{1} << lanes<Storage>) - 1;
+      met += __builtin_popcountll(candidates);
       for (int i = 0; i < 64; i += lanes<Storage>) {
-        const std::uint64_t here = candidates >> i & whole;
-        const __m512i k = Vector::some(here, keys(x + i));
-        const std::uint64_t past_low = Vector::above(k, low) & here, before_high = Vector::above(high, k) & here;
-        const std::uint64_t inside = past_low & before_high;
-        most = Vector::most(most, k);
+        const auto in = static_cast<typename Vector::Mask>(candidates >> i);
+        const __m512i k = keys(x + i);
+        const auto past = Vector::above(in, k, low), inside = Vector::above(past, high, k);
+        most = Vector::most(in, most, k);
         _mm512_storeu_si512(next, Vector::front(inside, k));
-        next += __builtin_popcountll(inside);
-        to_low += __builtin_popcountll(here & ~past_low);
-        from_high += __builtin_popcountll(here & ~before_high);
+        next += __builtin_popcountll(mask_bits(inside));
+        past_low += __builtin_popcountll(mask_bits(past));
       }
     }
 
+    std::int64_t to_low() const { return met - past_low; }
+    std::int64_t from_high() const { return past_low - (next - start); }
     Storage largest() const {
       alignas(64) Storage each[lanes<Storage>];
       _mm512_store_si512(each, most);

@@ -5,18 +5,17 @@
 
 namespace autoarch {
 namespace cuda {
+namespace {
+
+[[noreturn]] void absent() { throw std::runtime_error("lightning_autoarch._C was built without CUDA."); }
+
+}  // namespace
 
 State state() {
   State now;
   now.error = "built without CUDA";
   return now;
 }
-
-namespace {
-
-[[noreturn]] void absent() { throw std::runtime_error("lightning_autoarch._C was built without CUDA."); }
-
-}  // namespace
 
 std::int64_t select_scratch(const Arrays&, Dtype) { absent(); }
 Threshold select(const Arrays&, const Request&, Dtype, void*, std::int64_t, Where) { absent(); }

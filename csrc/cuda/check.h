@@ -1,7 +1,7 @@
 // Every call of the CUDA runtime is checked, and a failure speaks in CUDA's own words.
 #pragma once
 
-#include <cuda_runtime_api.h>
+#include <cuda_runtime.h>
 
 #include <stdexcept>
 #include <string>
