@@ -9,6 +9,7 @@ unset                      CUDA is tried if nvcc is found; a failure falls back 
                            the end of the build and in ``python -m lightning_autoarch``
 =========================  ==============================================================================
 
+``LIGHTNING_AUTOARCH_CUDA_ARCHITECTURES="90"`` builds for those compute capabilities alone, which takes less time.
 nvcc is ``$CUDA_HOME/bin/nvcc`` if CUDA_HOME (or CUDA_PATH) is set, else the one on PATH, else that of
 /usr/local/cuda. ``NVCC_APPEND_FLAGS`` is nvcc's own variable for further flags. Linux with gcc is what is
 tested; the flags for macOS (clang) and Windows (MSVC) are there but were never run.
@@ -54,6 +55,16 @@ def cuda_wanted() -> bool | None:
     return None if value == "" else value == "1"
 
 
+def wanted_architectures() -> tuple[int, ...]:
+    """Of LIGHTNING_AUTOARCH_CUDA_ARCHITECTURES ("90" or "80 90"), else `ARCHITECTURES`."""
+    value = os.environ.get("LIGHTNING_AUTOARCH_CUDA_ARCHITECTURES", "").split()
+    if not all(number.isdigit() for number in value):
+        raise CudaBuildError(
+            f"Expected LIGHTNING_AUTOARCH_CUDA_ARCHITECTURES such as '80 90', got {' '.join(value)!r}."
+        )
+    return tuple(sorted(map(int, value))) or ARCHITECTURES
+
+
 def find_nvcc() -> str:
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     places = [f"{home}/bin"] if home else [os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"]
@@ -88,9 +99,10 @@ class Nvcc:
         release = re.search(r"release \S+, V(\S+)", run([path, "--version"], echo=False))
         self.version = f"nvcc {release[1]}" if release else "nvcc of unknown version"
         known = {int(n) for n in re.findall(r"^sm_(\d+)$", run([path, "--list-gpu-code"], echo=False), re.M)}
-        self.numbers = [n for n in ARCHITECTURES if n in known]
+        wanted = wanted_architectures()
+        self.numbers = [n for n in wanted if n in known]
         if not self.numbers:
-            raise CudaBuildError(f"{path} knows none of the architectures {ARCHITECTURES}")
+            raise CudaBuildError(f"{path} knows none of the architectures {wanted}")
 
     @property
     def architectures(self) -> str:

@@ -168,6 +168,16 @@ class TestCudaSwitch:
         ]
         assert "fast-math" not in nvcc_log.read_text()
 
+    def test_architectures_may_be_chosen(self, checkout: Path, tmp_path: Path, nvcc_log: Path) -> None:
+        name = "LIGHTNING_AUTOARCH_CUDA_ARCHITECTURES"
+        self.build(checkout, tmp_path, switch="1", **{name: "90"})
+        codes = re.findall(r"-gencode=(\S+)", nvcc_log.read_text())
+        assert codes == ["arch=compute_90,code=sm_90", "arch=compute_90,code=compute_90"]
+        assert (
+            f"Expected {name} such as '80 90', got 'hopper'."
+            in self.build(checkout, tmp_path, switch="1", **{name: "hopper"}).stderr
+        )
+
     def test_1_without_a_compiler_is_an_error(self, checkout: Path, tmp_path: Path) -> None:
         done = self.build(checkout, tmp_path, switch="1")
         assert done.returncode != 0
