@@ -8,7 +8,6 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch._C._dynamo import eval_frame
 from torch.profiler import record_function
 
 P = ParamSpec("P")
@@ -28,9 +27,19 @@ def operation(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     named._torchdynamo_disable = True  # type: ignore[attr-defined]
-    skip = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP)
-    eval_frame.set_code_exec_strategy(named.__code__, skip)  # type: ignore[attr-defined]
+    _leave_uncompiled(named)
     return named
+
+
+def _leave_uncompiled(function: Callable[..., object]) -> None:
+    """Keep the compiler out of the function's inside. torch has no public name for it: where it has moved, the call is
+    a graph break all the same, and only the profiler loses sight of it under torch.compile.
+    """
+    eval_frame = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
+    names = ("_FrameExecStrategy", "_FrameAction", "set_code_exec_strategy")
+    if all(hasattr(eval_frame, name) for name in names):
+        strategy, action, set_strategy = (getattr(eval_frame, name) for name in names)
+        set_strategy(function.__code__, strategy(action.SKIP, action.SKIP))
 
 
 def announce(tensors: Iterable[Tensor]) -> None:
