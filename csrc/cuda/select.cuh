@@ -82,7 +82,7 @@ static __global__ void count_candidates(const __grid_constant__ SelectList list,
     const std::int64_t end = begin + tuning::chunk < item.n ? begin + tuning::chunk : item.n;
     for (std::int64_t at = begin + threadIdx.x * 32; at < end; at += tuning::threads * 32) {
       const int live = end - at < 32 ? static_cast<int>(end - at) : 32;
-      const int marked = __popc(item.payload.given[at / 32]);
+      const int marked = __popc(item.payload.given[word_of(at)]);
       count += static_cast<Count>(regrow ? live - marked : marked);
     }
   }
@@ -156,7 +156,7 @@ __global__ void sample(const __grid_constant__ SelectList list, const __grid_con
     for (int e = 0; e < tuning::sample_run; ++e) {
       bool wanted = here && at + e < item.n;
       if (wanted && item.payload.given != nullptr)
-        wanted = (item.payload.given[(at + e) / 32] >> (at + e) % 32 & 1u) != regrow;
+        wanted = (item.payload.given[word_of(at + e)] >> bit_of(at + e) & 1u) != regrow;
       Bits key = 0;
       if (wanted) key = magnitude_key(static_cast<const Bits*>(item.data)[offset_of(layout, at + e)]);
       collector.take(wanted, key);
@@ -307,7 +307,7 @@ __global__ void find_cut(const __grid_constant__ SelectList list, const __grid_c
   const std::int64_t size = item.n - begin < tuning::chunk ? item.n - begin : tuning::chunk;
   const auto equal = [&](std::int64_t i) -> Count {
     const std::int64_t at = begin + i;
-    if (item.payload.given != nullptr && (item.payload.given[at / 32] >> at % 32 & 1u) == regrow) return 0;
+    if (item.payload.given != nullptr && (item.payload.given[word_of(at)] >> bit_of(at) & 1u) == regrow) return 0;
     return magnitude_key(static_cast<const Bits*>(item.data)[offset_of(layout, at)]) == threshold;
   };
   const Found found = block_find(size, state->kept_in_cut + 1, equal);
