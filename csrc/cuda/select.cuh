@@ -312,8 +312,7 @@ __global__ void __launch_bounds__(tuning::threads, tuning::resident_blocks)
     const Count sum = warp_sum(mine);
     if (threadIdx.x % 32 == 0 && sum != 0) atomicAdd(&total, static_cast<unsigned>(sum));
     __syncthreads();
-    if (threadIdx.x == 0) equals[item.number + (chunk - item.first)] = total;
-    __syncthreads();
+    if (threadIdx.x == 0) equals[item.number + (chunk - item.first)] = total;  // and nobody else sets it to 0
   }
 }
 
