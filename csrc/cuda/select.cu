@@ -88,7 +88,8 @@ class Selector {
     const std::int64_t keys = std::min({std::int64_t{tuning::sample_keys_max}, static_cast<std::int64_t>(capacity_),
                                         elements_of(arrays_) / tuning::sample_share});
     const std::int64_t runs = chunks_of(arrays_) * (tuning::chunk / tuning::sample_run);
-    const std::int64_t windows = std::max<std::int64_t>(1, keys / tuning::sample_run), stride = (runs + windows - 1) / windows;
+    const std::int64_t windows = std::max<std::int64_t>(1, keys / tuning::sample_run);
+    const std::int64_t stride = (runs + windows - 1) / windows;
     const unsigned blocks = stream_.blocks_for(windows / tuning::threads + 1);
     for (const auto& batch : batches_)
       stream_.launch(blocks, sample<Bits>, batch.list, batch.layout, request_.regrow, static_cast<Count>(windows),
@@ -101,8 +102,8 @@ class Selector {
   void count_and_collect() {
     const Count capacity = request_.remove > 0 ? capacity_ : 0;
     for (const auto& batch : batches_)
-      stream_.launch(blocks_for(batch), count_around<Bits>, batch.list, batch.layout, request_.regrow, infinity_, buffer_,
-                     capacity, state_);
+      stream_.launch(blocks_for(batch), count_around<Bits>, batch.list, batch.layout, request_.regrow, infinity_,
+                     buffer_, capacity, state_);
     if (request_.remove == 0) return;
     stream_.launch(1, aim_inside, capacity_, state_);
     select_in_buffer(&state_->around.inside);
