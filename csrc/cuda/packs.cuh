@@ -31,6 +31,10 @@ struct Pack {
   unsigned live, marked;
 };
 
+// Of element `at` >= 0: its word in a mask, and its bit there.
+__device__ inline std::uint64_t word_of(std::int64_t at) { return static_cast<std::uint64_t>(at) / 32; }
+__device__ inline unsigned bit_of(std::int64_t at) { return static_cast<unsigned>(at) % 32; }
+
 __device__ inline std::int64_t quotient(std::int64_t a, std::int64_t b) {  // of numbers >= 0
   if ((a | b) >> 32) return a / b;
   return static_cast<std::uint32_t>(a) / static_cast<std::uint32_t>(b);  // several times faster
@@ -67,6 +71,9 @@ struct Shifter {
   }
 };
 
+// A pack is read in two steps, so that the loads of several packs are on their way together: `start` issues what can be
+// issued at once, `finish` fetches the rest.
+
 // Any layout, any alignment, up to element `end`: one by one.
 template <typename Bits>
 struct OneByOne {
@@ -75,8 +82,9 @@ struct OneByOne {
   const Layout& layout;
   std::int64_t end;
 
-  __device__ void load(Pack<Bits>& pack) const {
-    pack.live = 0;
+  __device__ void start(Pack<Bits>& pack) const { pack.live = 0; }
+
+  __device__ void finish(Pack<Bits>& pack) const {
     Shifter<Bits> shifter(pack);
 #pragma unroll 1
     for (int e = 0; e < pack_size<Bits>; ++e) {
@@ -107,15 +115,16 @@ struct Together {
 
   __device__ bool is_whole(const Pack<Bits>& pack) const { return pack.at + pack_size<Bits> <= end; }
 
-  __device__ void load(Pack<Bits>& pack) const {
+  __device__ void start(Pack<Bits>& pack) const {
     pack.live = 0;
-    if (is_whole(pack)) {
-      const uint4 raw = *reinterpret_cast<const uint4*>(data + pack.at);
-      memcpy(pack.bits, &raw, sizeof raw);
-      pack.live = whole_pack<Bits>;
-    } else if (pack.at < end) {
-      OneByOne<Bits>{data, layout, end}.load(pack);
-    }
+    if (!is_whole(pack)) return;
+    const uint4 raw = *reinterpret_cast<const uint4*>(data + pack.at);
+    memcpy(pack.bits, &raw, sizeof raw);
+    pack.live = whole_pack<Bits>;
+  }
+
+  __device__ void finish(Pack<Bits>& pack) const {
+    if (pack.live == 0 && pack.at < end) OneByOne<Bits>{data, layout, end}.finish(pack);
   }
 
   __device__ void store(Pack<Bits>& pack, unsigned changed) const {
@@ -131,17 +140,22 @@ __device__ inline void sweep(const Access& access, std::int64_t begin, const std
   constexpr int n = Access::in_flight, size = pack_size<Bits>;
   for (std::int64_t start = begin; start < access.end; start += n * size * tuning::threads) {
     Pack<Bits> packs[n];
+    std::uint32_t words[n];
 #pragma unroll
     for (int j = 0; j < n; ++j) {
-      Pack<Bits>& pack = packs[j];
-      pack = {};
-      pack.at = start + (j * tuning::threads + static_cast<int>(threadIdx.x)) * size;
-      access.load(pack);
-      pack.marked = pack.live;
-      if (mask != nullptr && pack.live != 0) pack.marked &= mask[pack.at / 32] >> (pack.at % 32);
+      packs[j] = {};
+      packs[j].at = start + (j * tuning::threads + static_cast<int>(threadIdx.x)) * size;
+      access.start(packs[j]);
     }
 #pragma unroll
-    for (int j = 0; j < n; ++j) visit(access, packs[j]);
+    for (int j = 0; j < n; ++j)
+      words[j] = mask != nullptr && packs[j].at < access.end ? mask[word_of(packs[j].at)] : all_lanes;
+#pragma unroll
+    for (int j = 0; j < n; ++j) {
+      access.finish(packs[j]);
+      packs[j].marked = packs[j].live & (words[j] >> bit_of(packs[j].at));
+      visit(access, packs[j]);
+    }
   }
 }
 
@@ -164,11 +178,11 @@ __device__ inline void for_each_pack(const Item<Payload>& item, const Layout& la
 template <typename Bits>
 __device__ inline void write_mask(std::uint32_t* mask, std::int64_t at, std::int64_t n, unsigned bits) {
   constexpr int sharing = 32 / pack_size<Bits>;
-  unsigned word = bits << (at % 32);
+  unsigned word = bits << bit_of(at);
 #pragma unroll
   for (int offset = 1; offset < sharing; offset *= 2) word |= __shfl_xor_sync(all_lanes, word, offset);
   __syncwarp();  // the mask that was read may be this one
-  if (threadIdx.x % sharing == 0 && at < (n + 63) / 64 * 64) mask[at / 32] = word;
+  if (threadIdx.x % sharing == 0 && at < (n + 63) / 64 * 64) mask[word_of(at)] = word;
 }
 
 // Sets the elements whose bit in `drop` is 1 to +0.

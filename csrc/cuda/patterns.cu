@@ -12,7 +12,8 @@ namespace cuda {
 void nm_mask(const Array& array, const Groups& shape, int n, int m, BitsOut out, Dtype dtype, Where where) {
   check_groups(array, shape);
   if (n < 1 || n > m || m > 64)
-    throw std::invalid_argument("Expected 1 <= n <= m <= 64, got n=" + std::to_string(n) + ", m=" + std::to_string(m) + ".");
+    throw std::invalid_argument("Expected 1 <= n <= m <= 64, got n=" + std::to_string(n) + ", m=" +
+                                std::to_string(m) + ".");
   if (shape.length % m) throw std::invalid_argument("Expected `length` to be a multiple of m.");
   if (array.n == 0) return;
   const Stream stream(where, "nm_mask");
@@ -33,7 +34,8 @@ void transposable_mask(const Array& array, const Matrices& shape, BitsOut out, D
   check_array(array.data, array.n);
   if (shape.batch < 0 || shape.rows < 0 || shape.columns < 0 || shape.batch * shape.rows * shape.columns != array.n)
     throw std::invalid_argument("Expected batch * rows * columns to be the array's number of elements.");
-  if (shape.rows % 4 || shape.columns % 4) throw std::invalid_argument("Expected rows and columns to be multiples of 4.");
+  if (shape.rows % 4 || shape.columns % 4)
+    throw std::invalid_argument("Expected rows and columns to be multiples of 4.");
   if (array.n == 0) return;
   const Stream stream(where, "transposable_mask");
   stream.clear(out, (array.n + 63) / 64 * 8);

@@ -78,7 +78,7 @@ __global__ void transposable_mask_kernel(const typename Number<dtype>::Storage* 
     const unsigned pattern = best_pattern(transposable, magnitudes);
     for (int row = 0; row < 4; ++row) {
       const std::int64_t at = first + row * columns;
-      atomicOr(&out[at / 32], (pattern >> (4 * row) & 0xfu) << (at % 32));
+      atomicOr(&out[word_of(at)], (pattern >> (4 * row) & 0xfu) << bit_of(at));
     }
   }
 }

@@ -45,7 +45,7 @@ __device__ inline void add_counts(const unsigned (&counts)[selections][bins], Hi
 
 template <typename Bits>
 __global__ void histogram_of_buffer(const Bits* buffer,       // `capacity` keys at most
-                                    const Count* collected,   // that many wanted to be there
+                                    const Count* wanted,          // so many keys wanted to be there
                                     Count capacity,           //
                                     const Selection* selection,  // `selections` of them
                                     Histogram* histogram)        // is added to
@@ -54,7 +54,7 @@ __global__ void histogram_of_buffer(const Bits* buffer,       // `capacity` keys
   const Selection first = selection[0], second = selection[1];
   if (first.rank == 0 && second.rank == 0) return;
   clear_counts(counts);
-  const Count n = *collected < capacity ? *collected : capacity;
+  const Count n = *wanted < capacity ? *wanted : capacity;
   for (Count i = Count{blockIdx.x} * tuning::threads + threadIdx.x; i < n; i += Count{gridDim.x} * tuning::threads) {
     const Bits key = buffer[i];
     if (first.rank != 0) tally(first, key, counts[0]);

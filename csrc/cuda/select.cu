@@ -88,33 +88,33 @@ class Selector {
     const std::int64_t keys = std::min({std::int64_t{tuning::sample_keys_max}, static_cast<std::int64_t>(capacity_),
                                         elements_of(arrays_) / tuning::sample_share});
     const std::int64_t runs = chunks_of(arrays_) * (tuning::chunk / tuning::sample_run);
-    const std::int64_t windows = std::max<std::int64_t>(1, keys / tuning::sample_run), stride = (runs + windows - 1) / windows;
+    const std::int64_t windows = std::max<std::int64_t>(1, keys / tuning::sample_run);
+    const std::int64_t stride = (runs + windows - 1) / windows;
     const unsigned blocks = stream_.blocks_for(windows / tuning::threads + 1);
     for (const auto& batch : batches_)
       stream_.launch(blocks, sample<Bits>, batch.list, batch.layout, request_.regrow, static_cast<Count>(windows),
                      static_cast<Count>(stride), buffer_, capacity_, state_);
     stream_.launch(1, aim_sample<Bits>, capacity_, double{tuning::bracket_deviations}, state_);
-    select_in_buffer();
+    select_in_buffer(&state_->sampled);
     stream_.launch(1, set_bracket, state_);
   }
 
   void count_and_collect() {
     const Count capacity = request_.remove > 0 ? capacity_ : 0;
     for (const auto& batch : batches_)
-      stream_.launch(blocks_for(batch), count_around<Bits>, batch.list, batch.layout, request_.regrow, infinity_, buffer_,
-                     capacity, state_);
+      stream_.launch(blocks_for(batch), count_around<Bits>, batch.list, batch.layout, request_.regrow, infinity_,
+                     buffer_, capacity, state_);
     if (request_.remove == 0) return;
     stream_.launch(1, aim_inside, capacity_, state_);
-    select_in_buffer();
+    select_in_buffer(&state_->around.inside);
   }
 
   static constexpr int passes = (8 * static_cast<int>(sizeof(Bits)) - 2) / tuning::digit_bits + 1;
 
-  void select_in_buffer() {
+  void select_in_buffer(const Count* keys) {
     const unsigned blocks = stream_.blocks_for(static_cast<std::int64_t>(capacity_) / tuning::chunk + 1);
     for (int pass = 0; pass < passes; ++pass) {
-      stream_.launch(blocks, histogram_of_buffer<Bits>, buffer_, &state_->collected, capacity_, state_->selection,
-                     histogram_);
+      stream_.launch(blocks, histogram_of_buffer<Bits>, buffer_, keys, capacity_, state_->selection, histogram_);
       stream_.launch(1, settle_digit, state_->selection, histogram_);
     }
   }
@@ -139,7 +139,7 @@ class Selector {
     const Placed placed = place_of(state.around, static_cast<Count>(request_.remove));
     if (placed.place == Place::at_low) return is(state.low, state.around.at_low, placed.rank);
     if (placed.place == Place::at_high) return is(state.high, state.around.at_high, placed.rank);
-    const bool inside = placed.place == Place::inside && state.collected <= capacity_;
+    const bool inside = placed.place == Place::inside && state.around.inside <= capacity_;
     const Selection found = inside ? state.selection[0] : select_in_arrays();
     is(found.low, found.equals, found.rank);
   }

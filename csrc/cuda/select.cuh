@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "../ordered_bits.h"
 #include "bracket.h"
@@ -36,7 +37,7 @@ struct SelectState {
   Count candidates, remove;
   Count low, high;           // the bracket
   Around around;
-  Count collected;           // keys for which there was, or would have been, a place in the buffer
+  Count sampled;             // keys of the sample, as many as there would have been room for
   Count nan;
   Count kept_in_cut;         // how many of the equals in the chunk of the cut are kept
   std::uint32_t nan_chunk;   // the first chunk with a NaN among its candidates
@@ -82,7 +83,7 @@ static __global__ void count_candidates(const __grid_constant__ SelectList list,
     const std::int64_t end = begin + tuning::chunk < item.n ? begin + tuning::chunk : item.n;
     for (std::int64_t at = begin + threadIdx.x * 32; at < end; at += tuning::threads * 32) {
       const int live = end - at < 32 ? static_cast<int>(end - at) : 32;
-      const int marked = __popc(item.payload.given[at / 32]);
+      const int marked = __popc(item.payload.given[word_of(at)]);
       count += static_cast<Count>(regrow ? live - marked : marked);
     }
   }
@@ -144,7 +145,7 @@ __global__ void sample(const __grid_constant__ SelectList list, const __grid_con
                        Count windows, Count stride, Bits* buffer, Count capacity, SelectState* state) {
   __shared__ Bits staged[tuning::threads / 32][stage_keys<Bits>];
   constexpr Count runs = tuning::chunk / tuning::sample_run;
-  Collector<Bits> collector(staged[threadIdx.x / 32], buffer, capacity, &state->collected);
+  Collector<Bits> collector(staged[threadIdx.x / 32], buffer, capacity, &state->sampled);
   for (Count base = Count{blockIdx.x} * tuning::threads; base < windows; base += Count{gridDim.x} * tuning::threads) {
     const Count window = base + threadIdx.x;
     const Count run = window * stride + scrambled(window) % stride;
@@ -156,7 +157,7 @@ __global__ void sample(const __grid_constant__ SelectList list, const __grid_con
     for (int e = 0; e < tuning::sample_run; ++e) {
       bool wanted = here && at + e < item.n;
       if (wanted && item.payload.given != nullptr)
-        wanted = (item.payload.given[(at + e) / 32] >> (at + e) % 32 & 1u) != regrow;
+        wanted = (item.payload.given[word_of(at + e)] >> bit_of(at + e) & 1u) != regrow;
       Bits key = 0;
       if (wanted) key = magnitude_key(static_cast<const Bits*>(item.data)[offset_of(layout, at + e)]);
       collector.take(wanted, key);
@@ -168,7 +169,7 @@ __global__ void sample(const __grid_constant__ SelectList list, const __grid_con
 template <typename Bits>
 __global__ void aim_sample(Count capacity, double deviations, SelectState* state) {
   if (threadIdx.x != 0) return;
-  const Count sampled = state->collected < capacity ? state->collected : capacity;
+  const Count sampled = state->sampled < capacity ? state->sampled : capacity;
   const SampleRanks ranks =
       sample_ranks(sampled, state->candidates, state->remove, static_cast<double>(tuning::sample_run), deviations);
   state->selection[0] = {0, ranks.low, 0, key_bits<Bits>()};
@@ -179,7 +180,49 @@ static __global__ void set_bracket(SelectState* state) {
   if (threadIdx.x != 0) return;
   if (state->selection[0].rank != 0) state->low = state->selection[0].low;
   if (state->selection[1].rank != 0) state->high = state->selection[1].low;
-  state->collected = 0;
+}
+
+// Keys in a register, with a bit to spare: `none` is what stands for an element that is no candidate.
+template <typename Bits>
+using Wide = std::conditional_t<sizeof(Bits) == 8, std::uint64_t, std::uint32_t>;
+
+// What a thread has counted: fewer than 2^32 elements.
+struct Counts {
+  unsigned below = 0, at_low = 0, at_high = 0, nan = 0;
+};
+
+// This pass is to be limited by memory, and there are some 25 instructions to a float32 at that speed. So the distance
+// from `low` says nearly all: its top bit is set below, it exceeds the span above; and few packs have more to tell.
+template <typename Bits>
+__device__ inline void count_pack(const Pack<Bits>& pack, unsigned candidates, Wide<Bits> low, Wide<Bits> span,
+                                  Bits infinity, Collector<Bits>& collector, Counts& counts) {
+  constexpr Wide<Bits> none = ~Wide<Bits>{0};
+  constexpr int top_bit = 8 * static_cast<int>(sizeof none) - 1;
+  using Signed = std::make_signed_t<Wide<Bits>>;
+  Wide<Bits> keys[pack_size<Bits>];
+  Signed largest = -1;
+#pragma unroll
+  for (int e = 0; e < pack_size<Bits>; ++e) keys[e] = magnitude_key(pack.bits[e]);
+  if (candidates != whole_pack<Bits>) {
+#pragma unroll
+    for (int e = 0; e < pack_size<Bits>; ++e)
+      if (!(candidates >> e & 1u)) keys[e] = none;
+    counts.below -= static_cast<unsigned>(pack_size<Bits> - __popc(candidates));  // for each `none` is counted there
+  }
+  collector.make_room();
+#pragma unroll
+  for (int e = 0; e < pack_size<Bits>; ++e) {
+    const Wide<Bits> distance = keys[e] - low;
+    counts.below += static_cast<unsigned>(distance >> top_bit);
+    largest = static_cast<Signed>(keys[e]) > largest ? static_cast<Signed>(keys[e]) : largest;
+    if (__ballot_sync(all_lanes, distance <= span) == 0) continue;
+    counts.at_low += distance == 0;
+    counts.at_high += distance == span && span != 0;
+    collector.take(distance != 0 && distance < span, static_cast<Bits>(keys[e]));
+  }
+  if (largest <= static_cast<Signed>(infinity)) return;
+#pragma unroll
+  for (int e = 0; e < pack_size<Bits>; ++e) counts.nan += keys[e] > infinity && keys[e] != none;
 }
 
 template <typename Bits>
@@ -187,38 +230,24 @@ __global__ void __launch_bounds__(tuning::threads, tuning::resident_blocks)
     count_around(const __grid_constant__ SelectList list, const __grid_constant__ Layout layout, bool regrow,
                  Bits infinity, Bits* buffer, Count capacity, SelectState* state) {
   __shared__ Bits staged[tuning::threads / 32][stage_keys<Bits>];
-  Collector<Bits> collector(staged[threadIdx.x / 32], buffer, capacity, &state->collected);
-  const Bits low = static_cast<Bits>(state->low), high = static_cast<Bits>(state->high);
+  Collector<Bits> collector(staged[threadIdx.x / 32], buffer, capacity, &state->around.inside);
+  const auto low = static_cast<Wide<Bits>>(state->low), span = static_cast<Wide<Bits>>(state->high - state->low);
   const unsigned flip = regrow ? whole_pack<Bits> : 0u;
-  unsigned below = 0, at_low = 0, at_high = 0, inside = 0, nan = 0;  // fewer than 2^32 elements a thread
+  Counts counts;
   std::uint32_t nan_chunk = no_chunk;
   for (std::uint32_t chunk = blockIdx.x; chunk < list.chunks; chunk += gridDim.x) {
     const Item<Masks>& item = item_at(list, chunk, &Item<Masks>::first);
-    const unsigned nan_before = nan;
+    const unsigned nan_before = counts.nan;
     for_each_pack<Bits>(item, layout, chunk, item.payload.given, [&](const auto&, const Pack<Bits>& pack) {
-      const unsigned candidates = pack.live & (pack.marked ^ flip);
-      collector.make_room();
-#pragma unroll
-      for (int e = 0; e < pack_size<Bits>; ++e) {
-        const Bits key = magnitude_key(pack.bits[e]);
-        const bool candidate = candidates >> e & 1u;
-        const bool between = candidate && key > low && key < high;
-        below += candidate && key < low;
-        at_low += candidate && key == low;
-        at_high += candidate && key == high && high != low;
-        nan += candidate && key > infinity;
-        inside += between;
-        collector.take(between, key);
-      }
+      count_pack(pack, pack.live & (pack.marked ^ flip), low, span, infinity, collector, counts);
     });
-    if (nan != nan_before && nan_chunk == no_chunk) nan_chunk = item.number + (chunk - item.first);
+    if (counts.nan != nan_before && nan_chunk == no_chunk) nan_chunk = item.number + (chunk - item.first);
   }
   collector.flush();
-  add_of_warp(below, &state->around.below);
-  add_of_warp(at_low, &state->around.at_low);
-  add_of_warp(inside, &state->around.inside);
-  add_of_warp(at_high, &state->around.at_high);
-  add_of_warp(nan, &state->nan);
+  add_of_warp(counts.below, &state->around.below);
+  add_of_warp(counts.at_low, &state->around.at_low);
+  add_of_warp(counts.at_high, &state->around.at_high);
+  add_of_warp(counts.nan, &state->nan);
   if (nan_chunk != no_chunk) atomicMin(&state->nan_chunk, nan_chunk);
 }
 
@@ -226,7 +255,7 @@ __global__ void __launch_bounds__(tuning::threads, tuning::resident_blocks)
 static __global__ void aim_inside(Count capacity, SelectState* state) {
   if (threadIdx.x != 0) return;
   const Placed placed = place_of(state->around, state->remove);
-  const bool complete = state->collected <= capacity;
+  const bool complete = state->around.inside <= capacity;
   Selection& selection = state->selection[0];
   selection = {};
   state->selection[1] = {};
@@ -283,8 +312,7 @@ __global__ void __launch_bounds__(tuning::threads, tuning::resident_blocks)
     const Count sum = warp_sum(mine);
     if (threadIdx.x % 32 == 0 && sum != 0) atomicAdd(&total, static_cast<unsigned>(sum));
     __syncthreads();
-    if (threadIdx.x == 0) equals[item.number + (chunk - item.first)] = total;
-    __syncthreads();
+    if (threadIdx.x == 0) equals[item.number + (chunk - item.first)] = total;  // and nobody else sets it to 0
   }
 }
 
@@ -307,11 +335,18 @@ __global__ void find_cut(const __grid_constant__ SelectList list, const __grid_c
   const std::int64_t size = item.n - begin < tuning::chunk ? item.n - begin : tuning::chunk;
   const auto equal = [&](std::int64_t i) -> Count {
     const std::int64_t at = begin + i;
-    if (item.payload.given != nullptr && (item.payload.given[at / 32] >> at % 32 & 1u) == regrow) return 0;
+    if (item.payload.given != nullptr && (item.payload.given[word_of(at)] >> bit_of(at) & 1u) == regrow) return 0;
     return magnitude_key(static_cast<const Bits*>(item.data)[offset_of(layout, at)]) == threshold;
   };
   const Found found = block_find(size, state->kept_in_cut + 1, equal);
   if (threadIdx.x == 0) state->cut_offset = found.index;
+}
+
+// Which elements of the pack at `at` lie in front of element `cut`.
+template <typename Bits>
+__device__ inline unsigned in_front(std::int64_t at, std::int64_t cut) {
+  if (at >= cut) return 0;
+  return cut - at >= pack_size<Bits> ? whole_pack<Bits> : (1u << static_cast<int>(cut - at)) - 1u;
 }
 
 template <typename Bits>
@@ -327,12 +362,14 @@ __global__ void __launch_bounds__(tuning::threads, tuning::resident_blocks)
     const std::int64_t begin = static_cast<std::int64_t>(chunk - item.first) * tuning::chunk;
     const std::int64_t cut = begin + (number < cut_chunk ? tuning::chunk : number == cut_chunk ? cut_offset : 0);
     for_each_pack<Bits>(item, layout, chunk, item.payload.given, [&](const auto& access, Pack<Bits>& pack) {
-      unsigned kept = all ? whole_pack<Bits> : 0u;
+      unsigned larger = 0, equal = 0;
 #pragma unroll
       for (int e = 0; e < pack_size<Bits>; ++e) {
         const Bits key = magnitude_key(pack.bits[e]);
-        kept |= static_cast<unsigned>(key > threshold || (key == threshold && pack.at + e < cut)) << e;
+        larger |= static_cast<unsigned>(key > threshold) << e;
+        equal |= static_cast<unsigned>(key == threshold) << e;
       }
+      const unsigned kept = all ? whole_pack<Bits> : larger | (equal & in_front<Bits>(pack.at, cut));
       const unsigned candidates = pack.live & (pack.marked ^ flip);
       const unsigned bits = (candidates & kept) | (pack.live & ~candidates & flip);
       if (zero) write_zeros(access, pack, pack.live & ~bits);

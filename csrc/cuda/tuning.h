@@ -13,12 +13,12 @@ namespace cuda {
 namespace tuning {
 
 // A block, the 16-byte loads that each of its threads has under way, and the elements that it takes at once. Four loads
-// of 1,280 threads are 80 KB in flight on a multiprocessor; bandwidth times latency on an H200 is some 25 KB.
+// of 1,024 threads are 64 KB in flight on a multiprocessor; bandwidth times latency on an H200 is some 25 KB.
 constexpr int threads = 256;
 constexpr int packs_in_flight = 4;
 constexpr std::int64_t chunk = 8192;
 constexpr int blocks_per_processor = 8;
-constexpr int resident_blocks = 4;  // for which registers must do: 64 a thread, and no kernel spills
+constexpr int resident_blocks = 4;  // for which registers must do: 64 a thread
 
 // Radix selection: 2,048 bins, 8 KB of shared memory for each of two ranks; 31 bits in 3 passes.
 constexpr int digit_bits = 11;

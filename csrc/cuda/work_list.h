@@ -42,7 +42,9 @@ struct Batch {
   Layout layout;
 };
 
-AUTOARCH_HOST_DEVICE constexpr std::int64_t chunks_of(std::int64_t n) { return (n + tuning::chunk - 1) / tuning::chunk; }
+AUTOARCH_HOST_DEVICE constexpr std::int64_t chunks_of(std::int64_t n) {
+  return (n + tuning::chunk - 1) / tuning::chunk;
+}
 
 // The last item whose `start` (`first` or `number`) is not behind `chunk`; the list has one.
 template <typename Payload>
@@ -95,9 +97,9 @@ inline std::int64_t chunks_of(const Arrays& arrays) {
 
 // The array in which the chunk of this number lies.
 inline std::int64_t array_of_chunk(const Arrays& arrays, std::int64_t number) {
-  std::int64_t i = 0;
-  while (number >= chunks_of(arrays[static_cast<std::size_t>(i)].n)) number -= chunks_of(arrays[static_cast<std::size_t>(i++)].n);
-  return i;
+  std::size_t i = 0;
+  while (number >= chunks_of(arrays[i].n)) number -= chunks_of(arrays[i++].n);
+  return static_cast<std::int64_t>(i);
 }
 
 }  // namespace cuda

@@ -375,6 +375,16 @@ class TestSelect:
 
 
 class TestSelectLists:
+    def test_a_cut_at_the_end_of_a_chunk(self, emulation: Emulation) -> None:
+        ones = [torch.ones(CHUNK + 3), torch.ones(2 * CHUNK), torch.ones(5)]
+        kept = [CHUNK + place for place in (-1, 0, 1, 2, 3, 4)] + [2 * CHUNK + 3, 3 * CHUNK + 3, 3 * CHUNK + 7]
+        emulation.run([select_case(ones, 3 * CHUNK + 8 - k) for k in kept])
+
+    def test_a_bracket_of_one_value_that_is_too_low(self, emulation: Emulation) -> None:
+        x = torch.cat([torch.ones(3000), torch.full((1000,), 2.0), torch.full((1000,), 3.0)])
+        orders = [torch.randperm(5000, generator=torch.Generator().manual_seed(seed)) for seed in range(12)]
+        emulation.run([select_case([x[order]], 0.7, sample=2, deviations=0.0) for order in orders])
+
     def test_many_arrays(self, emulation: Emulation) -> None:
         sizes = np.random.default_rng(1).integers(0, 90, 250)
         tensors = [normal(int(n), seed=i) for i, n in enumerate(sizes)]
