@@ -25,7 +25,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension, build_ext
@@ -147,16 +146,10 @@ class BuildExtension(build_ext):
 
     def build_with_cuda(self, ext: Pybind11Extension, nvcc: Nvcc) -> None:
         msvc = self.compiler.compiler_type == "msvc"
-        sources = sorted((CSRC / "cuda").glob("*.cu"))
-        targets = [Path(self.build_temp, source).with_suffix(".obj" if msvc else ".o") for source in sources]
-        with ThreadPoolExecutor(2) as pool:  # some 110 s of work for all architectures
-            jobs = [
-                pool.submit(nvcc.compile, *pair, ext.include_dirs, msvc=msvc)
-                for pair in zip(sources, targets, strict=True)
-            ]
-            for job in jobs:
-                job.result()
-        ext.extra_objects += map(str, targets)
+        for source in sorted((CSRC / "cuda").glob("*.cu")):
+            target = Path(self.build_temp, source).with_suffix(".obj" if msvc else ".o")
+            nvcc.compile(source, target, ext.include_dirs, msvc=msvc)
+            ext.extra_objects.append(str(target))
         ext.library_dirs = nvcc.library_dirs()
         ext.libraries = ["cudart_static", *(["rt", "dl", "pthread"] if LINUX else [])]
         self.write_config(nvcc=nvcc)

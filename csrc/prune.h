@@ -73,8 +73,8 @@ struct Request {
 // remove > numbers, nothing was written.
 struct Threshold {
   std::uint64_t key = 0;       // of the largest that is removed; 0 when nothing is
-  std::int64_t kept_equal = 0;  // candidates with this key that are kept: those with the lowest flat index
-  std::int64_t numbers = 0;    // candidates that are not NaN
+  std::int64_t kept_equal = 0;  // candidates with this key that are kept, the lowest flat indices; 0 when nothing is removed
+  std::int64_t numbers = 0;    // candidates that are not NaN; 0 when `nan_array` is set
   std::int64_t nan_array = -1;  // without keep_nan: the first array with a NaN among its candidates. Nothing was written
 };
 
