@@ -118,7 +118,7 @@ AUTOARCH_HOST_DEVICE inline typename Number<dtype>::Storage scaled(typename Numb
 
 // The factor of the group lasso's proximal step. A norm that is NaN or infinite leaves its slice as it is.
 AUTOARCH_HOST_DEVICE inline double shrinkage(double norm, double amount) {
-  if (!(norm <= 1.7976931348623157e308)) return 1;
+  if (amount == 0 || !(norm <= 1.7976931348623157e308)) return 1;
   return norm > amount ? 1 - amount / norm : 0;
 }
 

@@ -37,7 +37,7 @@ void pack(const std::uint8_t* keep, std::int64_t n, BitsOut out) {
 template <typename Storage, typename Decide>
 void each_stretch(const Array& array, std::int64_t unit, BitsOut out, int threads, Decide&& decide) {
   if (array.n == 0) return;
-  const std::int64_t longest = stretch(unit, tuning::gathered_elements);
+  const std::int64_t longest = std::min(stretch(unit, tuning::gathered_elements), array.n);
   const std::int64_t stretches = (array.n + longest - 1) / longest;
   threads = static_cast<int>(std::min<std::int64_t>(useful_threads(array.n, threads), stretches));
   parallel(threads, [&](int t) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
 #include <vector>
 
 #include "loops.h"
@@ -36,7 +37,8 @@ Ranked<Storage> narrow(Bracket<Storage> range, std::int64_t rank, Count&& count)
     std::vector<std::int64_t> bins(rank_bins);
     count(range, shift, bins.data());
     std::size_t bin = 0;
-    for (; rank > bins[bin]; ++bin) rank -= bins[bin];
+    for (; bin < rank_bins && rank > bins[bin]; ++bin) rank -= bins[bin];
+    if (bin == rank_bins) throw std::runtime_error("The weights were changed by somebody else during the call.");
     range.low = static_cast<Storage>(range.low + (static_cast<Storage>(bin) << shift));
     const Storage last = static_cast<Storage>(range.low + ((Storage{1} << shift) - 1));
     if (last < range.high) range.high = last;

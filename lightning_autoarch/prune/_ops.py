@@ -76,32 +76,32 @@ def select(
     if not tensors:
         return Threshold(0, 0, 0, -1)
     arrays, dtype, device = _arrays(tensors), _dtype(tensors[0]), tensors[0].device
-    masks = [words.data_ptr() for words in given or ()]
-    written = [words.data_ptr() for words in out or ()]
+    masks = [_address(words) for words in given or ()]
+    written = [_address(words) for words in out or ()]
     if device.type == "cpu":
         threads = torch.get_num_threads()
         return Threshold(*_C.select(arrays, masks, written, remove, regrow, keep_nan, zero, dtype, threads))
     scratch = torch.empty(_C.cuda.select_scratch(arrays, dtype), dtype=torch.uint8, device=device)
-    room = (scratch.data_ptr(), scratch.numel(), _stream(device))
+    room = (_address(scratch), scratch.numel(), _stream(device))
     return Threshold(*_C.cuda.select(arrays, masks, written, remove, regrow, keep_nan, zero, dtype, *room))
 
 
 def apply_masks(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
     """`autoarch::apply_masks`, masks as words."""
     if tensors:
-        arguments = (_arrays(tensors), [words.data_ptr() for words in masks], _dtype(tensors[0]))
+        arguments = (_arrays(tensors), [_address(words) for words in masks], _dtype(tensors[0]))
         _namespace(tensors[0]).apply_masks(*arguments, _where(tensors[0]))
 
 
 def nm_mask(tensor: Tensor, shape: Shape, n: int, m: int, out: Tensor) -> None:
     """`autoarch::nm_mask`."""
-    arguments = (_array(tensor), shape, n, m, out.data_ptr(), _dtype(tensor))
+    arguments = (_array(tensor), shape, n, m, _address(out), _dtype(tensor))
     _namespace(tensor).nm_mask(*arguments, _where(tensor))
 
 
 def transposable_mask(tensor: Tensor, shape: Shape, out: Tensor) -> None:
     """`autoarch::transposable_mask`."""
-    arguments = (_array(tensor), shape, out.data_ptr(), _dtype(tensor))
+    arguments = (_array(tensor), shape, _address(out), _dtype(tensor))
     _namespace(tensor).transposable_mask(*arguments, _where(tensor))
 
 
@@ -115,21 +115,21 @@ def soft_threshold(tensors: Sequence[Tensor], amounts: Sequence[float]) -> None:
 def group_norms(tensor: Tensor, shape: Shape, p: int) -> Tensor:  # (shape[1],) float64
     """`autoarch::group_norms`."""
     norms = torch.zeros(shape[1], dtype=torch.float64, device=tensor.device)
-    arguments = (_array(tensor), shape, p, norms.data_ptr(), _dtype(tensor))
+    arguments = (_array(tensor), shape, p, _address(norms), _dtype(tensor))
     _namespace(tensor).group_norms(*arguments, _where(tensor))
     return norms
 
 
 def group_soft_threshold(tensor: Tensor, shape: Shape, norms: Tensor, amount: float) -> None:
     """`autoarch::group_soft_threshold`."""
-    arguments = (_array(tensor), shape, norms.data_ptr(), amount, _dtype(tensor))
+    arguments = (_array(tensor), shape, _address(norms), amount, _dtype(tensor))
     _namespace(tensor).group_soft_threshold(*arguments, _where(tensor))
 
 
 def count_bits(words: Tensor) -> int:
     """Ones in the words of a mask on the CPU."""
     _require_extension()
-    return _C.count_bits(words.data_ptr(), words.numel() // 8)
+    return _C.count_bits(_address(words), words.numel() // 8)
 
 
 def count_nonzero(tensor: Tensor) -> int:
@@ -162,9 +162,9 @@ def count_nonzero(tensor: Tensor) -> int:
         return int(torch.count_nonzero(tensor))
     flat = _gapless(tensor.detach())
     if flat.device.type == "cpu":
-        return _C.count_nonzero(flat.data_ptr(), flat.numel(), _dtype(flat))
+        return _C.count_nonzero(_address(flat), flat.numel(), _dtype(flat))
     count = torch.empty(1, dtype=torch.int64, device=flat.device)
-    _C.cuda.count_nonzero(flat.data_ptr(), flat.numel(), _dtype(flat), count.data_ptr(), _stream(flat.device))
+    _C.cuda.count_nonzero(_address(flat), flat.numel(), _dtype(flat), _address(count), _stream(flat.device))
     return int(count.item())
 
 
@@ -213,13 +213,22 @@ def _dtype(tensor: Tensor) -> Dtype:
     return dtype
 
 
+def _address(tensor: Tensor) -> int:
+    """Raises where what was allocated for a call is not memory: under FakeTensorMode, vmap, ..."""
+    if type(tensor) not in (Tensor, torch.nn.Parameter):
+        raise TypeError(
+            f"Expected real memory, got {type(tensor).__qualname__}: call this outside of the mode that makes those."
+        )
+    return tensor.data_ptr()
+
+
 def _arrays(tensors: Sequence[Tensor]) -> list[Array]:
     return [_array(tensor) for tensor in tensors]
 
 
 def _array(tensor: Tensor) -> Array:
     sizes, strides = merged_layout(tensor)
-    return tensor.data_ptr(), tensor.numel(), sizes, strides
+    return _address(tensor), tensor.numel(), sizes, strides
 
 
 def _gapless(

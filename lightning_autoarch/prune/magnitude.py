@@ -123,7 +123,7 @@ def prune_(
     chosen = _choose(weights, jobs, sparsity, k, scope=scope, nan=nan, zero=scores is None)
     if scores is not None:
         _apply(weights, chosen)
-    announce(weights.unique)
+    announce(weights.passed)
     return weights.spread(chosen)
 
 
@@ -146,9 +146,10 @@ def apply_masks_(tensors: Iterable[Tensor], masks: Iterable[BitMask]) -> None:
     """
     weights = collect(tensors, writing=True)
     given = _given(weights, masks)
-    assert given is not None
+    if given is None:
+        raise TypeError("Expected `masks` to be a list of BitMask, got None.")
     _apply(weights, given)
-    announce(weights.unique)
+    announce(weights.passed)
 
 
 def density(tensors: Iterable[Tensor]) -> float:
@@ -174,7 +175,8 @@ def _jobs(
     criterion, given = _criterion(weights, scores), _given(weights, masks)
     if regrow and given is None:
         given = [BitMask.zeros(tensor.shape, tensor.device) for tensor in weights.unique]
-    whole = Job(weights.unique, weights.names, criterion, given, regrow)
+    names = weights.names if scores is None else [name.replace("tensors", "scores") for name in weights.names]
+    whole = Job(weights.unique, names, criterion, given, regrow)
     return [whole] if scope == "global" else [whole.only(i) for i in range(len(weights.unique))]
 
 
@@ -285,5 +287,5 @@ def _value(key: int, criterion: Sequence[Tensor]) -> float:
     """The magnitude that has these bits."""
     if not criterion:
         return 0.0
-    bits = torch.tensor(key, dtype=reference.INTEGERS[criterion[0].element_size()])
+    bits = torch.tensor(key, dtype=reference.INTEGERS[criterion[0].element_size()], device="cpu")
     return float(bits.view(criterion[0].dtype))

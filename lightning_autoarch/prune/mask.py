@@ -43,7 +43,7 @@ class BitMask:
     __slots__ = ("_count", "_shape", "_words")
 
     def __init__(self, shape: Sequence[int], words: Tensor) -> None:
-        self._shape, self._words = _checked_shape(shape), words
+        self._shape = _checked_shape(shape)
         self._count: int | None = None
         size = words_size(self.numel)
         if type(words) is not Tensor:
@@ -54,8 +54,7 @@ class BitMask:
             )
         if words.numel() != size:
             raise ValueError(f"Expected `words` of {size} bytes for shape {self._shape}, got {words.numel()}.")
-        if words.data_ptr() % BYTES:  # the kernels read whole words
-            self._words = words.clone()
+        self._words = words.clone()  # a value must not change with the caller's memory
         if bool((words & ~_padded(words, self.numel)).any()):
             raise ValueError("Expected the bits of `words` behind the last element to be 0.")
 
@@ -143,7 +142,7 @@ class BitMask:
 
     def state(self) -> dict[str, Any]:
         """Tensors and numbers only: a checkpoint with it loads with `weights_only=True`, without this package."""
-        return {"shape": list(self._shape), "words": self._words}
+        return {"shape": list(self._shape), "words": self._words.clone()}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> BitMask:

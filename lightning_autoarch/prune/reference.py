@@ -96,7 +96,7 @@ def group_norms(tensor: Tensor, p: int, dim: int) -> Tensor:  # (shape[dim],) fl
 def group_soft_threshold_(tensor: Tensor, norms: Tensor, amount: float, dim: int) -> None:
     """Slices times max(1 - amount / norm, 0); a slice whose norm is not finite stays."""
     factors = torch.where(norms > amount, 1 - torch.full_like(norms, amount) / norms, torch.zeros_like(norms))
-    factors = torch.where(norms.isfinite(), factors, torch.ones_like(norms))
+    factors = torch.where(norms.isfinite() & (amount > 0), factors, torch.ones_like(norms))
     shape = [-1 if d == dim % tensor.dim() else 1 for d in range(tensor.dim())]
     scale = factors.view(shape)
     work = torch.float64 if tensor.dtype == torch.float64 else torch.float32

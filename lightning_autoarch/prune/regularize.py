@@ -49,7 +49,7 @@ def soft_threshold_(tensors: Iterable[Tensor], amounts: float | Sequence[float])
             reference.soft_threshold_(tensor, amount)
     else:
         _ops.soft_threshold(weights.unique, each)
-    announce(weights.unique)
+    announce(weights.passed)
 
 
 @operation
@@ -57,6 +57,8 @@ def group_norms(
     tensors: Iterable[Tensor], p: Literal[1, 2] = 2, dim: int = 0
 ) -> list[Tensor]:  # (tensor.shape[dim],) each; float64 for float64, else float32
     """The p-norm of each slice along `dim`: of each row, output channel, ... Added in float64, in one order everywhere.
+
+    Plain sums: of float64 weights whose squares overflow or underflow the 2-norm is inf or 0.
 
     Args:
         tensors: as in `magnitude_masks`.
@@ -70,8 +72,7 @@ def group_norms(
     >>> group_norms([torch.tensor([[3.0, 4.0], [0.0, 1.0]])])
     [tensor([5., 1.])]
     """
-    if p not in (1, 2):
-        raise ValueError(f"Expected `p` to be 1 or 2, got {p!r}.")
+    _check_p(p)
     weights = collect(tensors)
     _check_dim(weights, dim)
     norms = [_norms(readable(t), p, dim).to(_norm_dtype(t)) for t in weights.unique]
@@ -100,13 +101,14 @@ def group_soft_threshold_(tensors: Iterable[Tensor], amounts: float | Sequence[f
     """
     weights = collect(tensors, writing=True)
     _check_dim(weights, dim)
-    for tensor, amount in zip(weights.unique, _amounts(weights, amounts), strict=True):
-        norms = _norms(tensor, 2, dim)
+    each = _amounts(weights, amounts)
+    norms = [_norms(tensor, 2, dim) for tensor in weights.unique]  # all of them before the first is written
+    for tensor, its, amount in zip(weights.unique, norms, each, strict=True):
         if _ops.compiled(tensor.device):
-            _ops.group_soft_threshold(tensor, slices(tensor, dim), norms, amount)
+            _ops.group_soft_threshold(tensor, slices(tensor, dim), its, amount)
         else:
-            reference.group_soft_threshold_(tensor, norms, amount, dim)
-    announce(weights.unique)
+            reference.group_soft_threshold_(tensor, its, amount, dim)
+    announce(weights.passed)
 
 
 @operation
@@ -134,7 +136,9 @@ def group_masks(
     weights = collect(tensors)
     if isinstance(amount, bool) or not isinstance(amount, int | float):
         raise TypeError(f"Expected `amount` to be a number, got {amount!r}.")
-    norms = group_norms(weights.unique, p, dim)
+    _check_p(p)
+    _check_dim(weights, dim)
+    norms = [_norms(readable(tensor), p, dim) for tensor in weights.unique]  # not rounded, as those of group_norms are
     if isinstance(amount, int):
         kept = magnitude_masks(norms, k=amount, scope=scope)
     else:
@@ -155,6 +159,11 @@ def _norms(tensor: Tensor, p: int, dim: int) -> Tensor:  # (shape[dim],) float64
 
 def _norm_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _check_p(p: int) -> None:
+    if type(p) is not int or p not in (1, 2):
+        raise ValueError(f"Expected `p` to be 1 or 2, got {p!r}.")
 
 
 def _check_dim(weights: Weights, dim: int) -> None:

@@ -16,12 +16,14 @@ from torch import Tensor
 
 T = TypeVar("T")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+MAX_DIMS = 16  # csrc/prune.h, max_dims
 
 
 @dataclass(frozen=True)
 class Weights:
     """Distinct tensors of one device and dtype, and where each of the caller's stands among them."""
 
+    passed: list[Tensor]  # as the caller passed them
     unique: list[Tensor]
     names: list[str]  # of the first place that each was passed at: "tensors[3]"
     places: list[int]
@@ -65,13 +67,16 @@ def collect(tensors: Iterable[Tensor], name: str = "tensors", *, writing: bool =
     """
     if isinstance(tensors, Tensor):
         raise TypeError(f"Expected `{name}` to be a list of tensors, got one tensor: pass `[tensor]`.")
+    passed: list[Tensor] = []
     unique: list[Tensor] = []
     names: list[str] = []
     places: list[int] = []
     known: dict[tuple[object, ...], int] = {}
     for i, tensor in enumerate(tensors):
         check(tensor, f"{name}[{i}]")
-        key = (tensor.data_ptr() if tensor.numel() else id(tensor), tensor.shape, tensor.stride())
+        passed.append(tensor)
+        strides = tuple(s for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1)
+        key = (tensor.data_ptr() if tensor.numel() else id(tensor), tensor.shape, strides)
         if key not in known:
             known[key] = len(unique)
             unique.append(tensor)
@@ -86,7 +91,7 @@ def collect(tensors: Iterable[Tensor], name: str = "tensors", *, writing: bool =
             )
     if writing:
         _check_overlap(unique, names)
-    return Weights(unique, names, places)
+    return Weights(passed, unique, names, places)
 
 
 def check(tensor: Tensor, name: str) -> None:
@@ -103,6 +108,13 @@ def check(tensor: Tensor, name: str) -> None:
         raise TypeError(f"Expected `{name}` of dtype {dtypes}, got {tensor.dtype}.")
     if tensor.device.type == "meta":
         raise ValueError(f"Expected `{name}` with values, got one on the meta device.")
+    storage = tensor.untyped_storage()
+    if tensor.numel() and _bytes(tensor)[1] > storage.data_ptr() + storage.nbytes():
+        raise ValueError(f"Expected `{name}` to lie inside its storage, got one whose memory was freed or shrunk.")
+    if len(merged_layout(tensor)[0]) > MAX_DIMS:
+        raise ValueError(
+            f"Expected `{name}` with at most {MAX_DIMS} dimensions that cannot be merged: pass `{name}.contiguous()`."
+        )
 
 
 def overlaps_itself(tensor: Tensor) -> bool:
@@ -145,7 +157,7 @@ def _share(a: Tensor, b: Tensor) -> bool:
     start = min(_bytes(a)[0], _bytes(b)[0])
     end = max(_bytes(a)[1], _bytes(b)[1])
     size = a.element_size()
-    marks = torch.zeros((end - start) // size + 1, dtype=torch.bool)
+    marks = torch.zeros((end - start) // size + 1, dtype=torch.bool, device="cpu")
     views = [marks.as_strided(t.shape, t.stride(), (t.data_ptr() - start) // size) for t in (a, b)]
     views[0].fill_(True)
     return bool(views[1].any())
