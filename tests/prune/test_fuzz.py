@@ -143,7 +143,6 @@ def test_group_masks(tensors: list[Tensor], amount: float, data: st.DataObject) 
     dim = data.draw(st.integers(0, min((t.dim() for t in tensors), default=1) - 1))
     one_each = distinct(tensors)
     norms = [reference.group_norms(t, 2, dim) for t in one_each]
-    norms = [n if t.dtype == torch.float64 else n.float() for n, t in zip(norms, one_each, strict=True)]
     remove = round(amount * sum(n.numel() for n in norms))
     gone = reference.removed(norms, None, remove)[0] if norms else []
     masks = group_masks(tensors, amount, dim=dim)
