@@ -64,7 +64,8 @@ def magnitude_masks(
 
     Args:
         tensors: tensors or parameters of one dtype (float32, float64, bfloat16, float16) on one device. The same
-            memory passed twice counts once and gets one mask. CPU and CUDA run compiled; others run `reference.py`.
+            memory passed twice (same shape and strides) counts once and gets one mask; views that overlap otherwise
+            count each, and are refused where weights are written. CPU and CUDA run compiled; others run `reference.py`.
         sparsity: share of the weights that is pruned, in [0, 1]: k = round(sparsity * n). Always of the dense list.
         k: how many are pruned. Exactly one of the two is given.
         scope: "global" compares all tensors with one another; "tensor" each with itself, then `sparsity` or `k` may be

@@ -26,8 +26,7 @@ class BitMask:
 
     Args:
         shape: of the tensor.
-        words: uint8, `8 * ceil(n / 64)` bytes on any device, the padding 0; taken over, not copied, unless their
-            address is no multiple of 8.
+        words: uint8, `8 * ceil(n / 64)` bytes on any device, the padding 0. Copied.
 
     Raises:
         TypeError, ValueError: `words` is not that.

@@ -32,7 +32,9 @@ def nm_masks(
     Raises:
         TypeError, ValueError: the arguments are not that.
 
-    NaN is larger than infinity. On CUDA it does not wait for the device, and can be captured in a CUDA graph.
+    NaN is larger than infinity. On the CPU scratch memory grows with m times the size behind `dim`, up to some bytes an
+    element when that is odd: `dim=-1` needs next to none. On CUDA it does not wait for the device, and can be captured
+    in a CUDA graph.
 
     >>> import torch
     >>> nm_masks([torch.tensor([[1.0, -4.0, 2.0, 3.0]])])[0].unpack()
