@@ -36,6 +36,7 @@ from lightning_autoarch.prune import apply_masks_, prune_
 
 RESULTS = Path(__file__).parent / "results"
 MIB = 2**20
+THREADS_REST = 0.02  # seconds; OpenMP's threads spin for a while after torch's own operations
 
 FLOOR = r"""
 #include <cstdint>
@@ -100,6 +101,7 @@ def interleaved(cases: dict[str, Case], rounds: int, sync: Callable[[], None]) -
         for case in cases.values():
             case.before()
             sync()
+            time.sleep(THREADS_REST)
             start = time.perf_counter()
             case.run()
             sync()

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "../prune.h"
+#include "../tuning.h"
 
 namespace autoarch {
 
@@ -28,8 +29,12 @@ struct Tally {
   bool nan = false;
 };
 
-// Keys strictly inside a bracket, as they are met. `end` leaves room for a block: a whole one is written at `next`, of
-// which what is inside counts.
+// Elements that a loop may go through in any order at once, and so many may be inside a bracket.
+template <typename Storage>
+constexpr std::int64_t batch = tuning::streams * tuning::stream_bytes / static_cast<std::int64_t>(sizeof(Storage));
+
+// Keys strictly inside a bracket, as they are met. `end` leaves room for a batch and a block: a whole block is written at
+// `next`, of which what is inside counts.
 template <typename Storage>
 struct Collector {
   Storage* next = nullptr;

@@ -36,9 +36,12 @@ void add_up(const std::vector<std::vector<std::int64_t>>& each, std::int64_t* bi
 template <typename Storage>
 class Pool {
  public:
+  static constexpr std::int64_t piece = tuning::piece_batches * batch<Storage>;
+  static constexpr std::int64_t margin = batch<Storage> + 2 * block;
+
   Pool(std::int64_t keys, int threads)
-      : pieces_(keys / tuning::piece + threads + 1),
-        memory_(new Storage[static_cast<std::size_t>(pieces_ * tuning::piece + block)]),
+      : pieces_(keys / (piece - margin) + threads + 1),
+        memory_(new Storage[static_cast<std::size_t>(pieces_ * piece)]),
         used_(static_cast<std::size_t>(pieces_)),
         owner_(static_cast<std::size_t>(pieces_)) {}
 
@@ -47,21 +50,21 @@ class Pool {
     const std::int64_t p = next_.fetch_add(1, std::memory_order_relaxed);
     if (p >= pieces_) return false;
     owner_[static_cast<std::size_t>(p)] = t;
-    into->next = memory_.get() + p * tuning::piece;
-    into->end = into->next + tuning::piece - 2 * block;
+    into->next = memory_.get() + p * piece;
+    into->end = into->next + piece - margin;
     return true;
   }
   void give(const Collector<Storage>& from) {
     if (!from.end) return;
-    const std::int64_t p = (from.end - memory_.get()) / tuning::piece;
-    used_[static_cast<std::size_t>(p)] = from.next - (memory_.get() + p * tuning::piece);
+    const std::int64_t p = (from.end - memory_.get()) / piece;
+    used_[static_cast<std::size_t>(p)] = from.next - (memory_.get() + p * piece);
   }
 
-  void histogram(Bracket<Storage> range, int shift, std::int64_t* bins, int threads) const {
+  void histogram(Bracket<Storage> range, int shift, std::int64_t* bins, Team& team, int threads) const {
     std::vector<std::vector<std::int64_t>> own(static_cast<std::size_t>(threads), std::vector<std::int64_t>(rank_bins));
-    parallel(threads, [&](int t) {
+    team.run(threads, [&](int t) {
       for (std::int64_t p = pieces_ * t / threads; p < pieces_ * (t + 1) / threads; ++p)
-        histogram_of_keys(memory_.get() + p * tuning::piece, used_[static_cast<std::size_t>(p)], range, shift,
+        histogram_of_keys(memory_.get() + p * piece, used_[static_cast<std::size_t>(p)], range, shift,
                           own[static_cast<std::size_t>(t)].data());
     });
     add_up(own, bins);
@@ -70,7 +73,7 @@ class Pool {
   // Adds to counts[t] how many keys of thread t equal this one.
   void count_equal(Storage key, std::int64_t* counts) const {
     for (std::int64_t p = 0; p < pieces_; ++p) {
-      const Storage* keys = memory_.get() + p * tuning::piece;
+      const Storage* keys = memory_.get() + p * piece;
       counts[owner_[static_cast<std::size_t>(p)]] += std::count(keys, keys + used_[static_cast<std::size_t>(p)], key);
     }
   }
@@ -82,6 +85,15 @@ class Pool {
   std::vector<int> owner_;
   std::atomic<std::int64_t> next_{0};
 };
+
+// A hint to the processor that this address is about to be read.
+inline void prefetch(const void* address) {
+#if defined(__GNUC__)
+  __builtin_prefetch(address);
+#else
+  (void)address;
+#endif
+}
 
 // A number that looks random, from a counter (splitmix64's finaliser).
 std::uint64_t scrambled(std::uint64_t x) {
@@ -102,6 +114,7 @@ class Selection {
         request_(request),
         blocks_(arrays),
         threads_(useful_threads(blocks_.elements(), threads)),
+        team_(threads_),
         loops_(loops<Storage>()) {}
 
   Threshold run() {
@@ -133,7 +146,7 @@ class Selection {
     const auto as_it_lies = [&](std::size_t a) {
       return arrays_[a].layout.dims == 0 || (any_order && request_.given.empty() && is_dense(arrays_[a]));
     };
-    parallel(threads_, [&](int t) {
+    team_.run(threads_, [&](int t) {
       Window<Storage> window(arrays_);
       const auto longest = [&](std::size_t a) { return as_it_lies(a) ? arrays_[a].n : tuning::gathered_elements; };
       blocks_.spans(part(t), part(t + 1), longest, [&](std::size_t a, std::int64_t start, std::int64_t n) {
@@ -189,7 +202,7 @@ class Selection {
     if (!complete) return false;
     const Bracket<Storage> between = {static_cast<Storage>(bracket.low + 1), static_cast<Storage>(bracket.high - 1)};
     *found = narrow(between, rank - counts.to_low, [&](Bracket<Storage> range, int shift, std::int64_t* bins) {
-      pool.histogram(range, shift, bins, threads_);
+      pool.histogram(range, shift, bins, team_, threads_);
     });
     if (in_order()) {  // else the collected do not tell what lies before a part
       start_equal(found->key);
@@ -221,7 +234,7 @@ class Selection {
                                    static_cast<std::int64_t>(std::ceil(share * n + reach))};
     Storage ends[2] = {0, top};
     const int both = threads_ > 1 ? 2 : 1;
-    parallel(both, [&](int t) {
+    team_.run(both, [&](int t) {
       for (int i = t; i < 2; i += both)
         if (ranks[i] >= 1 && ranks[i] <= static_cast<std::int64_t>(keys.size())) ends[i] = key_of(keys, ranks[i]);
     });
@@ -236,32 +249,52 @@ class Selection {
     return narrow(Bracket<Storage>{0, top}, rank, count).key;
   }
 
-  // Keys of candidates in random places: one place in each of equal stretches of blocks, the same in every call.
+  // A run of neighbours in an array, inside of a block.
+  struct Run {
+    std::size_t array;
+    std::int64_t start, end;
+  };
+
+  // Keys of candidates in random places: one run in each of equal stretches of blocks, the same in every call.
   std::vector<Storage> sample(const tuning::Sampling& sampling) {
     const std::int64_t runs = std::clamp(blocks_.elements() / 2048, sampling.runs_min, sampling.runs_max);
     std::vector<std::vector<Storage>> found(static_cast<std::size_t>(threads_));
-    parallel(threads_, [&](int t) {
+    team_.run(threads_, [&](int t) {
+      const std::int64_t end = runs * (t + 1) / threads_;
       auto& mine = found[static_cast<std::size_t>(t)];
       mine.reserve(static_cast<std::size_t>((runs / threads_ + 1) * sampling.run));
-      for (std::int64_t i = runs * t / threads_; i < runs * (t + 1) / threads_; ++i)
-        sample_run((static_cast<double>(i) + 0.5) / static_cast<double>(runs), scrambled(static_cast<std::uint64_t>(i)),
-                   1 / static_cast<double>(runs), sampling.run, mine);
+      std::vector<Run> asked(tuning::runs_asked);
+      for (std::int64_t i = runs * t / threads_; i < end; i += tuning::runs_asked) {
+        const auto some = static_cast<std::size_t>(std::min(tuning::runs_asked, end - i));
+        for (std::size_t j = 0; j < some; ++j) asked[j] = ask(i + static_cast<std::int64_t>(j), runs, sampling.run);
+        for (std::size_t j = 0; j < some; ++j) read(asked[j], mine);
+      }
     });
     for (std::size_t t = 1; t < found.size(); ++t) found[0].insert(found[0].end(), found[t].begin(), found[t].end());
     return std::move(found[0]);
   }
 
-  // `run` neighbours in the block at a random place in a stretch of so much `width` (a share of all) around `middle`.
-  void sample_run(double middle, std::uint64_t random, double width, std::int64_t run, std::vector<Storage>& into) const {
-    const double place = middle + width * (static_cast<double>(random >> 11) * 0x1p-53 - 0.5);
+  const Storage* element(std::size_t array, std::int64_t i) const {
+    return static_cast<const Storage*>(arrays_[array].data) + offset_of(arrays_[array].layout, i);
+  }
+
+  // `length` neighbours in a random block of the i-th of `runs` stretches; the memory is asked to send them.
+  Run ask(std::int64_t i, std::int64_t runs, std::int64_t length) const {
+    const std::uint64_t random = scrambled(static_cast<std::uint64_t>(i));
+    const double place = (static_cast<double>(i) + static_cast<double>(random >> 11) * 0x1p-53) / static_cast<double>(runs);
     const auto b = std::min(blocks_.count() - 1, static_cast<std::int64_t>(place * static_cast<double>(blocks_.count())));
     const std::size_t a = blocks_.array_of(b);
-    const std::int64_t start = (b - blocks_.first(a)) * block;
-    const std::uint64_t word = candidates(a, start).word(0);
-    const auto first = static_cast<std::int64_t>(random & 63) / run * run;
-    for (std::int64_t i = first; i < first + run && start + i < arrays_[a].n; ++i)
-      if (word >> i & 1)
-        into.push_back(magnitude_key(static_cast<const Storage*>(arrays_[a].data)[offset_of(arrays_[a].layout, start + i)]));
+    const auto first = static_cast<std::int64_t>(random & 63) / length * length;
+    const std::int64_t start = std::min((b - blocks_.first(a)) * block + first, arrays_[a].n);
+    const std::int64_t end = std::min(start + length, arrays_[a].n);
+    if (start < end) prefetch(element(a, start));
+    return {a, start, end};
+  }
+
+  void read(const Run& run, std::vector<Storage>& into) const {
+    const std::uint64_t word = candidates(run.array, run.start / block * block).word(0);
+    for (std::int64_t i = run.start; i < run.end; ++i)
+      if (word >> i % block & 1) into.push_back(magnitude_key(*element(run.array, i)));
   }
 
   // Whether every key between found room.
@@ -279,8 +312,9 @@ class Selection {
         if (discarded[mine].empty()) pool.give(collectors[mine]);
         if (discarded[mine].empty() && pool.take(t, &collectors[mine])) continue;
         complete = false;  // only the counts are of use now
-        discarded[mine].resize(static_cast<std::size_t>(tuning::piece));
-        collectors[mine] = {discarded[mine].data(), discarded[mine].data() + tuning::piece - 2 * block};
+        discarded[mine].resize(static_cast<std::size_t>(Pool<Storage>::piece));
+        collectors[mine] = {discarded[mine].data(),
+                            discarded[mine].data() + Pool<Storage>::piece - Pool<Storage>::margin};
       }
     });
     for (std::size_t t = 0; t < collectors.size(); ++t)
@@ -356,6 +390,7 @@ class Selection {
   const Request& request_;
   Blocks blocks_;
   int threads_;
+  Team team_;
   const Loops<Storage>& loops_;
   std::int64_t candidates_ = 0;
   bool nan_ = false;

@@ -137,7 +137,7 @@ template <Dtype dtype>
 void selections(int rounds) {
   for (int round = 0; round < rounds; ++round) {
     const bool large = round % 8 == 7;
-    select_against_sort<dtype>(large ? 140000 + below(100000) : 1 + below(3000), round % 2 ? 500 : 3, 1 + round % 3,
+    select_against_sort<dtype>(large ? 270000 + below(100000) : 1 + below(3000), round % 2 ? 500 : 3, 1 + round % 3,
                                round % 3 != 0, round % 5 < 2 && round % 3 != 0);
   }
 }

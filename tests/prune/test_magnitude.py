@@ -348,7 +348,7 @@ class TestOracle:
         assert magnitude_masks([view], k=11) == magnitude_masks([view.contiguous()], k=11)
 
     def test_threads(self, dtype: torch.dtype) -> None:
-        for maker, n in itertools.product((normal, few_values), (200_000, 700_001)):
+        for maker, n in itertools.product((normal, few_values), (300_000, 700_001)):
             flat = maker(n, dtype=dtype)
             tensors = [list(flat.clone().split(n // 3)) for _ in range(3)]
             masks = []

@@ -80,7 +80,7 @@ def test_sums_beyond_the_largest_number_are_compared() -> None:
 
 
 def test_threads_and_lists() -> None:
-    tensors = [few_values(300, 400), normal(40, 64), few_values(4, 4)]
+    tensors = [few_values(600, 500), normal(40, 64), few_values(4, 4)]
     masks = []
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
