@@ -12,167 +12,23 @@ the fastest and the slowest run; ratios are of medians. A peer that takes second
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import math
 import os
-import shutil
-import statistics
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from harness import MIB, Case, Report, Skip, interleaved, machine, need_memory, no_sync, once, peak_on_cpu, peak_on_cuda
+from prune_inputs import HARD, LISTS, as_list, fill, normal
+from prune_peers import Floor, by_kthvalue, by_partition, by_topk, by_torch_prune
+from prune_plot import plot
 from torch import Tensor
-from torch.nn.utils import prune as torch_prune
 
 from lightning_autoarch.prune import apply_masks_, prune_
 
 RESULTS = Path(__file__).parent / "results"
-MIB = 2**20
-THREADS_REST = 0.02  # seconds; OpenMP's threads spin for a while after torch's own operations
-
-FLOOR = r"""
-#include <cstdint>
-#include <thread>
-#include <vector>
-
-template <typename F>
-void in_parallel(std::int64_t n, int threads, F f) {
-  std::vector<std::thread> others;
-  for (int t = 1; t < threads; ++t) others.emplace_back(f, n * t / threads, n * (t + 1) / threads);
-  f(std::int64_t{0}, n / threads);
-  for (std::thread& other : others) other.join();
-}
-
-extern "C" std::uint64_t read_all(const std::uint64_t* x, std::int64_t n, int threads) {
-  std::vector<std::uint64_t> results(static_cast<std::size_t>(threads) * 8);
-  in_parallel(n, threads, [&](std::int64_t begin, std::int64_t end) {
-    std::uint64_t all = 0;
-    for (std::int64_t i = begin; i < end; ++i) all |= x[i];
-    results[static_cast<std::size_t>((begin * threads + n - 1) / n) * 8] = all;
-  });
-  std::uint64_t all = 0;
-  for (const std::uint64_t each : results) all |= each;
-  return all;
-}
-
-extern "C" void read_and_write_all(std::uint64_t* x, std::int64_t n, std::uint64_t bits, int threads) {
-  in_parallel(n, threads, [=](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) x[i] &= bits;
-  });
-}
-"""
-
-
-class Skip(Exception):
-    """What cannot be measured here, and why."""
-
-
-@dataclass
-class Case:
-    """Something to time, and what is done before each run, outside of the clock."""
-
-    run: Callable[[], Any]
-    before: Callable[[], Any] = lambda: None
-    bytes: float = 0.0  # that it moves at least
-    times: list[float] = field(default_factory=list)  # seconds
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.times)
-
-    def summary(self) -> dict[str, Any]:
-        return {
-            "seconds": self.median, "fastest": min(self.times), "slowest": max(self.times), "runs": len(self.times),
-            "bytes": self.bytes, "gb_per_second": self.bytes / self.median / 1e9,
-        }  # fmt: skip
-
-
-def interleaved(cases: dict[str, Case], rounds: int, sync: Callable[[], None]) -> None:
-    """One run of each, untimed, then `rounds` of all."""
-    for number in range(rounds + 1):
-        for case in cases.values():
-            case.before()
-            sync()
-            time.sleep(THREADS_REST)
-            start = time.perf_counter()
-            case.run()
-            sync()
-            if number:
-                case.times.append(time.perf_counter() - start)
-
-
-class Report:
-    """Figures as they come, and bars that are met or missed."""
-
-    def __init__(self) -> None:
-        self.cases: dict[str, Any] = {}
-        self.bars: list[dict[str, Any]] = []
-        self.skipped: dict[str, str] = {}
-
-    def add(self, name: str, case: Case) -> None:
-        self.cases[name] = row = case.summary()
-        spread = f"{row['fastest'] * 1e3:.2f} to {row['slowest'] * 1e3:.2f}, {row['runs']} runs"
-        speed = f"   {row['gb_per_second']:7.1f} GB/s" if case.bytes else ""
-        print(f"{name:58} {row['seconds'] * 1e3:10.2f} ms   ({spread}){speed}", flush=True)
-
-    def bar(self, name: str, value: float, limit: float, *, least: bool = False, unit: str = "x") -> None:
-        met = value >= limit if least else value <= limit
-        self.bars.append({"name": name, "value": value, "limit": limit, "least": least, "unit": unit, "met": met})
-        sign = ">=" if least else "<="
-        print(f"    {name}: {value:.3g} {unit} (bar {sign} {limit:.3g})   {'met' if met else 'MISSED'}", flush=True)
-
-    def attempt(self, name: str, function: Callable[[], None]) -> None:
-        try:
-            function()
-        except Skip as reason:
-            self.skipped[name] = str(reason)
-            print(f"{name}: skipped, {reason}", flush=True)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-class Floor:
-    """The best plain loop over memory, or on CUDA what `copy_` moves in a second."""
-
-    def __init__(self) -> None:
-        if not (compiler := shutil.which("g++")):
-            raise Skip("g++ is not installed, which the floor is compiled with")
-        with tempfile.TemporaryDirectory() as folder:
-            source, library = Path(folder, "floor.cpp"), Path(folder, "floor.so")
-            source.write_text(FLOOR)
-            flags = ["-O3", "-march=native", "-std=c++17", "-pthread", "-shared", "-fPIC"]
-            subprocess.run([compiler, *flags, str(source), "-o", str(library)], check=True)
-            self.library = ctypes.CDLL(str(library))
-        self.library.read_all.restype = ctypes.c_uint64
-
-    def cases(self, work: Tensor, name: str) -> dict[str, Case]:
-        size = work.numel() * work.element_size()
-        memory, words = ctypes.c_void_p(work.data_ptr()), ctypes.c_int64(size // 8)
-        threads, ones = ctypes.c_int(torch.get_num_threads()), ctypes.c_uint64(2**64 - 1)
-        return {
-            f"{name}: read": Case(lambda: self.library.read_all(memory, words, threads), bytes=size),
-            f"{name}: read and write": Case(
-                lambda: self.library.read_and_write_all(memory, words, ones, threads), bytes=2 * size
-            ),
-        }
-
-
-def no_sync() -> None:
-    """The CPU is done when a call returns."""
-
-
-def normal(n: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
-    generator = torch.Generator(device).manual_seed(0)
-    return torch.empty(n, dtype=torch.float32, device=device).normal_(generator=generator).to(dtype)
 
 
 def pruning(data: Tensor, work: list[Tensor], flat: Tensor, **options: Any) -> Case:
@@ -181,151 +37,11 @@ def pruning(data: Tensor, work: list[Tensor], flat: Tensor, **options: Any) -> C
     return Case(lambda: prune_(work, sparsity=0.5, **options), lambda: flat.copy_(data), 3 * size + flat.numel() / 8)
 
 
-# --- peers
-
-
-def by_partition(weights: np.ndarray) -> None:
-    magnitudes = np.abs(weights)
-    k = weights.size // 2
-    weights[magnitudes <= np.partition(magnitudes, k - 1)[k - 1]] = 0
-
-
-def by_kthvalue(weights: Tensor) -> None:
-    magnitudes = weights.abs()
-    weights.masked_fill_(magnitudes <= magnitudes.kthvalue(weights.numel() // 2).values, 0)
-
-
-def by_topk(weights: Tensor) -> None:
-    keep = torch.topk(weights.abs(), weights.numel() // 2, sorted=False).indices
-    mask = torch.zeros_like(weights, dtype=torch.bool)
-    mask[keep] = True
-    weights.mul_(mask)
-
-
-def by_torch_prune(weights: Tensor) -> Callable[[], None]:
-    module = torch.nn.Module()
-    module.weight = torch.nn.Parameter(weights, requires_grad=False)
-
-    def run() -> None:
-        torch_prune.global_unstructured([(module, "weight")], torch_prune.L1Unstructured, amount=0.5)
-        torch_prune.remove(module, "weight")
-
-    return run
-
-
-def need_memory(size: float, device: str) -> None:
-    if device == "cuda":
-        available = torch.cuda.mem_get_info()[0]
-    else:
-        available = status("/proc/meminfo", "MemAvailable")
-    if available < size:
-        raise Skip(f"needs {size / 2**30:.1f} GiB of free memory, there are {available / 2**30:.1f}")
-
-
-# --- lists
-
-
-def resnet50() -> list[tuple[int, ...]]:
-    """Every parameter: 161 tensors, 25,557,032 numbers."""
-    shapes: list[tuple[int, ...]] = [(64, 3, 7, 7), (64,), (64,)]
-    inside = 64
-    for planes, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
-        for block in range(blocks):
-            for out, into, kernel in ((planes, inside, 1), (planes, planes, 3), (4 * planes, planes, 1)):
-                shapes += [(out, into, kernel, kernel), (out,), (out,)]
-            if block == 0:
-                shapes += [(4 * planes, inside, 1, 1), (4 * planes,), (4 * planes,)]
-            inside = 4 * planes
-    return [*shapes, (1000, 2048), (1000,)]
-
-
-def transformer_layer() -> list[tuple[int, ...]]:
-    """One layer of a 7B transformer: 9 tensors, 202,383,360 numbers."""
-    attention, mlp = [(4096, 4096)] * 4, [(11008, 4096), (11008, 4096), (4096, 11008)]
-    return [*attention, *mlp, (4096,), (4096,)]
-
-
-LISTS = {"ResNet-50": resnet50(), "a layer of a 7B transformer": transformer_layer()}
-
-
-def as_list(flat: Tensor, shapes: Iterable[tuple[int, ...]]) -> list[Tensor]:
-    """Tensors as a model has them, each in memory of its own, of `flat`'s numbers in its order."""
-    tensors, start = [], 0
-    for shape in shapes:
-        size = math.prod(shape)
-        tensors.append(flat[start : start + size].view(shape).clone())
-        start += size
-    return tensors
-
-
-# --- hard inputs
-
-
-def fill(name: str, out: Tensor) -> None:
-    """Each written into memory that is there already."""
-    array, random = out.numpy(), np.random.default_rng(1)
-    out.copy_(normal(out.numel()))
-    if name == "sorted":
-        array.sort()
-    elif name == "all equal":
-        array[:] = 0.25
-    elif name == "90 % zero":
-        array[random.random(array.size, dtype=np.float32) < 0.9] = 0
-    elif name == "heavy-tailed":
-        array /= random.random(array.size, dtype=np.float32) ** 2 + np.float32(1e-12)
-    elif name == "two values":
-        array[:] = np.where(array < 0, np.float32(1), np.float32(2))
-    elif name == "random bits":
-        bits = array.view(np.uint32)
-        bits[:] = random.integers(0, 2**32, array.size, dtype=np.uint32)
-        bits[(bits & 0x7F800000) == 0x7F800000] &= 0xBFFFFFFF  # finite
-
-
-HARD = ["sorted", "all equal", "90 % zero", "heavy-tailed", "two values", "random bits"]
-
-
-# --- memory
-
-
-def status(path: str, name: str) -> int:  # bytes
-    lines = Path(path).read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
-
-
-def peak_on_cpu(run: Callable[[], Any]) -> int:
-    """Bytes above what was resident before."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # what is freed but still resident would be used again, unseen
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError) as error:
-        raise Skip(f"the peak cannot be measured: {error}") from error
-    before = status("/proc/self/status", "VmRSS")
-    kept = run()
-    peak = status("/proc/self/status", "VmHWM") - before
-    del kept
-    return peak
-
-
-def peak_on_cuda(run: Callable[[], Any]) -> int:
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    kept = run()
-    torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated() - before
-    del kept
-    return peak
-
-
 def scratch(report: Report, name: str, work: Tensor, peak: Callable[[Callable[[], Any]], int]) -> None:
     masks = 8 * math.ceil(work.numel() / 64)
     used = (peak(lambda: prune_([work], sparsity=0.5)) - masks) / MIB
     allowed = max(0.02 * work.numel() * work.element_size(), 8 * MIB) / MIB
     report.bar(f"{name}: scratch beyond the masks", used, allowed, unit="MiB")
-
-
-# --- the two tables
 
 
 def on_cpu(report: Report, n: int, rounds: int) -> None:
@@ -378,6 +94,17 @@ def on_cpu(report: Report, n: int, rounds: int) -> None:
         need_memory(5 * 4 * total, "cpu")
         compare_list(report, name, normal(total), rounds, no_sync)
 
+    def channels_last() -> None:
+        data = normal(n // 512 * 512)
+        flat, laid = data.clone(), data.clone()
+        shape = (-1, 64, 2, 4)
+        work = laid.view(-1, 2, 4, 64).permute(0, 3, 1, 2)
+        assert work.is_contiguous(memory_format=torch.channels_last)
+        cases = {"": pruning(data, [flat.view(shape)], flat), "prune_, channels_last": pruning(data, [work], laid)}
+        interleaved(cases, rounds, no_sync)
+        report.add("prune_, channels_last", cases["prune_, channels_last"])
+        report.bar("channels_last / contiguous", cases["prune_, channels_last"].median / cases[""].median, 2)
+
     def hard_inputs() -> None:
         plain, data, flat = normal(n), torch.zeros(n), torch.zeros(n)
         for name in HARD:
@@ -391,20 +118,8 @@ def on_cpu(report: Report, n: int, rounds: int) -> None:
     report.attempt("bfloat16", bfloat16)
     for name in LISTS:
         report.attempt(name, lambda name=name: lists(name))  # type: ignore[misc]
+    report.attempt("channels_last", channels_last)
     report.attempt("hard inputs", hard_inputs)
-
-
-def once(case: Case) -> Case:
-    """For `interleaved`'s untimed round: the run itself is what is timed, since it is too slow for a warm-up."""
-
-    def run() -> None:
-        start = time.perf_counter()
-        case.run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        case.times.append(time.perf_counter() - start)
-
-    return Case(run, case.before)
 
 
 def compare_list(report: Report, name: str, data: Tensor, rounds: int, sync: Callable[[], None]) -> None:
@@ -504,74 +219,6 @@ def on_cuda(report: Report, n: int, rounds: int) -> None:
         report.attempt(name, lambda name=name, data=data: compare_list(report, name, data, rounds, sync))  # type: ignore[misc]
     report.attempt("apply_masks_", masks)
     report.attempt("hard inputs", hard_inputs)
-
-
-# --- what it ran on, and the plot
-
-
-def machine(device: str) -> dict[str, str]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown CPU")
-    about = {"cpu": f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads", "torch": torch.__version__}
-    if device == "cuda":
-        query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        about["gpu"] = output(query) or torch.cuda.get_device_name()
-    about["commit"] = output(["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]) or "unknown"
-    return about
-
-
-def output(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def plot(cases: dict[str, Any], floor: float, n: int, about: dict[str, str]) -> str:
-    """Horizontal bars on a logarithmic axis, as SVG: nothing has to be installed for it."""
-    rows = [(name, cases[name]["seconds"]) for name in PLOTTED if name in cases]
-    rows.append(("floor: one read, one read-and-write", floor))
-    rows.sort(key=lambda row: -row[1])
-    left, width, height, top = 270, 470, 30, 62
-    low = 10 ** math.floor(math.log10(min(seconds for _, seconds in rows) / 1.5))
-    high = 10 ** math.ceil(math.log10(max(seconds for _, seconds in rows)))
-
-    def x(seconds: float) -> float:
-        return left + width * math.log(seconds / low) / math.log(high / low)
-
-    bottom = top + height * len(rows)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 {bottom + 62}" font-family="sans-serif"',
-        'font-size="13">',
-        f'<rect width="860" height="{bottom + 62}" fill="#ffffff"/>',
-        f'<text x="20" y="26" font-size="16" font-weight="bold">Pruning {n:,} float32 weights to 50 %</text>',
-        '<text x="20" y="46" fill="#555555">time, shorter is better; logarithmic axis</text>',
-    ]  # fmt: skip
-    tick = low
-    while tick <= high * 1.001:
-        label = f"{tick * 1e3:g} ms" if tick < 1 else f"{tick:g} s"
-        parts.append(f'<path d="M{x(tick):.1f} {top}V{bottom}" stroke="#dddddd"/>')
-        parts.append(f'<text x="{x(tick):.1f}" y="{bottom + 18}" text-anchor="middle" fill="#555555">{label}</text>')
-        tick *= 10
-    for i, (name, seconds) in enumerate(rows):
-        y = top + height * i
-        colour = "#c2410c" if name.startswith("prune_") else "#9ca3af" if name.startswith("floor") else "#60a5fa"
-        value = f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
-        parts.append(f'<text x="{left - 10}" y="{y + 20}" text-anchor="end">{PLOTTED.get(name, name)}</text>')
-        parts.append(f'<rect x="{left}" y="{y + 5}" width="{x(seconds) - left:.1f}" height="20" fill="{colour}"/>')
-        parts.append(f'<text x="{x(seconds) + 6:.1f}" y="{y + 20}">{value}</text>')
-    note = f"{about['cpu']}; torch {about['torch']}; commit {about['commit']}"
-    parts.append(f'<text x="20" y="{bottom + 46}" font-size="11" fill="#777777">{note}</text>')
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-PLOTTED = {
-    "torch global_unstructured": "torch global_unstructured",
-    "torch.kthvalue + apply": "torch.kthvalue + apply",
-    "np.partition + apply": "np.partition + apply",
-    "prune_, float32 normal": "lightning_autoarch prune_",
-}
 
 
 def main() -> None:
