@@ -18,6 +18,9 @@ constexpr std::int64_t thread_elements = 1 << 17;
 constexpr std::int64_t gathered_elements = 4096;
 static_assert(gathered_elements % 64 == 0, "a copy is whole blocks of a mask");
 
+// n of m: rows that are longer in all are decided on in strips of `gathered_elements`, so that scratch stays small.
+constexpr std::int64_t decided_elements = 1 << 18;
+
 // A waiting thread looks so often (about 10 µs) before it offers its core at each look, and so often before it sleeps.
 constexpr int looks_before_yield = 4000;
 constexpr int looks_before_sleep = 8000;

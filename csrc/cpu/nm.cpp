@@ -33,24 +33,74 @@ void pack(const std::uint8_t* keep, std::int64_t n, BitsOut out) {
   }
 }
 
-// Calls decide(keys, elements, keep) on stretches of whole units of the array, in parallel, and packs what it decides.
-template <typename Storage, typename Decide>
-void each_stretch(const Array& array, std::int64_t unit, BitsOut out, int threads, Decide&& decide) {
-  if (array.n == 0) return;
-  const std::int64_t longest = std::min(stretch(unit, tuning::gathered_elements), array.n);
+// `rows` rows of `columns` elements, one after the other: what is decided on column by column (or 4 columns at a time).
+struct Slab {
+  std::int64_t rows, columns;
+
+  std::int64_t elements() const { return rows * columns; }
+};
+
+// Buffers of one thread.
+template <typename Storage>
+struct Work {
+  std::vector<Storage> keys;
+  std::vector<std::uint8_t> keep;
+
+  explicit Work(std::int64_t n) : keys(static_cast<std::size_t>(n)), keep(static_cast<std::size_t>(n)) {}
+
+  void read(const Array& array, std::int64_t start, std::int64_t n, std::int64_t at) {
+    Storage* to = keys.data() + at;
+    copy_run(array, start, n, to);
+    for (std::int64_t i = 0; i < n; ++i) to[i] = magnitude_key(to[i]);
+  }
+};
+
+// f(work, start, n) on the stretches of the array, `longest` elements each but the last, in parallel.
+template <typename Storage, typename F>
+void each_stretch(const Array& array, std::int64_t longest, std::int64_t buffer, int threads, F&& f) {
   const std::int64_t stretches = (array.n + longest - 1) / longest;
   threads = static_cast<int>(std::min<std::int64_t>(useful_threads(array.n, threads), stretches));
   parallel(threads, [&](int t) {
-    std::vector<Storage> keys(static_cast<std::size_t>(longest));
-    std::vector<std::uint8_t> keep(static_cast<std::size_t>(longest));
-    for (std::int64_t s = stretches * t / threads; s < stretches * (t + 1) / threads; ++s) {
-      const std::int64_t start = s * longest, n = std::min(longest, array.n - start);
-      copy_run(array, start, n, keys.data());
-      for (std::int64_t i = 0; i < n; ++i) keys[static_cast<std::size_t>(i)] = magnitude_key(keys[static_cast<std::size_t>(i)]);
-      decide(keys.data(), n, keep.data());
-      pack(keep.data(), n, out + start / block);
-    }
+    Work<Storage> work(buffer);
+    for (std::int64_t s = stretches * t / threads; s < stretches * (t + 1) / threads; ++s)
+      f(work, s * longest, std::min(longest, array.n - s * longest));
   });
+}
+
+// Strips of a slab that is too wide for the buffers. The words of `out` belong to this thread and are 0.
+template <typename Storage, typename Decide>
+void decide_in_strips(Work<Storage>& work, const Array& array, std::int64_t start, Slab slab, BitsOut out, Decide&& decide) {
+  const std::int64_t widest = tuning::gathered_elements / slab.rows / 4 * 4;
+  for (std::int64_t left = 0; left < slab.columns; left += widest) {
+    const std::int64_t width = std::min(widest, slab.columns - left);
+    const auto place = [&](std::int64_t row) { return start + row * slab.columns + left; };
+    for (std::int64_t i = 0; i < slab.rows; ++i) work.read(array, place(i), width, i * width);
+    decide(work.keys.data(), slab.rows * width, width, work.keep.data());
+    for (std::int64_t i = 0; i < slab.rows; ++i)
+      for (std::int64_t j = 0; j < width; ++j)
+        out[(place(i) + j) / block] |= std::uint64_t{work.keep[static_cast<std::size_t>(i * width + j)]} << (place(i) + j) % block;
+  }
+}
+
+// Calls decide(keys, elements, columns, keep) on slabs, whole or in strips, and packs what it decides.
+template <typename Storage, typename Decide>
+void each_slab(const Array& array, Slab slab, BitsOut out, int threads, Decide&& decide) {
+  if (array.n == 0) return;
+  const std::int64_t words = stretch(slab.elements(), tuning::gathered_elements);
+  const std::int64_t longest = std::min(words, array.n);
+  if (longest <= tuning::decided_elements) {
+    each_stretch<Storage>(array, longest, longest, threads, [&](Work<Storage>& work, std::int64_t start, std::int64_t n) {
+      work.read(array, start, n, 0);
+      decide(work.keys.data(), n, slab.columns, work.keep.data());
+      pack(work.keep.data(), n, out + start / block);
+    });
+    return;
+  }
+  const auto in_strips = [&](Work<Storage>& work, std::int64_t start, std::int64_t n) {
+    std::fill_n(out + start / block, (n + block - 1) / block, std::uint64_t{0});
+    for (std::int64_t i = 0; i < n; i += slab.elements()) decide_in_strips(work, array, start + i, slab, out, decide);
+  };
+  each_stretch<Storage>(array, longest, tuning::gathered_elements, threads, in_strips);
 }
 
 // 2 of 4 neighbours in memory, the common case: six comparisons, no loop over the group, so that it vectorises.
@@ -99,13 +149,13 @@ void nm_mask(const Array& array, const Groups& shape, int n, int m, BitsOut out,
   if (shape.length % m) throw std::invalid_argument("Expected `length` to be a multiple of m.");
   with_bits(dtype, [&](auto storage) {
     using Storage = decltype(storage);
-    const auto decide = [&](const Storage* keys, std::int64_t elements, std::uint8_t* keep) {
-      if (n == 2 && m == 4 && shape.inner == 1)
+    const auto decide = [&](const Storage* keys, std::int64_t elements, std::int64_t inner, std::uint8_t* keep) {
+      if (n == 2 && m == 4 && inner == 1)
         two_of_four(keys, elements, keep);
       else
-        n_of_m(keys, elements, shape.inner, n, m, keep);
+        n_of_m(keys, elements, inner, n, m, keep);
     };
-    each_stretch<Storage>(array, m * shape.inner, out, threads, decide);
+    each_slab<Storage>(array, {m, shape.inner}, out, threads, decide);
   });
 }
 
@@ -116,10 +166,7 @@ void transposable_mask(const Array& array, const Matrices& shape, BitsOut out, D
   with_dtype(dtype, [&](auto constant) {
     constexpr Dtype d = decltype(constant)::value;
     using Storage = typename Number<d>::Storage;
-    each_stretch<Storage>(array, 4 * shape.columns, out, threads,
-                          [&](const Storage* keys, std::int64_t elements, std::uint8_t* keep) {
-                            tiles<d>(keys, elements, shape.columns, keep);
-                          });
+    each_slab<Storage>(array, {4, shape.columns}, out, threads, tiles<d>);
   });
 }
 

@@ -79,6 +79,16 @@ def test_sums_beyond_the_largest_number_are_compared() -> None:
     assert torch.equal(mask.unpack(), reference.transposable_keep(tile))
 
 
+@pytest.mark.parametrize("shape", [(4, 70_001), (12, 40_003), (2, 8, 33_333)], ids=str)
+def test_rows_too_long_for_a_buffer(shape: tuple[int, ...]) -> None:
+    tensor = few_values(*shape)
+    (mask,) = nm_masks([tensor], dim=-2)
+    assert torch.equal(mask.unpack(), reference.nm_keep(tensor, 2, 4, -2))
+    tiles = tensor[..., : shape[-1] // 4 * 4].repeat_interleave(3, -1)
+    (wide,) = nm_masks([tiles], transposable=True)
+    assert torch.equal(wide.unpack(), reference.transposable_keep(tiles))
+
+
 def test_threads_and_lists() -> None:
     tensors = [few_values(600, 500), normal(40, 64), few_values(4, 4)]
     masks = []
