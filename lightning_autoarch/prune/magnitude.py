@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_autoarch.prune import _ops, reference
-from lightning_autoarch.prune.mask import BitMask
+from lightning_autoarch.prune.mask import BitMask, unwritten
 from lightning_autoarch.prune.selection import Job, Nan, Scope, run
 from lightning_autoarch.prune.weights import Weights, collect, readable
 from lightning_autoarch.prune.written import announce, operation
@@ -229,7 +229,7 @@ def _choose(
     if zero and len(jobs) > 1:  # nothing may be written when a later tensor has a NaN, or too few numbers beside them
         for job, remove in zip(jobs, removes, strict=True):
             run(job, remove if nan == "keep" else 0, nan=nan)
-    out = [BitMask.empty(tensor.shape, tensor.device) for tensor in weights.unique]
+    out = [unwritten(tensor) for tensor in weights.unique]
     masks = iter(out)
     for job, remove in zip(jobs, removes, strict=True):
         run(job, remove, nan=nan, out=[next(masks) for _ in job.tensors], zero=zero)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from lightning_autoarch.prune import _ops, reference
-from lightning_autoarch.prune.mask import BitMask
+from lightning_autoarch.prune.mask import BitMask, unwritten
 from lightning_autoarch.prune.weights import collect, readable
 from lightning_autoarch.prune.written import operation
 
@@ -64,7 +64,7 @@ def _mask(tensor: Tensor, n: int, m: int, dim: int, transposable: bool) -> BitMa
         return BitMask.pack(
             reference.transposable_keep(tensor) if transposable else reference.nm_keep(tensor, n, m, dim)
         )
-    mask = BitMask.empty(tensor.shape, tensor.device)
+    mask = unwritten(tensor)
     if transposable:
         _ops.transposable_mask(tensor, (math.prod(tensor.shape[:-2]), *tensor.shape[-2:]), mask.words)
     else:
