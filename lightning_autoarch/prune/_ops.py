@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_autoarch.prune.errors import PruneTypeError
 from lightning_autoarch.prune.layout import merged_layout
 from lightning_autoarch.prune.weights import check
+from lightning_autoarch.prune.written import operation
 
 # A search needs no extension, so a missing or broken one is an error where it is called for, not here.
 try:
@@ -134,6 +135,7 @@ def count_bits(words: Tensor) -> int:
     return _C.count_bits(_address(words), words.numel() // 8)
 
 
+@operation
 def count_nonzero(tensor: Tensor) -> int:
     """Count the elements of `tensor` that are not zero, exactly.
 

@@ -87,6 +87,7 @@ def magnitude_masks(
     Raises:
         PruneTypeError, PruneValueError: the arguments are not that; a NaN (the tensor is named); k is smaller than what
             `masks` prunes already, or larger than what there is to choose from. Nothing was changed.
+        TracingError: called inside of `torch.jit.trace`, `make_fx` or `torch.export`.
 
     On CUDA the call waits for the device.
 
@@ -158,6 +159,7 @@ def apply_masks_(tensors: Iterable[Tensor], masks: Iterable[BitMask]) -> None:
     announce(weights.passed)
 
 
+@operation
 def density(tensors: Iterable[Tensor]) -> float:
     """Share of the elements that are not zero, tied tensors counted once; 1.0 of nothing. On CUDA it waits.
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from weight_lists import DTYPES, LAYOUTS, NAN, few_values, normal, random_bits, same_bits, twin
 
 from lightning_autoarch.errors import AutoArchError
@@ -21,6 +22,7 @@ from lightning_autoarch.prune import (
     BitMask,
     _ops,
     apply_masks_,
+    count_nonzero,
     density,
     group_masks,
     group_norms,
@@ -62,6 +64,7 @@ READING: dict[str, Call] = {
     "density": density,
 }
 CALLS = WRITING | READING
+MASK = BitMask.zeros((4,))
 
 
 def fake() -> Tensor:
@@ -444,11 +447,11 @@ def test_reading_raises_no_version(call: str) -> None:
     assert weight._version == 0 and same_bits(weight, before)
 
 
-@pytest.mark.parametrize("call", sorted(CALLS.keys() - {"density"}))
+@pytest.mark.parametrize("call", [*CALLS, "count_nonzero"])
 def test_profiler_shows_the_name(call: str) -> None:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        CALLS[call]([torch.ones(4)])
-    name = f"lightning_autoarch::{call.split()[0]}"
+        count_nonzero(torch.ones(4)) if call == "count_nonzero" else CALLS[call]([torch.ones(4)])
+    name = f"pruning_{call.split()[0]}"
     assert [event.key for event in profile.key_averages() if event.key == name] == [name]
 
 
@@ -477,7 +480,32 @@ def test_compile_breaks_the_graph_and_leaves_the_call_alone() -> None:
         torch._dynamo.reset()
     assert torch.equal(result, expected) and weight.tolist() == [0.0, 0.0, 3.0, 4.0]
     assert len(graphs) == 2  # before and after: nothing inside is compiled
-    assert "lightning_autoarch::prune_" in {event.key for event in profile.key_averages()}
+    assert "pruning_prune_" in {event.key for event in profile.key_averages()}
+
+
+RECORDERS: dict[str, Callable[[Any, Tensor], object]] = {
+    "make_fx": lambda function, x: make_fx(function)(x),
+    "make_fx of fakes": lambda function, x: make_fx(function, tracing_mode="fake")(x),
+    "make_fx before dispatch": lambda function, x: make_fx(function, pre_dispatch=True)(x),
+    "jit.trace": lambda function, x: torch.jit.trace(function, x),
+}
+
+
+@pytest.mark.parametrize("recorder", RECORDERS)
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is (deprecated|not supported)")
+def test_a_trace_is_one_clear_error(call: str, recorder: str) -> None:
+    tensor = torch.ones(4)
+
+    def step(x: Tensor) -> Tensor:
+        apply_masks_([x], [MASK]) if call == "apply_masks_" else CALLS[call]([x])
+        return x * 2
+
+    with pytest.raises(RuntimeError, match=r"Expected a call of `\w+` outside of") as raised:
+        RECORDERS[recorder](step, tensor)
+    assert isinstance(raised.value, AutoArchError)
+    assert tensor.tolist() == [1.0] * 4
+    CALLS[call]([tensor])  # and after it all is well
 
 
 @pytest.mark.parametrize("transform", [torch.vmap, torch.func.grad, torch.func.functionalize])
