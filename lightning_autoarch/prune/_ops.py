@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_autoarch.prune.weights import check, merged_layout
+from lightning_autoarch.prune.errors import PruneTypeError
+from lightning_autoarch.prune.layout import merged_layout
+from lightning_autoarch.prune.weights import check
+from lightning_autoarch.prune.written import operation
 
 # A search needs no extension, so a missing or broken one is an error where it is called for, not here.
 try:
@@ -132,6 +135,7 @@ def count_bits(words: Tensor) -> int:
     return _C.count_bits(_address(words), words.numel() // 8)
 
 
+@operation
 def count_nonzero(tensor: Tensor) -> int:
     """Count the elements of `tensor` that are not zero, exactly.
 
@@ -158,14 +162,19 @@ def count_nonzero(tensor: Tensor) -> int:
         3
     """
     check(tensor, "tensor")
+    return count(tensor)
+
+
+def count(tensor: Tensor) -> int:
+    """`count_nonzero` of a tensor that is checked already."""
     if not compiled(tensor.device):
         return int(torch.count_nonzero(tensor))
     flat = _gapless(tensor.detach())
     if flat.device.type == "cpu":
         return _C.count_nonzero(_address(flat), flat.numel(), _dtype(flat))
-    count = torch.empty(1, dtype=torch.int64, device=flat.device)
-    _C.cuda.count_nonzero(_address(flat), flat.numel(), _dtype(flat), _address(count), _stream(flat.device))
-    return int(count.item())
+    result = torch.empty(1, dtype=torch.int64, device=flat.device)
+    _C.cuda.count_nonzero(_address(flat), flat.numel(), _dtype(flat), _address(result), _stream(flat.device))
+    return int(result.item())
 
 
 def build_info() -> BuildInfo:
@@ -216,7 +225,7 @@ def _dtype(tensor: Tensor) -> Dtype:
 def _address(tensor: Tensor) -> int:
     """Raises where what was allocated for a call is not memory: under FakeTensorMode, vmap, ..."""
     if type(tensor) not in (Tensor, torch.nn.Parameter):
-        raise TypeError(
+        raise PruneTypeError(
             f"Expected real memory, got {type(tensor).__qualname__}: call this outside of the mode that makes those."
         )
     return tensor.data_ptr()

@@ -10,15 +10,19 @@ same bits on CPU and GPU, with any number of threads and in any memory format. `
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import SupportsFloat, SupportsIndex
 
 import torch
 from torch import Tensor
 
 from lightning_autoarch.prune import _ops, reference
-from lightning_autoarch.prune.mask import BitMask
+from lightning_autoarch.prune.amounts import one_or_each, real, wanted, whole
+from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.prune.lists import listed
+from lightning_autoarch.prune.mask import BitMask, unwritten
+from lightning_autoarch.prune.overlap import readable
 from lightning_autoarch.prune.selection import Job, Nan, Scope, run
-from lightning_autoarch.prune.weights import Weights, collect, readable
+from lightning_autoarch.prune.weights import Weights, collect
 from lightning_autoarch.prune.written import announce, operation
 
 
@@ -26,8 +30,8 @@ from lightning_autoarch.prune.written import announce, operation
 def magnitude_threshold(
     tensors: Iterable[Tensor],
     *,
-    sparsity: float | None = None,
-    k: int | None = None,
+    sparsity: SupportsFloat | None = None,
+    k: SupportsIndex | None = None,
     masks: Iterable[BitMask] | None = None,
     scores: Iterable[Tensor] | None = None,
     nan: Nan = "error",
@@ -52,8 +56,8 @@ def magnitude_threshold(
 def magnitude_masks(
     tensors: Iterable[Tensor],
     *,
-    sparsity: float | Sequence[float] | None = None,
-    k: int | Sequence[int] | None = None,
+    sparsity: SupportsFloat | Sequence[SupportsFloat] | None = None,
+    k: SupportsIndex | Sequence[SupportsIndex] | None = None,
     scope: Scope = "global",
     masks: Iterable[BitMask] | None = None,
     scores: Iterable[Tensor] | None = None,
@@ -67,11 +71,12 @@ def magnitude_masks(
             memory passed twice (same shape and strides) counts once and gets one mask; views that overlap otherwise
             count each, and are refused where weights are written. CPU and CUDA run compiled; others run `reference.py`.
         sparsity: share of the weights that is pruned, in [0, 1]: k = round(sparsity * n). Always of the dense list.
-        k: how many are pruned. Exactly one of the two is given.
+        k: how many are pruned. Exactly one of the two is given. Either may be NumPy's or a 0-dimensional CPU tensor.
         scope: "global" compares all tensors with one another; "tensor" each with itself, then `sparsity` or `k` may be
             one for each tensor.
         masks: what is pruned already. It is among the k and goes first, whatever the weights are.
-        scores: compared instead of the tensors by their magnitude, e.g. |w * gradient|; the same shapes, one dtype.
+        scores: compared instead of the tensors by their magnitude, e.g. |w * gradient|: a list, one for each tensor and
+            of its shape, of one dtype.
         largest: regrow instead. `k` more weights are kept beside those of `masks` (None: beside none): of what is
             pruned those of the largest magnitude. `sparsity` is what is left pruned.
         nan: "error", or "keep": a NaN is larger than infinity and never pruned.
@@ -80,8 +85,9 @@ def magnitude_masks(
         One mask for each tensor, on its device.
 
     Raises:
-        TypeError, ValueError: the arguments are not that; a NaN (the tensor is named); k is smaller than what `masks`
-            prunes already, or larger than what there is to choose from. Nothing was changed.
+        PruneTypeError, PruneValueError: the arguments are not that; a NaN (the tensor is named); k is smaller than what
+            `masks` prunes already, or larger than what there is to choose from. Nothing was changed.
+        TracingError: called inside of `torch.jit.trace`, `make_fx` or `torch.export`.
 
     On CUDA the call waits for the device.
 
@@ -99,8 +105,8 @@ def magnitude_masks(
 def prune_(
     tensors: Iterable[Tensor],
     *,
-    sparsity: float | Sequence[float] | None = None,
-    k: int | Sequence[int] | None = None,
+    sparsity: SupportsFloat | Sequence[SupportsFloat] | None = None,
+    k: SupportsIndex | Sequence[SupportsIndex] | None = None,
     scope: Scope = "global",
     masks: Iterable[BitMask] | None = None,
     scores: Iterable[Tensor] | None = None,
@@ -110,6 +116,9 @@ def prune_(
 
     The version counters of the tensors are raised, so a backward pass through a value from before fails. Parameters
     that require gradients need no `no_grad`.
+
+    Memory that may not be written to is not known to torch, nor seen here: a read-only NumPy array that was passed to
+    `torch.from_numpy` changes, and a write to a file that is mapped read-only ends the process.
 
     Args, Returns, Raises: as `magnitude_masks`; tensors must not overlap in memory. On CUDA it waits for the device.
 
@@ -133,11 +142,11 @@ def apply_masks_(tensors: Iterable[Tensor], masks: Iterable[BitMask]) -> None:
     """Write +0 where a mask prunes. On CUDA it does not wait for the device, and can be captured in a CUDA graph.
 
     Args:
-        tensors: as in `magnitude_masks`, without overlap in memory.
+        tensors: as in `prune_`, without overlap in memory.
         masks: one for each tensor, of its shape, on its device.
 
     Raises:
-        TypeError, ValueError: the arguments are not that. Nothing was changed.
+        PruneTypeError, PruneValueError: the arguments are not that. Nothing was changed.
 
     >>> import torch
     >>> weight = torch.tensor([3.0, -1.0])
@@ -146,22 +155,22 @@ def apply_masks_(tensors: Iterable[Tensor], masks: Iterable[BitMask]) -> None:
     tensor([3., 0.])
     """
     weights = collect(tensors, writing=True)
-    given = _given(weights, masks)
-    if given is None:
-        raise TypeError("Expected `masks` to be a list of BitMask, got None.")
-    _apply(weights, given)
+    _apply(weights, _masks(weights, masks))
     announce(weights.passed)
 
 
+@operation
 def density(tensors: Iterable[Tensor]) -> float:
     """Share of the elements that are not zero, tied tensors counted once; 1.0 of nothing. On CUDA it waits.
+
+    Args, Raises: as `magnitude_masks`.
 
     >>> import torch
     >>> density([torch.tensor([3.0, 0.0]), torch.tensor([0.0, 0.0])])
     0.25
     """
     weights = collect(tensors)
-    return sum(map(_ops.count_nonzero, weights.unique)) / weights.numel if weights.numel else 1.0
+    return sum(map(_ops.count, weights.unique)) / weights.numel if weights.numel else 1.0
 
 
 def _jobs(
@@ -172,7 +181,7 @@ def _jobs(
     regrow: bool,
 ) -> list[Job]:
     if scope not in ("global", "tensor"):
-        raise ValueError(f"Expected `scope` to be 'global' or 'tensor', got {scope!r}.")
+        raise PruneValueError(f"Expected `scope` to be 'global' or 'tensor', got {scope!r}.")
     criterion, given = _criterion(weights, scores), _given(weights, masks)
     if regrow and given is None:
         given = [BitMask.zeros(tensor.shape, tensor.device) for tensor in weights.unique]
@@ -185,11 +194,11 @@ def _criterion(weights: Weights, scores: Iterable[Tensor] | None) -> list[Tensor
     """What magnitudes are taken from, one for each distinct tensor."""
     if scores is None:
         return [readable(tensor) for tensor in weights.unique]
-    criterion = weights.distinct(scores, "scores")
-    collect(criterion, "scores")
+    passed = collect(scores, "scores").passed
+    criterion = weights.distinct(passed, "scores")
     for tensor, score, name in zip(weights.unique, criterion, weights.names, strict=True):
         if score.shape != tensor.shape or score.device != tensor.device:
-            raise ValueError(
+            raise PruneValueError(
                 f"Expected scores of shape {tuple(tensor.shape)} on {tensor.device} for {name}, "
                 f"got {tuple(score.shape)} on {score.device}."
             )
@@ -197,14 +206,19 @@ def _criterion(weights: Weights, scores: Iterable[Tensor] | None) -> list[Tensor
 
 
 def _given(weights: Weights, masks: Iterable[BitMask] | None) -> list[BitMask] | None:
-    if masks is None:
-        return None
-    given = weights.distinct(masks, "masks")
-    for tensor, mask, name in zip(weights.unique, given, weights.names, strict=True):
+    return None if masks is None else _masks(weights, masks)
+
+
+def _masks(weights: Weights, masks: Iterable[BitMask]) -> list[BitMask]:
+    """One for each distinct tensor, of its shape and on its device."""
+    passed = listed(masks, "masks", "BitMask")
+    for i, mask in enumerate(passed):
         if not isinstance(mask, BitMask):
-            raise TypeError(f"Expected a BitMask for {name}, got {type(mask).__name__}.")
+            raise PruneTypeError(f"Expected a BitMask for tensors[{i}], got {type(mask).__name__}.")
+    given = weights.distinct(passed, "masks")
+    for tensor, mask, name in zip(weights.unique, given, weights.names, strict=True):
         if mask.shape != tuple(tensor.shape) or mask.device != tensor.device:
-            raise ValueError(
+            raise PruneValueError(
                 f"Expected a mask of shape {tuple(tensor.shape)} on {tensor.device} for {name}, "
                 f"got {mask.shape} on {mask.device}."
             )
@@ -214,66 +228,51 @@ def _given(weights: Weights, masks: Iterable[BitMask] | None) -> list[BitMask] |
 def _choose(
     weights: Weights,
     jobs: Sequence[Job],
-    sparsity: float | Sequence[float] | None,
-    k: int | Sequence[int] | None,
+    sparsity: object,
+    k: object,
     *,
     scope: Scope,
     nan: Nan,
     zero: bool,
 ) -> list[BitMask]:
     """Masks of the distinct tensors."""
-    sparsities, ks = (
-        ([sparsity], [k]) if scope == "global" else (_each(weights, sparsity, "sparsity"), _each(weights, k, "k"))
-    )
-    removes = [_remove_of(*of) for of in zip(jobs, sparsities, ks, strict=True)]
+    amounts = [(sparsity, k)] if scope == "global" else _each(weights, sparsity, k)
+    removes = [_remove_of(job, *amount) for job, amount in zip(jobs, amounts, strict=True)]
     if zero and len(jobs) > 1:  # nothing may be written when a later tensor has a NaN, or too few numbers beside them
         for job, remove in zip(jobs, removes, strict=True):
             run(job, remove if nan == "keep" else 0, nan=nan)
-    out = [BitMask.empty(tensor.shape, tensor.device) for tensor in weights.unique]
+    out = [unwritten(tensor) for tensor in weights.unique]
     masks = iter(out)
     for job, remove in zip(jobs, removes, strict=True):
         run(job, remove, nan=nan, out=[next(masks) for _ in job.tensors], zero=zero)
     return out
 
 
-def _remove_of(job: Job, sparsity: Any, k: Any) -> int:
+def _remove_of(job: Job, sparsity: object, k: object) -> int:
     """How many of the job's candidates are to go."""
     pruned = sum(mask.numel - mask.count() for mask in job.given or ())
     n = sum(tensor.numel() for tensor in job.tensors)
+    of = f"weights{job.whose}"
     if not job.regrow:
-        wanted = _wanted(n, sparsity, k)
-        if wanted < pruned:
-            raise ValueError(
-                f"Expected to prune at least the {pruned} weights that `masks` prunes already, got {wanted}: "
+        remove = wanted(n, sparsity, k, of=of)
+        if remove < pruned:
+            raise PruneValueError(
+                f"Expected to prune at least the {pruned} {of} that `masks` prunes already, got {remove}: "
                 "pass `largest=True` to regrow."
             )
-        return wanted - pruned
-    regrown = _wanted(n, None, k) if sparsity is None else pruned - _wanted(n, sparsity, k)
+        return remove - pruned
+    regrown = wanted(n, None, k, of=of) if sparsity is None else pruned - wanted(n, sparsity, k, of=of)
     if not 0 <= regrown <= pruned:
-        raise ValueError(f"Expected to regrow between 0 and the {pruned} weights that are pruned, got {regrown}.")
+        raise PruneValueError(f"Expected to regrow between 0 and the {pruned} {of} that are pruned, got {regrown}.")
     return pruned - regrown
 
 
-def _wanted(n: int, sparsity: Any, k: Any) -> int:
-    if (sparsity is None) == (k is None):
-        raise ValueError("Expected exactly one of `sparsity` and `k`.")
-    if sparsity is not None:
-        if isinstance(sparsity, bool) or not isinstance(sparsity, int | float):
-            raise TypeError(f"Expected `sparsity` to be a number, got {sparsity!r}.")
-        if not 0 <= sparsity <= 1:
-            raise ValueError(f"Expected `sparsity` in [0, 1], got {sparsity}.")
-        return round(sparsity * n)
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"Expected `k` to be a whole number, got {k!r}.")
-    if not 0 <= k <= n:
-        raise ValueError(f"Expected `k` in [0, {n}], the number of weights, got {k}.")
-    return k
-
-
-def _each(weights: Weights, value: Any, name: str) -> list[Any]:
-    if value is None or isinstance(value, int | float):
-        return [value] * len(weights.unique)
-    return weights.distinct(value, name)
+def _each(weights: Weights, sparsity: object, k: object) -> list[tuple[float | None, int | None]]:
+    """Both for each distinct tensor."""
+    nothing = [None] * len(weights.unique)
+    sparsities = nothing if sparsity is None else one_or_each(weights, sparsity, "sparsity", real)
+    ks = nothing if k is None else one_or_each(weights, k, "k", whole)
+    return list(zip(sparsities, ks, strict=True))
 
 
 def _apply(weights: Weights, masks: Sequence[BitMask]) -> None:

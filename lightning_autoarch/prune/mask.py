@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_autoarch.prune import _ops
+from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 
 BYTES = 8  # in a word
 M1, M2, M4 = 0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F
@@ -29,7 +30,7 @@ class BitMask:
         words: uint8, `8 * ceil(n / 64)` bytes on any device, the padding 0. Copied.
 
     Raises:
-        TypeError, ValueError: `words` is not that.
+        PruneTypeError, PruneValueError: `words` is not that.
 
     >>> import torch
     >>> mask = BitMask.pack(torch.tensor([[True, False, True], [True, True, False]]))
@@ -46,16 +47,16 @@ class BitMask:
         self._count: int | None = None
         size = words_size(self.numel)
         if type(words) is not Tensor:
-            raise TypeError(f"Expected `words` to be a torch.Tensor, got {type(words).__qualname__}.")
+            raise PruneTypeError(f"Expected `words` to be a torch.Tensor, got {type(words).__qualname__}.")
         if words.dtype != torch.uint8 or words.dim() != 1 or not words.is_contiguous():
-            raise TypeError(
+            raise PruneTypeError(
                 f"Expected `words` to be a contiguous row of uint8, got {words.dtype} {tuple(words.shape)}."
             )
         if words.numel() != size:
-            raise ValueError(f"Expected `words` of {size} bytes for shape {self._shape}, got {words.numel()}.")
+            raise PruneValueError(f"Expected `words` of {size} bytes for shape {self._shape}, got {words.numel()}.")
         self._words = words.clone()  # a value must not change with the caller's memory
         if bool((words & ~_padded(words, self.numel)).any()):
-            raise ValueError("Expected the bits of `words` behind the last element to be 0.")
+            raise PruneValueError("Expected the bits of `words` behind the last element to be 0.")
 
     @classmethod
     def _of(cls, shape: Sequence[int], words: Tensor) -> BitMask:
@@ -67,8 +68,9 @@ class BitMask:
     @classmethod
     def pack(cls, keep: Tensor) -> BitMask:
         """Of a boolean tensor, on its device."""
-        if keep.dtype != torch.bool:
-            raise TypeError(f"Expected `keep` to be a boolean tensor, got {keep.dtype}.")
+        if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
+            kind = keep.dtype if isinstance(keep, Tensor) else type(keep).__qualname__
+            raise PruneTypeError(f"Expected `keep` to be a boolean tensor, got {kind}.")
         bits = torch.zeros(8 * words_size(keep.numel()), dtype=torch.uint8, device=keep.device)
         bits[: keep.numel()] = keep.detach().reshape(-1)
         words = (bits.view(-1, 8) << _places(keep.device)).sum(1, dtype=torch.uint8)
@@ -76,18 +78,22 @@ class BitMask:
 
     @classmethod
     def ones(cls, shape: Sequence[int], device: torch.device | str = "cpu") -> BitMask:
-        """Everything kept."""
+        """Everything kept.
+
+        Raises:
+            PruneTypeError, PruneValueError: `shape` is not a sequence of ints >= 0.
+        """
         return ~cls.zeros(shape, device)
 
     @classmethod
     def zeros(cls, shape: Sequence[int], device: torch.device | str = "cpu") -> BitMask:
-        """Nothing kept."""
-        return cls._of(shape, torch.zeros(words_size(math.prod(shape)), dtype=torch.uint8, device=device))
+        """Nothing kept.
 
-    @classmethod
-    def empty(cls, shape: Sequence[int], device: torch.device | str = "cpu") -> BitMask:
-        """Of memory that is still to be written, every word of it."""
-        return cls._of(shape, torch.empty(words_size(math.prod(shape)), dtype=torch.uint8, device=device))
+        Raises:
+            PruneTypeError, PruneValueError: `shape` is not a sequence of ints >= 0.
+        """
+        sizes = _checked_shape(shape)
+        return cls._of(sizes, torch.zeros(words_size(math.prod(sizes)), dtype=torch.uint8, device=device))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -148,10 +154,10 @@ class BitMask:
         """Of what `state` gave.
 
         Raises:
-            TypeError, ValueError: it is not that.
+            PruneTypeError, PruneValueError: it is not that.
         """
         if not isinstance(state, dict) or set(state) != {"shape", "words"}:
-            raise TypeError(f"Expected the state of a BitMask, a dict of shape and words, got {state!r:.80}.")
+            raise PruneTypeError(f"Expected the state of a BitMask, a dict of shape and words, got {state!r:.80}.")
         return cls(state["shape"], state["words"])
 
     def __and__(self, other: BitMask) -> BitMask:
@@ -171,6 +177,12 @@ class BitMask:
             return NotImplemented
         return self._shape == other._shape and torch.equal(self._words, other._words.to(self.device))
 
+    def __bool__(self) -> bool:
+        raise PruneTypeError(
+            "Expected a number or a comparison, got a BitMask, which is neither true nor false: "
+            "use `mask.count() > 0` or `mask.count() == mask.numel`."
+        )
+
     def __hash__(self) -> int:
         return hash(self.digest())
 
@@ -182,12 +194,17 @@ class BitMask:
 
     def _alike(self, other: BitMask) -> Tensor:
         if not isinstance(other, BitMask):
-            raise TypeError(f"Expected a BitMask, got {type(other).__name__}.")
+            raise PruneTypeError(f"Expected a BitMask, got {type(other).__name__}.")
         if other._shape != self._shape or other.device != self.device:
-            raise ValueError(
+            raise PruneValueError(
                 f"Expected a mask of shape {self._shape} on {self.device}, got {other._shape} on {other.device}."
             )
         return other._words
+
+
+def unwritten(tensor: Tensor) -> BitMask:
+    """For `tensor`, of memory in which a kernel is still to write every word."""
+    return BitMask._of(tensor.shape, torch.empty(words_size(tensor.numel()), dtype=torch.uint8, device=tensor.device))
 
 
 def words_size(numel: int) -> int:
@@ -196,9 +213,12 @@ def words_size(numel: int) -> int:
 
 
 def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(operator.index(size) for size in shape)  # 2.5 is no size
+    try:
+        sizes = tuple(operator.index(size) for size in shape)  # 2.5 is no size
+    except TypeError:
+        raise PruneTypeError(f"Expected `shape` a sequence of ints, got {shape!r:.80}.") from None
     if any(size < 0 for size in sizes):
-        raise ValueError(f"Expected `shape` of sizes >= 0, got {sizes}.")
+        raise PruneValueError(f"Expected `shape` of sizes >= 0, got {sizes}.")
     return sizes
 
 

@@ -11,8 +11,11 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from lightning_autoarch.prune import _ops, reference
-from lightning_autoarch.prune.mask import BitMask
-from lightning_autoarch.prune.weights import collect, readable
+from lightning_autoarch.prune.amounts import whole
+from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.prune.mask import BitMask, unwritten
+from lightning_autoarch.prune.overlap import readable
+from lightning_autoarch.prune.weights import collect
 from lightning_autoarch.prune.written import operation
 
 
@@ -30,7 +33,7 @@ def nm_masks(
             patterns of a 4 x 4 tile the one with the largest sum of magnitudes.
 
     Raises:
-        TypeError, ValueError: the arguments are not that.
+        PruneTypeError, PruneValueError: the arguments are not that.
 
     NaN is larger than infinity. On the CPU scratch memory grows with m times the size behind `dim`, up to some bytes an
     element when that is odd: `dim=-1` needs next to none. On CUDA it does not wait for the device, and can be captured
@@ -40,10 +43,11 @@ def nm_masks(
     >>> nm_masks([torch.tensor([[1.0, -4.0, 2.0, 3.0]])])[0].unpack()
     tensor([[False,  True, False,  True]])
     """
+    n, m, dim = whole(n, "n"), whole(m, "m"), whole(dim, "dim")
     if not 1 <= n <= m <= 64:
-        raise ValueError(f"Expected 1 <= n <= m <= 64, got n={n}, m={m}.")
+        raise PruneValueError(f"Expected 1 <= n <= m <= 64, got n={n}, m={m}.")
     if transposable and (n, m, dim) != (2, 4, -1):
-        raise ValueError("Expected n=2, m=4, dim=-1 with `transposable`: it is 2:4 along the last two dimensions.")
+        raise PruneValueError("Expected n=2, m=4, dim=-1 with `transposable`: it is 2:4 along the last two dimensions.")
     weights = collect(tensors)
     for tensor, name in zip(weights.unique, weights.names, strict=True):
         _check_shape(tensor, name, m, dim, transposable)
@@ -54,9 +58,9 @@ def _check_shape(tensor: Tensor, name: str, m: int, dim: int, transposable: bool
     needed = (-1, -2) if transposable else (dim,)
     for d in needed:
         if not -tensor.dim() <= d < tensor.dim():
-            raise ValueError(f"Expected {name} to have a dimension {d}, got shape {tuple(tensor.shape)}.")
+            raise PruneValueError(f"Expected {name} to have a dimension {d}, got shape {tuple(tensor.shape)}.")
         if tensor.shape[d] % m:
-            raise ValueError(f"Expected a multiple of {m} along dimension {d} of {name}, got {tensor.shape[d]}.")
+            raise PruneValueError(f"Expected a multiple of {m} along dimension {d} of {name}, got {tensor.shape[d]}.")
 
 
 def _mask(tensor: Tensor, n: int, m: int, dim: int, transposable: bool) -> BitMask:
@@ -64,7 +68,7 @@ def _mask(tensor: Tensor, n: int, m: int, dim: int, transposable: bool) -> BitMa
         return BitMask.pack(
             reference.transposable_keep(tensor) if transposable else reference.nm_keep(tensor, n, m, dim)
         )
-    mask = BitMask.empty(tensor.shape, tensor.device)
+    mask = unwritten(tensor)
     if transposable:
         _ops.transposable_mask(tensor, (math.prod(tensor.shape[:-2]), *tensor.shape[-2:]), mask.words)
     else:

@@ -6,35 +6,37 @@ prox of a |w_g|_2:    w_g max(1 - a / |w_g|_2, 0)   for each slice g   (Yuan & L
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, SupportsFloat, SupportsIndex
 
 import torch
 from torch import Tensor
 
 from lightning_autoarch.prune import _ops, reference
+from lightning_autoarch.prune.amounts import non_negative, one_or_each, real, wanted, whole
+from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.magnitude import magnitude_masks
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.nm import slices
+from lightning_autoarch.prune.overlap import readable
 from lightning_autoarch.prune.selection import Scope
-from lightning_autoarch.prune.weights import Weights, collect, readable
+from lightning_autoarch.prune.weights import Weights, collect
 from lightning_autoarch.prune.written import announce, operation
 
 
 @operation
-def soft_threshold_(tensors: Iterable[Tensor], amounts: float | Sequence[float]) -> None:
+def soft_threshold_(tensors: Iterable[Tensor], amounts: SupportsFloat | Sequence[SupportsFloat]) -> None:
     """Move every weight towards zero by an amount, and to +0 where less than that is left; NaN stays.
 
     One subtraction in float32 (float64 for float64), rounded to the dtype. On CUDA it does not wait for the device, and
     can be captured in a CUDA graph.
 
     Args:
-        tensors: as in `magnitude_masks`, without overlap in memory; tied ones are moved once.
+        tensors: as in `prune_`, without overlap in memory; tied ones are moved once.
         amounts: >= 0, one number or one for each tensor.
 
     Raises:
-        TypeError, ValueError: the arguments are not that. Nothing was changed.
+        PruneTypeError, PruneValueError: the arguments are not that. Nothing was changed.
 
     >>> import torch
     >>> weight = torch.tensor([1.0, -0.25, -2.0])
@@ -43,7 +45,7 @@ def soft_threshold_(tensors: Iterable[Tensor], amounts: float | Sequence[float])
     tensor([ 0.5000,  0.0000, -1.5000])
     """
     weights = collect(tensors, writing=True)
-    each = _amounts(weights, amounts)
+    each = one_or_each(weights, amounts, "amounts", non_negative)
     if weights.unique and not _ops.compiled(weights.unique[0].device):
         for tensor, amount in zip(weights.unique, each, strict=True):
             reference.soft_threshold_(tensor, amount)
@@ -66,21 +68,23 @@ def group_norms(
         dim: the slices are `tensor.select(dim, 0)`, ...
 
     Raises:
-        TypeError, ValueError: the arguments are not that.
+        PruneTypeError, PruneValueError: the arguments are not that.
 
     >>> import torch
     >>> group_norms([torch.tensor([[3.0, 4.0], [0.0, 1.0]])])
     [tensor([5., 1.])]
     """
-    _check_p(p)
+    order = _norm_order(p)
     weights = collect(tensors)
-    _check_dim(weights, dim)
-    norms = [_norms(readable(t), p, dim).to(_norm_dtype(t)) for t in weights.unique]
+    dim = _dimension(weights, dim)
+    norms = [_norms(readable(t), order, dim).to(_norm_dtype(t)) for t in weights.unique]
     return weights.spread(norms)
 
 
 @operation
-def group_soft_threshold_(tensors: Iterable[Tensor], amounts: float | Sequence[float], dim: int = 0) -> None:
+def group_soft_threshold_(
+    tensors: Iterable[Tensor], amounts: SupportsFloat | Sequence[SupportsFloat], dim: int = 0
+) -> None:
     """Shrink each slice along `dim` towards zero by an amount of its 2-norm; slices of less become +0 as a whole.
 
     A slice whose norm is not finite stays. On CUDA it does not wait for the device.
@@ -90,7 +94,7 @@ def group_soft_threshold_(tensors: Iterable[Tensor], amounts: float | Sequence[f
         dim: as in `group_norms`.
 
     Raises:
-        TypeError, ValueError: the arguments are not that. Nothing was changed.
+        PruneTypeError, PruneValueError: the arguments are not that. Nothing was changed.
 
     >>> import torch
     >>> weight = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
@@ -100,8 +104,8 @@ def group_soft_threshold_(tensors: Iterable[Tensor], amounts: float | Sequence[f
             [0.0000, 0.0000]])
     """
     weights = collect(tensors, writing=True)
-    _check_dim(weights, dim)
-    each = _amounts(weights, amounts)
+    dim = _dimension(weights, dim)
+    each = one_or_each(weights, amounts, "amounts", non_negative)
     norms = [_norms(tensor, 2, dim) for tensor in weights.unique]  # all of them before the first is written
     for tensor, its, amount in zip(weights.unique, norms, each, strict=True):
         if _ops.compiled(tensor.device):
@@ -113,37 +117,55 @@ def group_soft_threshold_(tensors: Iterable[Tensor], amounts: float | Sequence[f
 
 @operation
 def group_masks(
-    tensors: Iterable[Tensor], amount: float, p: Literal[1, 2] = 2, dim: int = 0, *, scope: Scope = "global"
+    tensors: Iterable[Tensor],
+    amount: SupportsFloat | Sequence[SupportsFloat] | None = None,
+    p: Literal[1, 2] = 2,
+    dim: int = 0,
+    *,
+    k: SupportsIndex | Sequence[SupportsIndex] | None = None,
+    scope: Scope = "global",
 ) -> list[BitMask]:
     """Masks of whole slices along `dim`: those of the smallest norm are pruned, among equals the lowest index is kept.
 
     Args:
         tensors: as in `magnitude_masks`.
-        amount: share of the slices in [0, 1], exactly `round(amount * slices)` go; an int is that many.
+        amount: share of the slices that is pruned, in [0, 1]: k = round(amount * slices). 1 is all of them, as 1.0 is.
         p, dim: as in `group_norms`.
-        scope: "global" compares the slices of all tensors, "tensor" those of each.
+        k: how many slices are pruned. Exactly one of `amount` and `k` is given.
+        scope: "global" compares the slices of all tensors; "tensor" those of each, then `amount` or `k` may be one for
+            each tensor.
 
     Raises:
-        TypeError, ValueError: the arguments are not that; a norm is NaN.
+        PruneTypeError, PruneValueError: the arguments are not that; a norm is NaN.
 
     On CUDA the call waits for the device.
 
     >>> import torch
-    >>> group_masks([torch.tensor([[3.0, 4.0], [0.0, 1.0]])], 0.5)[0].unpack()
+    >>> weight = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    >>> group_masks([weight], 0.5)[0].unpack()
     tensor([[ True,  True],
             [False, False]])
+    >>> group_masks([weight], k=1) == group_masks([weight], 0.5)
+    True
     """
     weights = collect(tensors)
-    if isinstance(amount, bool) or not isinstance(amount, int | float):
-        raise TypeError(f"Expected `amount` to be a number, got {amount!r}.")
-    _check_p(p)
-    _check_dim(weights, dim)
-    norms = [_norms(readable(tensor), p, dim) for tensor in weights.unique]  # not rounded, as those of group_norms are
-    if isinstance(amount, int):
-        kept = magnitude_masks(norms, k=amount, scope=scope)
-    else:
-        kept = magnitude_masks(norms, sparsity=amount, scope=scope)
+    order, dim = _norm_order(p), _dimension(weights, dim)
+    count = _slices_of(weights, amount, k, dim, scope)
+    norms = [_norms(readable(tensor), order, dim) for tensor in weights.unique]  # not rounded as those of group_norms
+    kept = weights.distinct(magnitude_masks(weights.spread(norms), k=count, scope=scope), "masks")
     return weights.spread([_whole(mask, tensor, dim) for mask, tensor in zip(kept, weights.unique, strict=True)])
+
+
+def _slices_of(weights: Weights, amount: object, k: object, dim: int, scope: Scope) -> int | list[int]:
+    """How many slices are pruned: of all tensors, or of each that was passed."""
+    sizes = [tensor.shape[dim] for tensor in weights.unique]
+    if scope == "global":
+        return wanted(sum(sizes), amount, k, "amount", "slices")
+    nothing = [None] * len(sizes)
+    amounts = nothing if amount is None else one_or_each(weights, amount, "amount", real)
+    ks = nothing if k is None else one_or_each(weights, k, "k", whole)
+    each = zip(sizes, amounts, ks, strict=True)
+    return weights.spread([wanted(size, one, its, "amount", "slices") for size, one, its in each])
 
 
 def _whole(mask: BitMask, tensor: Tensor, dim: int) -> BitMask:
@@ -161,24 +183,17 @@ def _norm_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _check_p(p: int) -> None:
-    if type(p) is not int or p not in (1, 2):
-        raise ValueError(f"Expected `p` to be 1 or 2, got {p!r}.")
+def _norm_order(p: object) -> int:
+    order = real(p, "p")
+    if order not in (1, 2):
+        raise PruneValueError(f"Expected `p` to be 1 or 2, got {p}.")
+    return int(order)
 
 
-def _check_dim(weights: Weights, dim: int) -> None:
+def _dimension(weights: Weights, dim: object) -> int:
+    """As an int, that every tensor has."""
+    d = whole(dim, "dim")
     for tensor, name in zip(weights.unique, weights.names, strict=True):
-        if not -tensor.dim() <= dim < tensor.dim():
-            raise ValueError(f"Expected {name} to have a dimension {dim}, got shape {tuple(tensor.shape)}.")
-
-
-def _amounts(weights: Weights, amounts: float | Sequence[float]) -> list[float]:
-    if isinstance(amounts, int | float):
-        amounts = [amounts] * len(weights.places)
-    each = weights.distinct(amounts, "amounts")
-    for amount in each:
-        if isinstance(amount, bool) or not isinstance(amount, int | float):
-            raise TypeError(f"Expected `amounts` to be numbers, got {amount!r}.")
-        if not (amount >= 0 and math.isfinite(amount)):
-            raise ValueError(f"Expected `amounts` >= 0 and finite, got {amount}.")
-    return [float(amount) for amount in each]
+        if not -tensor.dim() <= d < tensor.dim():
+            raise PruneValueError(f"Expected {name} to have a dimension {d}, got shape {tuple(tensor.shape)}.")
+    return d

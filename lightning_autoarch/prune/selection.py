@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from torch import Tensor
 
 from lightning_autoarch.prune import _ops, reference
+from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.mask import BitMask
 
 Scope: TypeAlias = Literal["global", "tensor"]
@@ -25,6 +26,11 @@ class Job:
     given: Sequence[BitMask] | None
     regrow: bool  # the candidates are what `given` prunes, else what it keeps
 
+    @property
+    def whose(self) -> str:
+        """Of which tensor, for errors: " of tensors[3]" where it is one by itself."""
+        return f" of {self.names[0]}" if len(self.names) == 1 else ""
+
     def only(self, i: int) -> Job:
         """The i-th tensor by itself."""
         given = None if self.given is None else self.given[i : i + 1]
@@ -38,10 +44,10 @@ def run(job: Job, remove: int, *, nan: Nan, out: Sequence[BitMask] | None = None
         Bits of the largest magnitude that was removed; 0 when none was.
 
     Raises:
-        ValueError: a NaN among the candidates, or more to remove than there are numbers. Nothing was written.
+        PruneValueError: a NaN among the candidates, or more to remove than there are numbers. Nothing was written.
     """
     if nan not in ("error", "keep"):
-        raise ValueError(f"Expected `nan` to be 'error' or 'keep', got {nan!r}.")
+        raise PruneValueError(f"Expected `nan` to be 'error' or 'keep', got {nan!r}.")
     if not job.criterion:
         return 0
     if not _ops.compiled(job.criterion[0].device):
@@ -56,9 +62,9 @@ def run(job: Job, remove: int, *, nan: Nan, out: Sequence[BitMask] | None = None
         zero=zero,
     )
     if found.nan_array >= 0:
-        raise ValueError(_nan_message(job.names[found.nan_array]))
+        raise PruneValueError(_nan_message(job.names[found.nan_array]))
     if remove > found.numbers:
-        raise ValueError(_too_many(remove, found.numbers))
+        raise PruneValueError(_too_many(remove, found.numbers, job))
     return found.key
 
 
@@ -70,10 +76,10 @@ def _run_reference(job: Job, remove: int, *, nan: Nan, out: Sequence[BitMask] | 
         chosen = tensor if candidates is None else tensor[candidates[i]]
         n_nan = int(chosen.isnan().sum())
         if n_nan and nan == "error":
-            raise ValueError(_nan_message(name))
+            raise PruneValueError(_nan_message(name))
         numbers += chosen.numel() - n_nan
     if remove > numbers:
-        raise ValueError(_too_many(remove, numbers))
+        raise PruneValueError(_too_many(remove, numbers, job))
     gone, key = reference.removed(job.criterion, candidates, remove)
     for i, mask in enumerate(out or ()):
         keep = ~gone[i] if masks is None or job.regrow else masks[i] & ~gone[i]
@@ -87,5 +93,5 @@ def _nan_message(name: str) -> str:
     return f"Expected numbers, got NaN in {name}: mend the training, or pass nan='keep' to keep what is NaN."
 
 
-def _too_many(remove: int, numbers: int) -> str:
-    return f"Expected to remove at most the {numbers} weights that are not NaN, got {remove}."
+def _too_many(remove: int, numbers: int, job: Job) -> str:
+    return f"Expected to remove at most the {numbers} weights{job.whose} that are not NaN, got {remove}."

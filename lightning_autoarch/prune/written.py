@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
+from lightning_autoarch.prune.tracing import refuse_tracing
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def operation(function: Callable[P, R]) -> Callable[P, R]:
-    """Shows in torch.profiler as `lightning_autoarch::<name>`; under torch.compile a call is a graph break.
+    """Shows in torch.profiler as `pruning_<name>`; under torch.compile a call is a graph break, in a trace an error.
 
     That is `torch.compiler.disable`, without importing the compiler (seconds) for everybody: the caller breaks its
     graph, and nothing that is called from here is compiled.
@@ -23,7 +25,8 @@ def operation(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def named(*args: P.args, **kwargs: P.kwargs) -> R:
-        with record_function(f"lightning_autoarch::{function.__name__}"):
+        refuse_tracing(function.__name__)
+        with record_function(f"pruning_{function.__name__}"):
             return function(*args, **kwargs)
 
     named._torchdynamo_disable = True  # type: ignore[attr-defined]

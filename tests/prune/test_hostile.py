@@ -7,16 +7,22 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from weight_lists import DTYPES, LAYOUTS, few_values, normal, random_bits, same_bits, twin
+from torch.fx.experimental.proxy_tensor import make_fx
+from weight_lists import DTYPES, LAYOUTS, NAN, few_values, normal, random_bits, same_bits, twin
 
+from lightning_autoarch.errors import AutoArchError
 from lightning_autoarch.prune import (
     BitMask,
     _ops,
     apply_masks_,
+    count_nonzero,
     density,
     group_masks,
     group_norms,
@@ -27,6 +33,7 @@ from lightning_autoarch.prune import (
     prune_,
     soft_threshold_,
 )
+from lightning_autoarch.prune.overlap import overlaps_itself
 
 Call = Callable[[Iterable[Tensor]], Any]
 
@@ -36,7 +43,9 @@ class Subclass(Tensor):
 
 
 def apply_zeros(tensors: Iterable[Tensor]) -> None:
-    apply_masks_(tensors, [BitMask.zeros(getattr(t, "shape", ()), getattr(t, "device", "cpu")) for t in tensors])
+    listed = tensors if isinstance(tensors, list) else []
+    plain = [t for t in listed if isinstance(t, Tensor) and not t.is_nested]
+    apply_masks_(tensors, [BitMask.zeros(t.shape, t.device) for t in plain])
 
 
 WRITING: dict[str, Call] = {
@@ -55,6 +64,7 @@ READING: dict[str, Call] = {
     "density": density,
 }
 CALLS = WRITING | READING
+MASK = BitMask.zeros((4,))
 
 
 def fake() -> Tensor:
@@ -62,10 +72,24 @@ def fake() -> Tensor:
         return torch.ones(4)
 
 
+def nested(layout: torch.layout) -> Tensor:
+    return torch.nested.nested_tensor([torch.ones(4), torch.ones(8)], layout=layout)
+
+
 BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "one tensor": (lambda: torch.ones(4), TypeError, "Expected `tensors` to be a list of tensors, got one tensor"),
     "a number": (lambda: [torch.ones(4), 1.0], TypeError, "Expected `tensors[1]` to be a torch.Tensor"),
-    "None": (lambda: [None], TypeError, "Expected `tensors[0]` to be a torch.Tensor"),
+    "None": (lambda: [None], TypeError, "Expected `tensors[0]` to be a torch.Tensor or Parameter, got None."),
+    "None at all": (lambda: None, TypeError, "Expected `tensors` to be a list of tensors, got None."),
+    "an array": (lambda: np.ones(4), TypeError, "Expected `tensors` to be a list of tensors, got one ndarray"),
+    "arrays": (lambda: [np.ones(4)], TypeError, "got ndarray: pass `torch.from_numpy(array)`"),
+    "text": (lambda: "ab", TypeError, "Expected `tensors` to be a list of tensors, got one str"),
+    "a module": (lambda: nn.Linear(2, 2), TypeError, "got the module Linear: pass `module.parameters()`"),
+    "a module of modules": (lambda: nn.Sequential(nn.Linear(2, 2)), TypeError, "got the module Sequential"),
+    "modules": (lambda: [nn.Linear(2, 2)], TypeError, "got Linear: pass its parameters, such as"),
+    "a dict": (lambda: {"weight": torch.ones(4)}, TypeError, "got a dict: pass its `.values()`"),
+    "nested": (lambda: [nested(torch.strided)], TypeError, "Expected `tensors[0]` to be dense, got a nested tensor"),
+    "jagged": (lambda: [nested(torch.jagged)], TypeError, "got NestedTensor"),
     "integers": (lambda: [torch.ones(4), torch.ones(4).int()], TypeError, "Expected `tensors[1]` of dtype float32"),
     "booleans": (lambda: [torch.ones(4).bool()], TypeError, "Expected `tensors[0]` of dtype float32"),
     "complex": (lambda: [torch.ones(4) + 0j], TypeError, "Expected `tensors[0]` of dtype float32"),
@@ -82,15 +106,149 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("what", BAD)
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta", "ignore:The PyTorch API of nested tensors")
 def test_bad_tensors(call: str, what: str) -> None:
     make, error, message = BAD[what]
     tensors = make()
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=re.escape(message)) as raised:
         CALLS[call](tensors)
+    assert isinstance(raised.value, AutoArchError)
     for tensor in tensors if isinstance(tensors, list) else [tensors]:
-        if type(tensor) is Tensor and tensor.layout is torch.strided and not tensor.is_meta:
+        if type(tensor) is Tensor and not tensor.is_nested and tensor.layout is torch.strided and not tensor.is_meta:
             assert torch.equal(tensor, torch.ones_like(tensor))
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_one_memory_as_two_dtypes_is_not_tied(call: str) -> None:
+    memory = torch.ones(4)
+    tensors = [memory.view(torch.float16), memory.view(torch.bfloat16)]
+    with pytest.raises(TypeError, match="Expected tensors of one dtype"):
+        magnitude_masks(tensors, k=1) if call == "apply_masks_" else CALLS[call](tensors)
+    assert torch.equal(memory, torch.ones(4))
+
+
+def test_a_parameter_list_is_a_list() -> None:
+    parameters = nn.ParameterList([torch.ones(3), torch.ones(2)])
+    assert [mask.count() for mask in prune_(parameters, k=4)] == [1, 0]
+
+
+WRONG_KINDS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "p=True": (lambda t: group_norms([t], True), "Expected `p` a number, got True."),
+    "p='2'": (lambda t: group_norms([t], "2"), "Expected `p` a number, got '2'."),
+    "dim=1.0": (lambda t: group_norms([t], dim=1.0), "Expected `dim` an int, got 1.0."),
+    "dim=True": (lambda t: group_soft_threshold_([t], 0.5, True), "Expected `dim` an int, got True."),
+    "dim=None": (lambda t: group_masks([t], 0.5, dim=None), "Expected `dim` an int, got None."),
+    "n=True": (lambda t: nm_masks([t], n=True), "Expected `n` an int, got True."),
+    "n=2.0": (lambda t: nm_masks([t], 2.0), "Expected `n` an int, got 2.0."),
+    "m='4'": (lambda t: nm_masks([t], m="4"), "Expected `m` an int, got '4'."),
+    "dim=1.0 of nm": (lambda t: nm_masks([t], dim=1.0), "Expected `dim` an int, got 1.0."),
+    "one mask": (lambda t: prune_([t], k=1, masks=BitMask.ones((4, 4))), "Expected `masks` to be a list of BitMask"),
+    "one mask to apply": (lambda t: apply_masks_([t], BitMask.ones((4, 4))), "got one BitMask: pass a list with it"),
+    "no masks": (lambda t: apply_masks_([t], None), "Expected `masks` to be a list of BitMask, got None"),
+    "masks by name": (lambda t: apply_masks_([t], {"w": BitMask.ones((4, 4))}), "got a dict: pass its `.values()`"),
+    "masks of booleans": (lambda t: apply_masks_([t], t.bool()[None]), "Expected `masks` to be a list of BitMask"),
+    "arrays for masks": (lambda t: apply_masks_([t, t], [np.ones(4), np.ones(4)]), "Expected a BitMask for tensors[0]"),
+    "stacked scores": (lambda t: prune_([t], k=1, scores=t[None].clone()), "Expected `scores` to be a list of tensors"),
+    "scores of arrays": (lambda t: prune_([t, t], k=1, scores=[np.ones(4), np.ones(4)]), "Expected `scores[0]` to"),
+    "scores of none": (lambda t: prune_([t], k=1, scores=[None]), "Expected `scores[0]` to be a torch.Tensor"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG_KINDS)
+def test_wrong_kinds(what: str) -> None:
+    call, message = WRONG_KINDS[what]
+    tensor = torch.ones(4, 4)
+    with pytest.raises(TypeError, match=re.escape(message)) as raised:
+        call(tensor)
+    assert isinstance(raised.value, AutoArchError)
+    assert (tensor == 1).all() and tensor._version == 0
+
+
+def test_integers_of_any_kind() -> None:
+    tensor = normal(4, 8)
+    for p in (2.0, np.int64(2), torch.tensor(2)):
+        assert same(group_norms([tensor], p, np.int64(1)), group_norms([tensor], 2, 1))  # type: ignore[arg-type]
+    assert nm_masks([tensor], np.uint8(1), torch.tensor(4), np.int16(-1)) == nm_masks([tensor], 1, 4)  # type: ignore[arg-type]
+
+
+NO_NUMBERS = [
+    True, np.True_, "0.5", b"0", 0.5j, np.array(True), np.array("0.5"), np.array(0.5j), object(), torch.tensor(True),
+    torch.tensor(0.5j), torch.tensor(0.5, device="meta"), torch.tensor(0.5).as_subclass(Subclass),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: f"{type(value).__name__} {value}"[:40])
+def test_what_is_no_number(value: Any) -> None:
+    tensor = torch.ones(4, 2)
+    calls: dict[str, Callable[[], Any]] = {
+        "sparsity": lambda: prune_([tensor], sparsity=value),
+        "k": lambda: prune_([tensor], k=value),
+        "sparsity[0]": lambda: prune_([tensor], sparsity=[value], scope="tensor"),
+        "k[0]": lambda: magnitude_masks([tensor], k=[value], scope="tensor"),
+        "amount": lambda: group_masks([tensor], value),
+        "amounts": lambda: soft_threshold_([tensor], value),
+        "amounts[0]": lambda: group_soft_threshold_([tensor], [value]),
+    }
+    for name, call in calls.items():
+        with pytest.raises(TypeError, match=rf"Expected `{re.escape(name)}` an? (number|int)") as raised:
+            call()
+        assert isinstance(raised.value, AutoArchError)
+    assert (tensor == 1).all() and tensor._version == 0
+
+
+def test_a_number_that_no_float_holds() -> None:
+    with pytest.raises(ValueError, match="Expected `sparsity` a number in the range of a float"):
+        magnitude_masks([torch.ones(4)], sparsity=10**400)
+
+
+def test_lists_of_numbers_where_one_is_expected() -> None:
+    for value in ([0.5], np.array([0.5]), torch.tensor([0.5])):
+        with pytest.raises(TypeError, match="Expected `sparsity` a number"):
+            prune_([torch.ones(4)], sparsity=value)
+        with pytest.raises(TypeError, match="Expected `k` an int"):
+            prune_([torch.ones(4)], k=value)
+
+
+class TestIndicesInErrors:
+    """They are those of the caller's list, also behind tied tensors and where each tensor is pruned by itself."""
+
+    tied, other = torch.ones(2), torch.ones(3)
+
+    @pytest.mark.parametrize("scope", ["global", "tensor"])
+    @pytest.mark.parametrize(
+        ("last", "error", "message"),
+        [
+            (torch.tensor([1.0, NAN, 2.0]), ValueError, "NaN in scores[2]"),
+            (torch.ones(4), ValueError, "for tensors[2], got (4,)"),
+            (torch.ones(3).int(), TypeError, "`scores[2]` of dtype"),
+            (torch.ones(3).half(), TypeError, "(scores[2])"),
+            (torch.ones(3).to_sparse(), TypeError, "`scores[2]` to be dense"),
+        ],
+        ids=str,
+    )
+    def test_scores(self, scope: Any, last: Tensor, error: type[Exception], message: str) -> None:
+        score = torch.ones(2)
+        for call in (magnitude_masks, prune_):
+            with pytest.raises(error, match=re.escape(message)):
+                call([self.tied, self.tied, self.other], k=1, scope=scope, scores=[score, score, last])
+        assert self.tied._version == self.other._version == 0
+
+    def test_different_scores_of_tied_tensors(self) -> None:
+        with pytest.raises(ValueError, match=r"Expected equal `scores` for tied tensors, got another for tensors\[2\]"):
+            magnitude_masks([self.other, self.tied, self.tied], k=1, scores=[torch.ones(n) for n in (3, 2, 2)])
+
+    def test_nan_without_scores(self) -> None:
+        with pytest.raises(ValueError, match=r"NaN in tensors\[2\]"):
+            magnitude_masks([self.tied, self.tied, torch.tensor([NAN])], k=1, scope="tensor")
+
+    def test_amounts_of_one_tensor(self) -> None:
+        tensors = [self.tied, self.tied, torch.tensor([NAN, 1.0, 2.0])]
+        for k, message in [
+            ([1, 1, 4], "the number of weights of tensors[2]"),
+            ([1, 1, 3], "the 2 weights of tensors[2]"),
+        ]:
+            with pytest.raises(ValueError, match=re.escape(message)):
+                prune_(tensors, k=k, scope="tensor", nan="keep")
 
 
 OVERLAPS: dict[str, Callable[[Tensor], list[Tensor]]] = {
@@ -98,6 +256,7 @@ OVERLAPS: dict[str, Callable[[Tensor], list[Tensor]]] = {
     "rows that share": lambda t: [t[:2], t[1:3]],
     "rows and columns": lambda t: [t[:, 1:], t[2:]],
     "the whole and its transpose": lambda t: [t, t.t()],
+    "two places that meet": lambda t: [t.flatten().as_strided((4, 3), (2, 3))],
     "windows": lambda t: [t.flatten().unfold(0, 4, 2)],
 }
 
@@ -117,6 +276,59 @@ def test_neighbours_that_interleave_are_no_overlap(call: str) -> None:
     memory = normal(40, 8)
     WRITING[call]([memory[:, ::2], memory[:, 1::2]])
     assert not memory.any()
+
+
+def test_ten_thousand_views_that_interleave() -> None:
+    memory = normal(6, 10_000)
+    columns = list(memory.unbind(1))
+    before = memory.clone()
+    with pytest.raises(ValueError, match=r"memory of their own, got `tensors\[\d+\]` and `tensors\[\d+\]`"):
+        prune_([*columns, memory[2, 5_000:5_001]], sparsity=0.5)
+    assert torch.equal(memory, before)
+    prune_(columns, sparsity=0.5)
+    assert int((memory == 0).sum()) == 30_000
+
+
+def test_the_views_that_overlap_are_named() -> None:
+    memory = torch.ones(4, 8)
+    with pytest.raises(ValueError, match=r"got `tensors\[1\]` and `tensors\[3\]`"):
+        prune_([memory[:, 0], memory[:, 1], torch.ones(3), memory[2:, 1:3]], sparsity=0.5)
+
+
+def test_views_at_odd_addresses() -> None:
+    data = np.zeros(64, dtype=np.uint8)
+    a = torch.from_numpy(data[:32].view(np.float32))
+    b = torch.from_numpy(np.ndarray(4, dtype=np.float32, buffer=data, offset=30))  # shares the last two bytes
+    c = torch.from_numpy(np.ndarray(4, dtype=np.float32, buffer=data, offset=34))
+    with pytest.raises(ValueError, match="memory of their own"):
+        soft_threshold_([a, b], 0.5)
+    soft_threshold_([a, c], 0.5)
+
+
+DISTINCT = [((2, 3), (3, 2)), ((3, 2), (2, 3)), ((4, 2, 3), (12, 3, 2)), ((2, 4, 4), (3, 6, 25))]
+
+
+@pytest.mark.parametrize(("shape", "strides"), DISTINCT)
+@pytest.mark.parametrize("call", CALLS)
+def test_elements_that_interleave_but_are_distinct(call: str, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    memory = normal(120)
+    tensor = memory.as_strided(shape, strides)
+    places = torch.arange(120).as_strided(shape, strides)
+    assert places.unique().numel() == tensor.numel()
+    copy, calls = tensor.clone(), CALLS | {"nm_masks": lambda tensors: nm_masks(tensors, 1, 2, dim=shape.index(2))}
+    assert same(calls[call]([tensor]), calls[call]([copy]))
+    assert same_bits(tensor.contiguous(), copy)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 9)), max_size=4),
+    st.sampled_from([torch.float32, torch.float16]),
+)
+def test_overlap_is_decided_exactly(dims: list[tuple[int, int]], dtype: torch.dtype) -> None:
+    shape, strides = [size for size, _ in dims], [stride for _, stride in dims]
+    places = torch.arange(200).as_strided(shape, strides)
+    tensor = torch.zeros(200, dtype=dtype).as_strided(shape, strides)
+    assert overlaps_itself(tensor) == (places.unique().numel() < places.numel())
 
 
 @pytest.mark.parametrize("call", READING)
@@ -144,15 +356,15 @@ ONES: dict[str, Any] = {"sparsity": 0.5}
         ({"sparsity": 1.2}, ValueError, "Expected `sparsity` in [0, 1], got 1.2."),
         ({"sparsity": -0.1}, ValueError, "Expected `sparsity` in [0, 1], got -0.1."),
         ({"sparsity": float("nan")}, ValueError, "Expected `sparsity` in [0, 1], got nan."),
-        ({"sparsity": "half"}, TypeError, "Expected `sparsity` to be a number"),
-        ({"sparsity": True}, TypeError, "Expected `sparsity` to be a number"),
-        ({"sparsity": [0.5, 0.5]}, TypeError, "Expected `sparsity` to be a number"),
+        ({"sparsity": "half"}, TypeError, "Expected `sparsity` a number"),
+        ({"sparsity": True}, TypeError, "Expected `sparsity` a number"),
+        ({"sparsity": [0.5, 0.5]}, TypeError, "Expected `sparsity` a number"),
         ({"k": 7}, ValueError, "Expected `k` in [0, 6]"),
         ({"k": -1}, ValueError, "Expected `k` in [0, 6]"),
-        ({"k": 2.0}, TypeError, "Expected `k` to be a whole number, got 2.0"),
+        ({"k": 2.0}, TypeError, "Expected `k` an int, got 2.0"),
         ({"k": [1, 4], "scope": "tensor"}, ValueError, "Expected `k` in [0, 2]"),
         ({"k": [1], "scope": "tensor"}, ValueError, "Expected one of `k` for each of 2 tensors, got 1"),
-        ({"sparsity": [0.5, 2.0], "scope": "tensor"}, ValueError, "Expected `sparsity` in [0, 1], got 2.0."),
+        ({"sparsity": [0.5, 2.0], "scope": "tensor"}, ValueError, "in [0, 1], got 2.0: pass `k=2` for that many"),
         ({**ONES, "scope": "layer"}, ValueError, "Expected `scope` to be 'global' or 'tensor', got 'layer'"),
         ({**ONES, "nan": "drop"}, ValueError, "Expected `nan` to be 'error' or 'keep', got 'drop'"),
         ({**ONES, "masks": [BitMask.ones((4,))]}, ValueError, "Expected one of `masks` for each of 2 tensors, got 1"),
@@ -235,11 +447,11 @@ def test_reading_raises_no_version(call: str) -> None:
     assert weight._version == 0 and same_bits(weight, before)
 
 
-@pytest.mark.parametrize("call", sorted(CALLS.keys() - {"density"}))
+@pytest.mark.parametrize("call", [*CALLS, "count_nonzero"])
 def test_profiler_shows_the_name(call: str) -> None:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        CALLS[call]([torch.ones(4)])
-    name = f"lightning_autoarch::{call.split()[0]}"
+        count_nonzero(torch.ones(4)) if call == "count_nonzero" else CALLS[call]([torch.ones(4)])
+    name = f"pruning_{call.split()[0]}"
     assert [event.key for event in profile.key_averages() if event.key == name] == [name]
 
 
@@ -268,7 +480,46 @@ def test_compile_breaks_the_graph_and_leaves_the_call_alone() -> None:
         torch._dynamo.reset()
     assert torch.equal(result, expected) and weight.tolist() == [0.0, 0.0, 3.0, 4.0]
     assert len(graphs) == 2  # before and after: nothing inside is compiled
-    assert "lightning_autoarch::prune_" in {event.key for event in profile.key_averages()}
+    assert "pruning_prune_" in {event.key for event in profile.key_averages()}
+
+
+RECORDERS: dict[str, Callable[[Any, Tensor], object]] = {
+    "make_fx": lambda function, x: make_fx(function)(x),
+    "make_fx of fakes": lambda function, x: make_fx(function, tracing_mode="fake")(x),
+    "make_fx before dispatch": lambda function, x: make_fx(function, pre_dispatch=True)(x),
+    "jit.trace": lambda function, x: torch.jit.trace(function, x),
+}
+
+
+@pytest.mark.parametrize("recorder", RECORDERS)
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is (deprecated|not supported)")
+def test_a_trace_is_one_clear_error(call: str, recorder: str) -> None:
+    tensor = torch.ones(4)
+
+    def step(x: Tensor) -> Tensor:
+        apply_masks_([x], [MASK]) if call == "apply_masks_" else CALLS[call]([x])
+        return x * 2
+
+    with pytest.raises(RuntimeError, match=r"Expected a call of `\w+` outside of") as raised:
+        RECORDERS[recorder](step, tensor)
+    assert isinstance(raised.value, AutoArchError)
+    assert tensor.tolist() == [1.0] * 4
+    CALLS[call]([tensor])  # and after it all is well
+
+
+@pytest.mark.parametrize("transform", [torch.vmap, torch.func.grad, torch.func.functionalize])
+@pytest.mark.parametrize("call", CALLS.keys() - {"apply_masks_"})
+def test_values_inside_of_torch_func_have_no_memory(call: str, transform: Any) -> None:
+    tensor = torch.ones(4)
+
+    def step(x: Tensor) -> Tensor:
+        CALLS[call]([x])
+        return x.sum()
+
+    with pytest.raises(TypeError, match=r"Expected `tensors\[0\]` to have memory, got a value inside of torch.func"):
+        transform(step)(tensor)
+    assert tensor.tolist() == [1.0] * 4
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

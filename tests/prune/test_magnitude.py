@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +19,11 @@ from lightning_autoarch.prune import (
     BitMask,
     apply_masks_,
     density,
+    group_masks,
     magnitude_masks,
     magnitude_threshold,
     prune_,
+    soft_threshold_,
 )
 
 UNSIGNED = {8: np.uint64, 4: np.uint32, 2: np.uint16}
@@ -144,6 +148,36 @@ class TestArguments:
         for n in (1, 2, 3, 5, 10, 99):
             (mask,) = magnitude_masks([normal(n)], sparsity=sparsity)
             assert mask.numel - mask.count() == round(sparsity * n)
+
+    @pytest.mark.parametrize("make", [np.float32, np.float64, np.array, torch.tensor, Fraction], ids=str)
+    def test_shares_of_any_kind(self, make: Callable[[float], Any]) -> None:
+        tensors = [normal(3, 4), normal(8)]
+        half = nn.Parameter(make(0.5)) if make is torch.tensor else make(0.5)
+        expected = magnitude_masks(tensors, sparsity=0.5)
+        assert magnitude_masks(tensors, sparsity=half) == expected
+        assert magnitude_threshold(tensors, sparsity=half) == magnitude_threshold(tensors, sparsity=0.5)
+        each = magnitude_masks(tensors, sparsity=[0.5, 0.25], scope="tensor")
+        assert magnitude_masks(tensors, sparsity=[half, make(0.25)], scope="tensor") == each
+        assert group_masks(tensors, half) == group_masks(tensors, 0.5)
+        moved = tensors[0].clone()
+        soft_threshold_([moved], half)
+        assert torch.equal(moved, nn.functional.softshrink(tensors[0], 0.5))
+
+    @pytest.mark.parametrize("make", [np.int64, np.uint8, np.array, torch.tensor], ids=str)
+    def test_counts_of_any_kind(self, make: Callable[[int], Any]) -> None:
+        tensors = [normal(3, 4), normal(8)]
+        assert magnitude_masks(tensors, k=make(7)) == magnitude_masks(tensors, k=7)
+        each = magnitude_masks(tensors, k=[5, 2], scope="tensor")
+        assert magnitude_masks(tensors, k=[make(5), make(2)], scope="tensor") == each
+        assert group_masks(tensors, k=make(4)) == group_masks(tensors, k=4)
+
+    def test_rows_of_numbers(self) -> None:
+        tensors = [normal(3, 4), normal(8)]
+        each = magnitude_masks(tensors, k=[6, 2], scope="tensor")
+        for row in (np.array([6, 2]), torch.tensor([6, 2]), iter([6, 2])):
+            assert magnitude_masks(tensors, k=row, scope="tensor") == each
+        for row in (np.array([0.5, 0.25], dtype=np.float32), torch.tensor([0.5, 0.25])):
+            assert magnitude_masks(tensors, sparsity=row, scope="tensor") == each
 
     def test_nothing_and_everything(self) -> None:
         tensors = [normal(3, 4), normal(5)]

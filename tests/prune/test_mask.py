@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from weight_lists import generator
 
-from lightning_autoarch.prune import BitMask, mask
+from lightning_autoarch.errors import AutoArchError
+from lightning_autoarch.prune import BitMask, magnitude_masks, mask, nm_masks
 
 SHAPES = [(), (0,), (1,), (7,), (8,), (63,), (64,), (65,), (3, 0, 2), (5, 13), (4, 3, 3, 3), (1000,)]
 
@@ -152,7 +154,7 @@ def words(*values: int) -> torch.Tensor:
         ((3,), words(7, 0, 0, 0, 0, 0, 0, 1), ValueError, "the bits of `words` behind the last element to be 0"),
         ((8,), words(7, 1, 0, 0, 0, 0, 0, 0), ValueError, "the bits of `words` behind the last element to be 0"),
         ((-3,), words(), ValueError, r"Expected `shape` of sizes >= 0, got \(-3,\)"),
-        ((2.5,), words(0, 0, 0, 0, 0, 0, 0, 0), TypeError, "cannot be interpreted as an integer"),
+        ((2.5,), words(0, 0, 0, 0, 0, 0, 0, 0), TypeError, r"Expected `shape` a sequence of ints, got \(2.5,\)"),
     ],
 )
 def test_bad_words(shape: tuple[int, ...], given_words: torch.Tensor, error: type[Exception], message: str) -> None:
@@ -174,8 +176,49 @@ def test_bad_operands() -> None:
         packed & BitMask.ones((4,))
     with pytest.raises(TypeError, match="Expected a BitMask, got Tensor"):
         packed | packed.words
+    with pytest.raises(TypeError, match="Expected `keep` to be a boolean tensor, got ndarray"):
+        BitMask.pack(np.ones(3, dtype=bool))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="Expected `keep` to be a boolean tensor"):
         BitMask.pack(packed.words)
+
+
+@pytest.mark.parametrize("make", [BitMask.zeros, BitMask.ones])
+@pytest.mark.parametrize(
+    ("shape", "error", "message"),
+    [
+        ((-1, 2), ValueError, r"Expected `shape` of sizes >= 0, got \(-1, 2\)"),
+        ((-1, 0), ValueError, r"Expected `shape` of sizes >= 0, got \(-1, 0\)"),
+        ((2.0,), TypeError, r"Expected `shape` a sequence of ints, got \(2.0,\)"),
+        (3, TypeError, "Expected `shape` a sequence of ints, got 3"),
+        ("ab", TypeError, "Expected `shape` a sequence of ints, got 'ab'"),
+        (None, TypeError, "Expected `shape` a sequence of ints, got None"),
+    ],
+    ids=str,
+)
+def test_bad_shapes(make: Any, shape: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as raised:
+        make(shape)
+    assert isinstance(raised.value, AutoArchError)
+
+
+def test_shapes_of_numpy_are_shapes() -> None:
+    packed = BitMask.zeros(np.array([2, 3]))  # type: ignore[arg-type]
+    assert packed.shape == (2, 3) and [type(size) for size in packed.shape] == [int, int]
+    assert BitMask.ones(torch.Size([2, 3])) == ~packed
+
+
+def test_no_mask_has_memory_that_nobody_wrote() -> None:
+    assert not hasattr(BitMask, "empty")
+    for n in (1, 63, 65):
+        for made in (magnitude_masks([torch.ones(n)], k=n // 2)[0], nm_masks([torch.ones(n)], 1, 1)[0]):
+            BitMask((n,), made.words)  # raises where the padding is not 0
+
+
+@pytest.mark.parametrize("packed", [BitMask.ones((3,)), BitMask.zeros((1,)), BitMask.zeros((0,))], ids=repr)
+def test_neither_true_nor_false(packed: BitMask) -> None:
+    for ask in (bool, lambda mask: not mask, lambda mask: mask and 1):
+        with pytest.raises(TypeError, match=r"neither true nor false: use `mask\.count\(\) > 0`"):
+            ask(packed)
 
 
 @pytest.mark.gpu

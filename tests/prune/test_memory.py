@@ -109,12 +109,12 @@ def test_a_mask_is_a_value() -> None:
 
 class TestNorms:
     def test_slices_are_chosen_by_norms_that_are_not_rounded(self) -> None:
-        assert group_masks([torch.tensor([[1.0, 0.0], [1.0, 1e-4]])], 1)[0].unpack().tolist() == [
+        assert group_masks([torch.tensor([[1.0, 0.0], [1.0, 1e-4]])], k=1)[0].unpack().tolist() == [
             [False] * 2,
             [True] * 2,
         ]
         big = torch.tensor([[3e38, 3e38], [2e38, 2e38]])
-        assert group_masks([big], 1, p=1)[0].unpack().tolist() == [[True] * 2, [False] * 2]
+        assert group_masks([big], k=1, p=1)[0].unpack().tolist() == [[True] * 2, [False] * 2]
 
     def test_an_amount_of_0_changes_nothing(self) -> None:
         weight = torch.tensor([[1e-200, 2e-200], [1.0, 1.0]], dtype=torch.float64)

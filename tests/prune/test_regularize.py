@@ -182,10 +182,10 @@ def test_parameters_need_no_no_grad() -> None:
         (-1.0, ValueError, "Expected `amounts` >= 0 and finite, got -1.0"),
         (NAN, ValueError, "Expected `amounts` >= 0 and finite, got nan"),
         (INF, ValueError, "Expected `amounts` >= 0 and finite, got inf"),
-        (True, TypeError, "Expected `amounts` to be numbers, got True"),
-        (["1", "2"], TypeError, "Expected `amounts` to be numbers, got '1'"),
+        (True, TypeError, "Expected `amounts` a number, got True"),
+        (["1", "2"], TypeError, r"Expected `amounts\[0\]` a number, got '1'"),
         ([1.0], ValueError, "Expected one of `amounts` for each of 2 tensors, got 1"),
-        ([1.0, -2.0], ValueError, "Expected `amounts` >= 0"),
+        ([1.0, -2.0], ValueError, r"Expected `amounts\[1\]` >= 0 and finite, got -2.0"),
     ],
     ids=str,
 )
