@@ -123,36 +123,36 @@ int converted(Threads threads) { return threads; }
 autoarch::cuda::Where converted(const Stream& stream) { return {stream.first, at<void>(stream.second)}; }
 
 // Defines the functions that differ in the namespace and in that argument alone.
-#define AUTOARCH_DEFINE(m, Last, ns)                                                                                   \
-  m.def("apply_masks", [](const std::vector<PyArray>& arrays, const std::vector<std::uintptr_t>& masks, Dtype dtype,   \
-                          const Last& on) {                                                                            \
-    const py::gil_scoped_release release;                                                                              \
-    ns::apply_masks(arrays_of(arrays), pointers<autoarch::Bits>(masks), dtype, converted(on));                              \
-  });                                                                                                                  \
-  m.def("nm_mask", [](const PyArray& array, const PyGroups& shape, int n, int mm, std::uintptr_t out, Dtype dtype,     \
-                      const Last& on) {                                                                                \
-    const py::gil_scoped_release release;                                                                              \
-    ns::nm_mask(array_of(array), groups_of(shape), n, mm, at<std::uint64_t>(out), dtype, converted(on));                    \
-  });                                                                                                                  \
-  m.def("transposable_mask",                                                                                           \
-        [](const PyArray& array, const PyGroups& shape, std::uintptr_t out, Dtype dtype, const Last& on) {             \
-          const py::gil_scoped_release release;                                                                        \
-          ns::transposable_mask(array_of(array), matrices_of(shape), at<std::uint64_t>(out), dtype, converted(on));         \
-        });                                                                                                            \
-  m.def("soft_threshold", [](const std::vector<PyArray>& arrays, const std::vector<double>& amounts, Dtype dtype,      \
-                             const Last& on) {                                                                         \
-    const py::gil_scoped_release release;                                                                              \
-    ns::soft_threshold(arrays_of(arrays), amounts, dtype, converted(on));                                                   \
-  });                                                                                                                  \
-  m.def("group_norms", [](const PyArray& array, const PyGroups& shape, int p, std::uintptr_t norms, Dtype dtype,       \
-                          const Last& on) {                                                                            \
-    const py::gil_scoped_release release;                                                                              \
-    ns::group_norms(array_of(array), groups_of(shape), p, at<double>(norms), dtype, converted(on));                         \
-  });                                                                                                                  \
-  m.def("group_soft_threshold", [](const PyArray& array, const PyGroups& shape, std::uintptr_t norms, double amount,   \
-                                   Dtype dtype, const Last& on) {                                                      \
-    const py::gil_scoped_release release;                                                                              \
-    ns::group_soft_threshold(array_of(array), groups_of(shape), at<double>(norms), amount, dtype, converted(on));           \
+#define AUTOARCH_DEFINE(m, Last, ns)                                                                                 \
+  m.def("apply_masks", [](const std::vector<PyArray>& arrays, const std::vector<std::uintptr_t>& masks, Dtype dtype, \
+                          const Last& on) {                                                                          \
+    const py::gil_scoped_release release;                                                                            \
+    ns::apply_masks(arrays_of(arrays), pointers<autoarch::Bits>(masks), dtype, converted(on));                       \
+  });                                                                                                                \
+  m.def("nm_mask", [](const PyArray& array, const PyGroups& shape, int n, int mm, std::uintptr_t out, Dtype dtype,   \
+                      const Last& on) {                                                                              \
+    const py::gil_scoped_release release;                                                                            \
+    ns::nm_mask(array_of(array), groups_of(shape), n, mm, at<std::uint64_t>(out), dtype, converted(on));             \
+  });                                                                                                                \
+  m.def("transposable_mask",                                                                                         \
+        [](const PyArray& array, const PyGroups& shape, std::uintptr_t out, Dtype dtype, const Last& on) {           \
+          const py::gil_scoped_release release;                                                                      \
+          ns::transposable_mask(array_of(array), matrices_of(shape), at<std::uint64_t>(out), dtype, converted(on));  \
+        });                                                                                                          \
+  m.def("soft_threshold",                                                                                            \
+        [](const std::vector<PyArray>& arrays, const std::vector<double>& amounts, Dtype dtype, const Last& on) {    \
+          const py::gil_scoped_release release;                                                                      \
+          ns::soft_threshold(arrays_of(arrays), amounts, dtype, converted(on));                                      \
+        });                                                                                                          \
+  m.def("group_norms",                                                                                               \
+        [](const PyArray& array, const PyGroups& shape, int p, std::uintptr_t norms, Dtype dtype, const Last& on) {  \
+          const py::gil_scoped_release release;                                                                      \
+          ns::group_norms(array_of(array), groups_of(shape), p, at<double>(norms), dtype, converted(on));            \
+        });                                                                                                          \
+  m.def("group_soft_threshold", [](const PyArray& array, const PyGroups& shape, std::uintptr_t norms, double amount, \
+                                   Dtype dtype, const Last& on) {                                                    \
+    const py::gil_scoped_release release;                                                                            \
+    ns::group_soft_threshold(array_of(array), groups_of(shape), at<double>(norms), amount, dtype, converted(on));    \
   })
 
 void define_cpu(py::module_& m) {
@@ -193,8 +193,7 @@ void define_cuda(py::module_& m) {
     }();
     return to_python(found);
   });
-  m.def("count_nonzero", [](std::uintptr_t data, std::int64_t n, Dtype dtype, std::uintptr_t count,
-                            const Stream& on) {
+  m.def("count_nonzero", [](std::uintptr_t data, std::int64_t n, Dtype dtype, std::uintptr_t count, const Stream& on) {
     const py::gil_scoped_release release;
     autoarch::cuda::count_nonzero(at<void>(data), n, dtype, at<std::uint64_t>(count), converted(on));
   });

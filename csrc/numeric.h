@@ -98,7 +98,7 @@ struct Number<Dtype::float16> {
 // sign(x) max(|x| - amount, 0) by bits; NaN stays.
 template <Dtype dtype>
 AUTOARCH_HOST_DEVICE inline typename Number<dtype>::Storage soft_thresholded(typename Number<dtype>::Storage bits,
-                                                                            typename Number<dtype>::Work amount) {
+                                                                             typename Number<dtype>::Work amount) {
   using N = Number<dtype>;
   const typename N::Storage key = magnitude_key(bits);
   if (key > N::infinity) return bits;

@@ -11,12 +11,13 @@
 // libtorch.
 //
 // Order. Elements are counted in logical row-major order, tensor after tensor: the flat index. The magnitude of an
-// element is `magnitude_key` of its bits (ordered_bits.h): -0 equals 0, denormals count, infinity is the largest number.
-// *Smaller* means (key, then higher flat index first): among equals the lowest index is kept. No floating-point
-// comparison is involved, and every answer is exact: the same bits from any device, number of threads and memory layout.
+// element is `magnitude_key` of its bits (ordered_bits.h): -0 equals 0, denormals count, infinity is the largest
+// number. *Smaller* means (key, then higher flat index first): among equals the lowest index is kept. No floating-point
+// comparison is involved, and every answer is exact: the same bits from any device, number of threads and memory
+// layout.
 //
-// Bits. A mask is a run of 64-bit words, element i of its tensor at bit i % 64 of word i / 64, 1 = kept; the bits behind
-// the last element are 0. On the device the same bytes are read as 32-bit words.
+// Bits. A mask is a run of 64-bit words, element i of its tensor at bit i % 64 of word i / 64, 1 = kept; the bits
+// behind the last element are 0. On the device the same bytes are read as 32-bit words.
 //
 // Errors: std::invalid_argument for what the caller got wrong, std::runtime_error (with CUDA's own words) for what
 // the device reports. Where an error is thrown, nothing was written.
@@ -54,14 +55,14 @@ struct Array {
 };
 
 using Arrays = std::vector<Array>;
-using Bits = const std::uint64_t*;        // one tensor's mask, read
-using BitsOut = std::uint64_t*;           // one tensor's mask, written
+using Bits = const std::uint64_t*;  // one tensor's mask, read
+using BitsOut = std::uint64_t*;     // one tensor's mask, written
 
 // What `select` is to do. The *candidates* are the elements whose bit in `given` is 1 (regrow: is 0); without `given`
-// all of them. `remove` of the candidates, the smallest, lose their bit; the other candidates have it. Elements that are
-// no candidates get bit 0, and are 0, in a removal; bit 1, and stay, when regrowing.
+// all of them. `remove` of the candidates, the smallest, lose their bit; the other candidates have it. Elements that
+// are no candidates get bit 0, and are 0, in a removal; bit 1, and stay, when regrowing.
 struct Request {
-  std::vector<Bits> given;   // empty, or one mask a tensor
+  std::vector<Bits> given;  // empty, or one mask a tensor
   bool regrow = false;
   std::int64_t remove = 0;   // in [0, number of candidates]
   bool keep_nan = false;     // NaN is larger than infinity; else one among the candidates ends the call
@@ -72,10 +73,12 @@ struct Request {
 // The element at which a selection was cut. With keep_nan and more to remove than there are numbers, `numbers` says so:
 // remove > numbers, nothing was written.
 struct Threshold {
-  std::uint64_t key = 0;       // of the largest that is removed; 0 when nothing is
-  std::int64_t kept_equal = 0;  // candidates with this key that are kept, the lowest flat indices; 0 when nothing is removed
-  std::int64_t numbers = 0;    // candidates that are not NaN; 0 when `nan_array` is set
-  std::int64_t nan_array = -1;  // without keep_nan: the first array with a NaN among its candidates. Nothing was written
+  std::uint64_t key = 0;  // of the largest that is removed; 0 when nothing is
+  std::int64_t kept_equal =
+      0;  // candidates with this key that are kept, the lowest flat indices; 0 when nothing is removed
+  std::int64_t numbers = 0;  // candidates that are not NaN; 0 when `nan_array` is set
+  std::int64_t nan_array =
+      -1;  // without keep_nan: the first array with a NaN among its candidates. Nothing was written
 };
 
 Threshold select(const Arrays& arrays, const Request& request, Dtype dtype, int threads);
@@ -83,9 +86,9 @@ Threshold select(const Arrays& arrays, const Request& request, Dtype dtype, int 
 // Writes +0 where the mask's bit is 0, and nothing elsewhere (memory that does not change may be rewritten).
 void apply_masks(const Arrays& arrays, const std::vector<Bits>& masks, Dtype dtype, int threads);
 
-// Mask of n-of-m sparsity: of each m neighbours along a dimension the n largest are kept, among equals the first. An array
-// is seen as (outer, length, inner) with length % m == 0 and outer * length * inner == its number of elements; neighbours
-// lie along `length`. 1 <= n <= m <= 64. NaN is largest.
+// Mask of n-of-m sparsity: of each m neighbours along a dimension the n largest are kept, among equals the first. An
+// array is seen as (outer, length, inner) with length % m == 0 and outer * length * inner == its number of elements;
+// neighbours lie along `length`. 1 <= n <= m <= 64. NaN is largest.
 struct Groups {
   std::int64_t outer = 1, length = 1, inner = 1;
 };
@@ -103,13 +106,14 @@ void transposable_mask(const Array& array, const Matrices& shape, BitsOut out, D
 // rounded once to the dtype; `amount` is rounded to that type first. NaN stays.
 void soft_threshold(const Arrays& arrays, const std::vector<double>& amounts, Dtype dtype, int threads);
 
-// norms[g] of the array seen as (outer, length, inner): the p-norm (p = 1 or 2) of the slice g along `length`, over outer
-// and inner. In float64: lane l of 32 adds the elements l, l + 32, ... of the slice in order, then the lanes are added in
-// a tree (l += l + 16, 8, 4, 2, 1), without fused multiply-add.
+// norms[g] of the array seen as (outer, length, inner): the p-norm (p = 1 or 2) of the slice g along `length`, over
+// outer and inner. In float64: lane l of 32 adds the elements l, l + 32, ... of the slice in order, then the lanes are
+// added in a tree (l += l + 16, 8, 4, 2, 1), without fused multiply-add.
 void group_norms(const Array& array, const Groups& shape, int p, double* norms, Dtype dtype, int threads);
 
-// The proximal step of the group lasso: slice g is multiplied by max(1 - amount / norms[g], 0), norms as from group_norms
-// with p = 2; a factor of 0 writes +0. In float64, rounded to float32 and then to the dtype (float64: once).
+// The proximal step of the group lasso: slice g is multiplied by max(1 - amount / norms[g], 0), norms as from
+// group_norms with p = 2; a factor of 0 writes +0. In float64, rounded to float32 and then to the dtype (float64:
+// once).
 void group_soft_threshold(const Array& array, const Groups& shape, const double* norms, double amount, Dtype dtype,
                           int threads);
 

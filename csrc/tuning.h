@@ -11,9 +11,9 @@ namespace tuning {
 constexpr std::int64_t count_block = 32768;
 static_assert(count_block < 65536, "count_nonzero counts a block in 16 bits");
 
-// CPU: what makes another thread worth its start (80 to 200 µs until it runs; so many fp32 are masked in 40 µs, selected
-// from in 400), and what is copied of a strided tensor at once (stays in the second-level cache with what it is copied
-// from).
+// CPU: what makes another thread worth its start (80 to 200 µs until it runs; so many fp32 are masked in 40 µs,
+// selected from in 400), and what is copied of a strided tensor at once (stays in the second-level cache with what it
+// is copied from).
 constexpr std::int64_t thread_elements = 1 << 17;
 constexpr std::int64_t gathered_elements = 4096;
 static_assert(gathered_elements % 64 == 0, "a copy is whole blocks of a mask");
@@ -28,10 +28,10 @@ constexpr int looks_before_sleep = 8000;
 // Selection: up to so many elements all keys are collected and no sample is taken.
 constexpr std::int64_t collect_all = 1 << 17;
 
-// The sample: runs of neighbours in random places, one in some 2,048 elements at most, since a page is looked up for each.
-// The bracket reaches so many standard deviations of a sampled rank to either side: about 1 % of the elements lie in it,
-// and are collected. Where neighbours resemble each other (rows of a weight have scales of their own) a run is worth less
-// than its length and the bracket may miss; then more and shorter runs are tried before the slow way.
+// The sample: runs of neighbours in random places, one in some 2,048 elements at most, since a page is looked up for
+// each. The bracket reaches so many standard deviations of a sampled rank to either side: about 1 % of the elements lie
+// in it, and are collected. Where neighbours resemble each other (rows of a weight have scales of their own) a run is
+// worth less than its length and the bracket may miss; then more and shorter runs are tried before the slow way.
 struct Sampling {
   std::int64_t runs_min, runs_max, run;
 };

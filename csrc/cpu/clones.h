@@ -2,8 +2,8 @@
 // and the loader picks the best one that the processor has. Elsewhere (aarch64, clang on macOS, MSVC, musl) the mark
 // is empty and the compiler's baseline is what runs.
 //
-// Measured (AMD EPYC of family 25 model 1, one thread, gcc 12, count_nonzero from memory, 15 runs, best): the AVX2 clone
-// takes 14.6 ms for 5e7 fp32, the baseline 16.5 ms; bf16 6.8 and 8.0 ms, fp64 (2.5e7) 14.2 and 16.8 ms.
+// Measured (AMD EPYC of family 25 model 1, one thread, gcc 12, count_nonzero from memory, 15 runs, best): the AVX2
+// clone takes 14.6 ms for 5e7 fp32, the baseline 16.5 ms; bf16 6.8 and 8.0 ms, fp64 (2.5e7) 14.2 and 16.8 ms.
 #pragma once
 
 // Whether functions can be compiled for one x86-64 target each (`#pragma GCC target`, loops_*.cpp).

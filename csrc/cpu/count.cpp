@@ -13,11 +13,11 @@ namespace autoarch {
 namespace {
 
 // Not a template in itself: gcc clones functions, and a clone must be a function of its own to be vectorised.
-#define AUTOARCH_COUNT_BLOCK(Bits)                                                                          \
-  AUTOARCH_CLONES Bits count_block(const Bits* x, std::int64_t n) {                                         \
-    Bits count = 0;                                                                                         \
-    for (std::int64_t i = 0; i < n; ++i) count = static_cast<Bits>(count + (magnitude_key(x[i]) != 0));     \
-    return count;                                                                                           \
+#define AUTOARCH_COUNT_BLOCK(Bits)                                                                      \
+  AUTOARCH_CLONES Bits count_block(const Bits* x, std::int64_t n) {                                     \
+    Bits count = 0;                                                                                     \
+    for (std::int64_t i = 0; i < n; ++i) count = static_cast<Bits>(count + (magnitude_key(x[i]) != 0)); \
+    return count;                                                                                       \
   }
 
 AUTOARCH_COUNT_BLOCK(std::uint16_t)

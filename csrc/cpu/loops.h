@@ -21,8 +21,8 @@ struct Bracket {
   Storage low = 0, high = 0;  // low <= high
 };
 
-// What a pass over candidates found: how many keys are at most `low`, and how many at least `high` (NaN among them); those
-// between are collected, not counted.
+// What a pass over candidates found: how many keys are at most `low`, and how many at least `high` (NaN among them);
+// those between are collected, not counted.
 template <typename Storage>
 struct Tally {
   std::int64_t to_low = 0, from_high = 0;
@@ -33,8 +33,8 @@ struct Tally {
 template <typename Storage>
 constexpr std::int64_t batch = tuning::streams * tuning::stream_bytes / static_cast<std::int64_t>(sizeof(Storage));
 
-// Keys strictly inside a bracket, as they are met. `end` leaves room for a batch and a block: a whole block is written at
-// `next`, of which what is inside counts.
+// Keys strictly inside a bracket, as they are met. `end` leaves room for a batch and a block: a whole block is written
+// at `next`, of which what is inside counts.
 template <typename Storage>
 struct Collector {
   Storage* next = nullptr;

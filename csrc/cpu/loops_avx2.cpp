@@ -1,4 +1,5 @@
-// The loops in AVX2: compiled under its target whatever the rest is compiled for, called only where the processor has it.
+// The loops in AVX2: compiled under its target whatever the rest is compiled for, called only where the processor has
+// it.
 #include "clones.h"
 
 #if AUTOARCH_X86_TARGETS

@@ -1,8 +1,8 @@
-// The loops of loops.h for one instruction set `Simd` (simd_*.h), in blocks of 64 elements, a mask word each: comparisons
-// give 64 bits, the rest is arithmetic on words.
+// The loops of loops.h for one instruction set `Simd` (simd_*.h), in blocks of 64 elements, a mask word each:
+// comparisons give 64 bits, the rest is arithmetic on words.
 //
-// loops_*.cpp include this under their target, so everything here is a member of a template on `Simd`: an inline function
-// that two targets share would be compiled for either.
+// loops_*.cpp include this under their target, so everything here is a member of a template on `Simd`: an inline
+// function that two targets share would be compiled for either.
 #pragma once
 
 #include <cstdint>
@@ -42,8 +42,8 @@ struct LoopsOf {
     }
   }
 
-  // Calls f(first element of a block) for the blocks of a batch: a few pages side by side rather than one after the other,
-  // since a core waits less for memory that it reads in several places.
+  // Calls f(first element of a block) for the blocks of a batch: a few pages side by side rather than one after the
+  // other, since a core waits less for memory that it reads in several places.
   template <typename F>
   static void side_by_side(F&& f) {
     constexpr std::int64_t stretch = batch<Storage> / tuning::streams;
@@ -134,9 +134,8 @@ struct LoopsOf {
     for (; left > 0 && done + 64 <= n; done += 64) mark_block(x + done, done / 64, all);
     for (; done + batch<Storage> <= n; done += batch<Storage>)
       side_by_side([&](std::int64_t i) { mark_block(x + done + i, (done + i) / 64, all); });
-    blocks(x + done, n - done, [&](const Storage* part, std::int64_t b, std::uint64_t exist) {
-      mark_block(part, done / 64 + b, exist);
-    });
+    blocks(x + done, n - done,
+           [&](const Storage* part, std::int64_t b, std::uint64_t exist) { mark_block(part, done / 64 + b, exist); });
     *equal_left = left;
   }
 

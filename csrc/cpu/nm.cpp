@@ -69,7 +69,8 @@ void each_stretch(const Array& array, std::int64_t longest, std::int64_t buffer,
 
 // Strips of a slab that is too wide for the buffers. The words of `out` belong to this thread and are 0.
 template <typename Storage, typename Decide>
-void decide_in_strips(Work<Storage>& work, const Array& array, std::int64_t start, Slab slab, BitsOut out, Decide&& decide) {
+void decide_in_strips(Work<Storage>& work, const Array& array, std::int64_t start, Slab slab, BitsOut out,
+                      Decide&& decide) {
   const std::int64_t widest = tuning::gathered_elements / slab.rows / 4 * 4;
   for (std::int64_t left = 0; left < slab.columns; left += widest) {
     const std::int64_t width = std::min(widest, slab.columns - left);
@@ -78,7 +79,8 @@ void decide_in_strips(Work<Storage>& work, const Array& array, std::int64_t star
     decide(work.keys.data(), slab.rows * width, width, work.keep.data());
     for (std::int64_t i = 0; i < slab.rows; ++i)
       for (std::int64_t j = 0; j < width; ++j)
-        out[(place(i) + j) / block] |= std::uint64_t{work.keep[static_cast<std::size_t>(i * width + j)]} << (place(i) + j) % block;
+        out[(place(i) + j) / block] |= std::uint64_t{work.keep[static_cast<std::size_t>(i * width + j)]}
+                                       << (place(i) + j) % block;
   }
 }
 
@@ -89,11 +91,12 @@ void each_slab(const Array& array, Slab slab, BitsOut out, int threads, Decide&&
   const std::int64_t words = stretch(slab.elements(), tuning::gathered_elements);
   const std::int64_t longest = std::min(words, array.n);
   if (longest <= tuning::decided_elements) {
-    each_stretch<Storage>(array, longest, longest, threads, [&](Work<Storage>& work, std::int64_t start, std::int64_t n) {
-      work.read(array, start, n, 0);
-      decide(work.keys.data(), n, slab.columns, work.keep.data());
-      pack(work.keep.data(), n, out + start / block);
-    });
+    each_stretch<Storage>(array, longest, longest, threads,
+                          [&](Work<Storage>& work, std::int64_t start, std::int64_t n) {
+                            work.read(array, start, n, 0);
+                            decide(work.keys.data(), n, slab.columns, work.keep.data());
+                            pack(work.keep.data(), n, out + start / block);
+                          });
     return;
   }
   const auto in_strips = [&](Work<Storage>& work, std::int64_t start, std::int64_t n) {
@@ -128,7 +131,8 @@ void n_of_m(const Storage* keys, std::int64_t elements, std::int64_t inner, int 
 }
 
 template <Dtype dtype>
-void tiles(const typename Number<dtype>::Storage* keys, std::int64_t elements, std::int64_t columns, std::uint8_t* keep) {
+void tiles(const typename Number<dtype>::Storage* keys, std::int64_t elements, std::int64_t columns,
+           std::uint8_t* keep) {
   static constexpr TransposablePatterns patterns;
   for (std::int64_t start = 0; start < elements; start += 4 * columns)
     for (std::int64_t tile = start; tile < start + columns; tile += 4) {
@@ -145,7 +149,8 @@ void tiles(const typename Number<dtype>::Storage* keys, std::int64_t elements, s
 void nm_mask(const Array& array, const Groups& shape, int n, int m, BitsOut out, Dtype dtype, int threads) {
   check_groups(array, shape);
   if (n < 1 || n > m || m > 64)
-    throw std::invalid_argument("Expected 1 <= n <= m <= 64, got n=" + std::to_string(n) + ", m=" + std::to_string(m) + ".");
+    throw std::invalid_argument("Expected 1 <= n <= m <= 64, got n=" + std::to_string(n) + ", m=" + std::to_string(m) +
+                                ".");
   if (shape.length % m) throw std::invalid_argument("Expected `length` to be a multiple of m.");
   with_bits(dtype, [&](auto storage) {
     using Storage = decltype(storage);

@@ -53,8 +53,8 @@ class Team {
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
 
-  // f(0), ..., f(n - 1) at once, n <= threads, the last on the calling thread; returns when all have, and throws what one
-  // threw.
+  // f(0), ..., f(n - 1) at once, n <= threads, the last on the calling thread; returns when all have, and throws what
+  // one threw.
   template <typename F>
   void run(int n, F&& f) {
     f_ = std::ref(f), n_ = n;

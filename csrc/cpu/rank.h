@@ -1,5 +1,5 @@
-// The key of a given rank among keys in memory: a histogram of 2,048 bins over the range, then the bin that holds the rank
-// is the range, until a bin is one key. No sort, no change of the keys.
+// The key of a given rank among keys in memory: a histogram of 2,048 bins over the range, then the bin that holds the
+// rank is the range, until a bin is one key. No sort, no change of the keys.
 #pragma once
 
 #include <cstdint>

@@ -39,7 +39,8 @@ void each_tile(const Array& array, const Groups& shape, int threads, F&& f) {
   });
 }
 
-// Calls f(g, e, data, n) for runs of a tile's elements as they lie in the array: e is the number of the first in slice g.
+// Calls f(g, e, data, n) for runs of a tile's elements as they lie in the array: e is the number of the first in slice
+// g.
 template <typename Storage, typename F>
 void each_run(const Arrays& one, const Groups& shape, Tile tile, bool write, F&& f) {
   Window<Storage> window(one);

@@ -3,9 +3,10 @@
 //   sample ─► bracket low < high around the rank ─► tally: counts of both sides, keys between are collected ─┐
 //   words, zeros ◄─ mark: compare with the key ◄─ equals before each part, if some are kept ◄─ key of the rank ◄┘
 //
-// A rank that is not between may be at the bracket's ends, where many keys are equal: they are counted in a pass of their
-// own. A bracket that misses, or more keys between than there is room for, is seen in the counts; then another sample is
-// tried, and at last histograms over the weights themselves find the key (`narrow`): slower, never less exact.
+// A rank that is not between may be at the bracket's ends, where many keys are equal: they are counted in a pass of
+// their own. A bracket that misses, or more keys between than there is room for, is seen in the counts; then another
+// sample is tried, and at last histograms over the weights themselves find the key (`narrow`): slower, never less
+// exact.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -281,8 +282,10 @@ class Selection {
   // `length` neighbours in a random block of the i-th of `runs` stretches; the memory is asked to send them.
   Run ask(std::int64_t i, std::int64_t runs, std::int64_t length) const {
     const std::uint64_t random = scrambled(static_cast<std::uint64_t>(i));
-    const double place = (static_cast<double>(i) + static_cast<double>(random >> 11) * 0x1p-53) / static_cast<double>(runs);
-    const auto b = std::min(blocks_.count() - 1, static_cast<std::int64_t>(place * static_cast<double>(blocks_.count())));
+    const double place =
+        (static_cast<double>(i) + static_cast<double>(random >> 11) * 0x1p-53) / static_cast<double>(runs);
+    const auto b =
+        std::min(blocks_.count() - 1, static_cast<std::int64_t>(place * static_cast<double>(blocks_.count())));
     const std::size_t a = blocks_.array_of(b);
     const auto first = static_cast<std::int64_t>(random & 63) / length * length;
     const std::int64_t start = std::min((b - blocks_.first(a)) * block + first, arrays_[a].n);
@@ -410,9 +413,8 @@ void check(const Arrays& arrays, const Request& request) {
 
 Threshold select(const Arrays& arrays, const Request& request, Dtype dtype, int threads) {
   check(arrays, request);
-  return with_dtype(dtype, [&](auto constant) {
-    return Selection<decltype(constant)::value>(arrays, request, threads).run();
-  });
+  return with_dtype(
+      dtype, [&](auto constant) { return Selection<decltype(constant)::value>(arrays, request, threads).run(); });
 }
 
 }  // namespace autoarch

@@ -7,15 +7,16 @@
 
 namespace autoarch {
 
-// A mask register's bits as a number. The empty statement puts them into a general register before they are widened: gcc
-// 12 otherwise may spill a mask as 4 bytes and load it back as 8 (seen at -O1 with -fsanitize=thread, 16-bit elements).
+// A mask register's bits as a number. The empty statement puts them into a general register before they are widened:
+// gcc 12 otherwise may spill a mask as 4 bytes and load it back as 8 (seen at -O1 with -fsanitize=thread, 16-bit
+// elements).
 static inline std::uint64_t mask_bits(std::uint32_t mask) {
   asm("" : "+r"(mask));
   return mask;
 }
 
-// Vectors of 512 bits of one element width; all comparisons are signed, as a magnitude has its top bit clear. What is not
-// `in` a mask is not looked at: its bit of a result is 0.
+// Vectors of 512 bits of one element width; all comparisons are signed, as a magnitude has its top bit clear. What is
+// not `in` a mask is not looked at: its bit of a result is 0.
 template <typename Storage>
 struct Wide;
 

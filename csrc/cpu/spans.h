@@ -1,6 +1,6 @@
 // A list of arrays as one run of blocks of 64 elements (a mask word each), cut into equal parts, one a thread.
 //
-//   arrays   |--- 0 ---|-- 1 --|------ 2 ------|        a block never spans two arrays, an array's last one may be short
+//   arrays   |--- 0 ---|-- 1 --|------ 2 ------|      a block never spans two arrays, an array's last one may be short
 //   parts    |----- 0 ------|------ 1 ---------|        in the order of flat indices
 #pragma once
 

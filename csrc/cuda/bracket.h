@@ -1,5 +1,5 @@
-// The arithmetic of a bracket: which ranks of a sample enclose a rank of everything, and where a rank lies once the keys
-// around the bracket are counted.
+// The arithmetic of a bracket: which ranks of a sample enclose a rank of everything, and where a rank lies once the
+// keys around the bracket are counted.
 #pragma once
 
 #include <cmath>
@@ -19,7 +19,7 @@ struct SampleRanks {
 };
 
 AUTOARCH_HOST_DEVICE inline SampleRanks sample_ranks(Count sampled, Count candidates, Count remove, double run,
-                                                    double deviations) {
+                                                     double deviations) {
   SampleRanks ranks = {0, 0};
   if (sampled == 0 || candidates == 0) return ranks;
   const double n = static_cast<double>(sampled);

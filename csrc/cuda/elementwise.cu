@@ -16,7 +16,8 @@ void apply_masks(const Arrays& arrays, const std::vector<Bits>& masks, Dtype dty
   const auto mask = [&](std::size_t i) { return reinterpret_cast<const std::uint32_t*>(masks[i]); };
   for (const auto& batch : batches_of<const std::uint32_t*>(arrays, mask))
     with_bits(dtype, [&](auto bits) {
-      stream.launch(stream.blocks_for(batch.list.chunks), zero_where_unmarked<decltype(bits)>, batch.list, batch.layout);
+      stream.launch(stream.blocks_for(batch.list.chunks), zero_where_unmarked<decltype(bits)>, batch.list,
+                    batch.layout);
     });
 }
 

@@ -1,5 +1,5 @@
-// Norms of slices: a warp has a slice, its 32 lanes are those of the contract. The order of the additions is fixed, so a
-// slice cannot be shared by more; four loads are under way while a lane adds.
+// Norms of slices: a warp has a slice, its 32 lanes are those of the contract. The order of the additions is fixed, so
+// a slice cannot be shared by more; four loads are under way while a lane adds.
 #pragma once
 
 #include <cstdint>

@@ -12,8 +12,8 @@ namespace cuda {
 void nm_mask(const Array& array, const Groups& shape, int n, int m, BitsOut out, Dtype dtype, Where where) {
   check_groups(array, shape);
   if (n < 1 || n > m || m > 64)
-    throw std::invalid_argument("Expected 1 <= n <= m <= 64, got n=" + std::to_string(n) + ", m=" +
-                                std::to_string(m) + ".");
+    throw std::invalid_argument("Expected 1 <= n <= m <= 64, got n=" + std::to_string(n) + ", m=" + std::to_string(m) +
+                                ".");
   if (shape.length % m) throw std::invalid_argument("Expected `length` to be a multiple of m.");
   if (array.n == 0) return;
   const Stream stream(where, "nm_mask");
@@ -23,7 +23,8 @@ void nm_mask(const Array& array, const Groups& shape, int n, int m, BitsOut out,
     if constexpr (sizeof(Storage) < 8)
       if (m == 4 && shape.inner == 1) {
         const auto batch = batches_of<std::uint32_t*>({array}, [&](std::size_t) { return words; }).front();
-        return stream.launch(stream.blocks_for(batch.list.chunks), nm4_mask_kernel<Storage>, batch.list, batch.layout, n);
+        return stream.launch(stream.blocks_for(batch.list.chunks), nm4_mask_kernel<Storage>, batch.list, batch.layout,
+                             n);
       }
     stream.launch(stream.blocks_for(array.n / tuning::threads + 1), nm_mask_kernel<Storage>,
                   static_cast<const Storage*>(array.data), array.layout, array.n, shape.inner, n, m, words);

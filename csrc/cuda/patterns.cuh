@@ -44,7 +44,8 @@ __global__ void nm_mask_kernel(const Bits* data, const __grid_constant__ Layout 
 // m == 4 along the last dimension: a pack is whole groups.
 template <typename Bits>
 __global__ void __launch_bounds__(tuning::threads, tuning::resident_blocks)
-    nm4_mask_kernel(const __grid_constant__ WorkList<std::uint32_t*> list, const __grid_constant__ Layout layout, int n) {
+    nm4_mask_kernel(const __grid_constant__ WorkList<std::uint32_t*> list, const __grid_constant__ Layout layout,
+                    int n) {
   for (std::uint32_t chunk = blockIdx.x; chunk < list.chunks; chunk += gridDim.x) {
     const auto& item = item_at(list, chunk, &Item<std::uint32_t*>::first);
     for_each_pack<Bits>(item, layout, chunk, nullptr, [&](const auto&, const Pack<Bits>& pack) {
@@ -67,7 +68,8 @@ __global__ void transposable_mask_kernel(const typename Number<dtype>::Storage* 
                                          const __grid_constant__ Layout layout, std::int64_t tiles,
                                          std::int64_t columns, std::uint32_t* out) {
   const std::int64_t threads = static_cast<std::int64_t>(gridDim.x) * tuning::threads;
-  for (std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * tuning::threads + threadIdx.x; t < tiles; t += threads) {
+  for (std::int64_t t = static_cast<std::int64_t>(blockIdx.x) * tuning::threads + threadIdx.x; t < tiles;
+       t += threads) {
     const std::int64_t band = quotient(t, columns / 4);  // four rows; matrices follow one another without a gap
     const std::int64_t first = band * 4 * columns + (t - band * (columns / 4)) * 4;
     double magnitudes[16];

@@ -33,20 +33,22 @@ __device__ inline void tally(const Selection& selection, Bits key, unsigned* cou
 }
 
 __device__ inline void clear_counts(unsigned (&counts)[selections][bins]) {
-  for (int i = static_cast<int>(threadIdx.x); i < selections * bins; i += tuning::threads) counts[i / bins][i % bins] = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < selections * bins; i += tuning::threads)
+    counts[i / bins][i % bins] = 0;
   __syncthreads();
 }
 
 __device__ inline void add_counts(const unsigned (&counts)[selections][bins], Histogram* histogram) {
   __syncthreads();
   for (int i = static_cast<int>(threadIdx.x); i < selections * bins; i += tuning::threads)
-    if (counts[i / bins][i % bins] != 0) atomicAdd(&(*histogram)[i / bins][i % bins], Count{counts[i / bins][i % bins]});
+    if (counts[i / bins][i % bins] != 0)
+      atomicAdd(&(*histogram)[i / bins][i % bins], Count{counts[i / bins][i % bins]});
 }
 
 template <typename Bits>
-__global__ void histogram_of_buffer(const Bits* buffer,       // `capacity` keys at most
-                                    const Count* wanted,          // so many keys wanted to be there
-                                    Count capacity,           //
+__global__ void histogram_of_buffer(const Bits* buffer,          // `capacity` keys at most
+                                    const Count* wanted,         // so many keys wanted to be there
+                                    Count capacity,              //
                                     const Selection* selection,  // `selections` of them
                                     Histogram* histogram)        // is added to
 {

@@ -22,7 +22,8 @@ struct Scratch {
 
   Scratch(const Arrays& arrays, std::int64_t size) {
     const std::int64_t weights = elements_of(arrays) * size;
-    const std::int64_t most = std::max(weights / tuning::scratch_share, std::int64_t{tuning::scratch_bytes}) / 256 * 256;
+    const std::int64_t most =
+        std::max(weights / tuning::scratch_share, std::int64_t{tuning::scratch_bytes}) / 256 * 256;
     const std::int64_t counts = chunks_of(arrays) * static_cast<std::int64_t>(sizeof(std::uint32_t));
     bytes = buffer + rounded_up(std::max(counts, std::min(weights, most - buffer - 256)));
   }

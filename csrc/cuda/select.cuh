@@ -35,14 +35,14 @@ constexpr std::uint32_t no_chunk = 0xffffffffu;
 // What the kernels of one call tell each other and, at the end, the host.
 struct SelectState {
   Count candidates, remove;
-  Count low, high;           // the bracket
+  Count low, high;  // the bracket
   Around around;
-  Count sampled;             // keys of the sample, as many as there would have been room for
+  Count sampled;  // keys of the sample, as many as there would have been room for
   Count nan;
-  Count kept_in_cut;         // how many of the equals in the chunk of the cut are kept
-  std::uint32_t nan_chunk;   // the first chunk with a NaN among its candidates
-  std::uint32_t cut_chunk;   // equals in chunks before are kept, in chunks behind not;
-  std::int64_t cut_offset;   // in this one those in front of this element of the chunk
+  Count kept_in_cut;        // how many of the equals in the chunk of the cut are kept
+  std::uint32_t nan_chunk;  // the first chunk with a NaN among its candidates
+  std::uint32_t cut_chunk;  // equals in chunks before are kept, in chunks behind not;
+  std::int64_t cut_offset;  // in this one those in front of this element of the chunk
   Selection selection[selections];
 };
 
@@ -91,10 +91,10 @@ static __global__ void count_candidates(const __grid_constant__ SelectList list,
 }
 
 template <typename Bits>
-constexpr int stage_keys = tuning::stage_packs* pack_size<Bits>;
+constexpr int stage_keys = tuning::stage_packs * pack_size<Bits>;
 
-// Keys of one warp on their way to a buffer: gathered in shared memory, so that one atomic addition makes room for many.
-// All lanes make the same calls.
+// Keys of one warp on their way to a buffer: gathered in shared memory, so that one atomic addition makes room for
+// many. All lanes make the same calls.
 template <typename Bits>
 class Collector {
  public:
@@ -139,7 +139,8 @@ __device__ inline Count scrambled(Count x) {  // splitmix64's finaliser
   return x ^ x >> 31;
 }
 
-// The chunks of the whole list are runs of `sample_run` elements; a thread takes one run, at a random place among `stride`.
+// The chunks of the whole list are runs of `sample_run` elements; a thread takes one run, at a random place among
+// `stride`.
 template <typename Bits>
 __global__ void sample(const __grid_constant__ SelectList list, const __grid_constant__ Layout layout, bool regrow,
                        Count windows, Count stride, Bits* buffer, Count capacity, SelectState* state) {
@@ -317,7 +318,8 @@ __global__ void __launch_bounds__(tuning::threads, tuning::resident_blocks)
 }
 
 // One block: the chunk with the first of the equals that is not kept; 0 < kept < their number.
-static __global__ void find_cut_chunk(const std::uint32_t* equals, std::int64_t chunks, Count kept, SelectState* state) {
+static __global__ void find_cut_chunk(const std::uint32_t* equals, std::int64_t chunks, Count kept,
+                                      SelectState* state) {
   const Found found = block_find(chunks, kept + 1, [&](std::int64_t i) { return Count{equals[i]}; });
   if (threadIdx.x != 0) return;
   state->cut_chunk = static_cast<std::uint32_t>(found.index);
@@ -351,8 +353,8 @@ __device__ inline unsigned in_front(std::int64_t at, std::int64_t cut) {
 
 template <typename Bits>
 __global__ void __launch_bounds__(tuning::threads, tuning::resident_blocks)
-    mark(const __grid_constant__ SelectList list, const __grid_constant__ Layout layout, bool regrow, bool zero, bool all,
-         Bits threshold, const SelectState* state) {
+    mark(const __grid_constant__ SelectList list, const __grid_constant__ Layout layout, bool regrow, bool zero,
+         bool all, Bits threshold, const SelectState* state) {
   const unsigned flip = regrow ? whole_pack<Bits> : 0u;
   const std::uint32_t cut_chunk = state->cut_chunk;
   const std::int64_t cut_offset = state->cut_offset;

@@ -49,7 +49,7 @@ AUTOARCH_HOST_DEVICE constexpr std::int64_t chunks_of(std::int64_t n) {
 // The last item whose `start` (`first` or `number`) is not behind `chunk`; the list has one.
 template <typename Payload>
 AUTOARCH_HOST_DEVICE inline const Item<Payload>& item_at(const WorkList<Payload>& list, std::uint32_t chunk,
-                                                        std::uint32_t Item<Payload>::*start) {
+                                                         std::uint32_t Item<Payload>::* start) {
   int low = 0, high = list.items - 1;
   while (low < high) {
     const int middle = (low + high + 1) / 2;

@@ -179,7 +179,8 @@ void run_count(Dtype dtype) {
   put(1), put(static_cast<int64_t>(count));
 }
 
-// The batches of arrays of these sizes, negative: strided. (batch, chunks of the batch, n, first, number, payload) each.
+// The batches of arrays of these sizes, negative: strided. (batch, chunks of the batch, n, first, number, payload)
+// each.
 void run_batches() {
   Arrays arrays(static_cast<std::size_t>(number()));
   for (Array& array : arrays) {
@@ -222,8 +223,10 @@ void run_place() {
 // Kernels with the mistakes that the emulation must see.
 void exchange_without_barrier(int* values) {
   values[threadIdx.x] = static_cast<int>(threadIdx.x);
-  if (threadIdx.x % 2) __syncwarp();
-  else __syncwarp();
+  if (threadIdx.x % 2)
+    __syncwarp();
+  else
+    __syncwarp();
   values[threadIdx.x] += values[(threadIdx.x + 32) % 64];  // the other warp's
 }
 void same_word_in_two_blocks(int* values) {
@@ -237,24 +240,37 @@ void run_mistake() {
   void (*const kernels[])(int*) = {exchange_without_barrier, same_word_in_two_blocks, half_a_barrier};
   int values[64] = {};
   cudaLaunchConfig_t config = {dim3(2), dim3(64), 0, nullptr};
-  if (const int64_t which = number(); which != 1) config.gridDim = dim3(1), cudaLaunchKernelEx(&config, kernels[which], values);
-  else cudaLaunchKernelEx(&config, kernels[which], values);
+  if (const int64_t which = number(); which != 1)
+    config.gridDim = dim3(1), cudaLaunchKernelEx(&config, kernels[which], values);
+  else
+    cudaLaunchKernelEx(&config, kernels[which], values);
   put(1);
 }
 
 void run_case(int64_t operation, Dtype dtype) {
   switch (operation) {
-    case 0: return run_select(dtype);
-    case 1: return run_apply(dtype);
-    case 2: return run_soft(dtype);
-    case 3: return run_nm(dtype);
-    case 4: return run_transposable(dtype);
-    case 5: return run_groups(dtype);
-    case 6: return run_count(dtype);
-    case 7: return run_batches();
-    case 8: return run_ranks();
-    case 9: return run_place();
-    case 10: return run_mistake();
+    case 0:
+      return run_select(dtype);
+    case 1:
+      return run_apply(dtype);
+    case 2:
+      return run_soft(dtype);
+    case 3:
+      return run_nm(dtype);
+    case 4:
+      return run_transposable(dtype);
+    case 5:
+      return run_groups(dtype);
+    case 6:
+      return run_count(dtype);
+    case 7:
+      return run_batches();
+    case 8:
+      return run_ranks();
+    case 9:
+      return run_place();
+    case 10:
+      return run_mistake();
   }
   throw std::runtime_error("no such operation");
 }
@@ -266,7 +282,8 @@ int main() {
     const int64_t operation = number();
     try {
       run_case(operation, static_cast<Dtype>(number()));
-    } catch (const std::exception& error) {  // thrown before anything of the case is written, but after all of it is read
+    } catch (
+        const std::exception& error) {  // thrown before anything of the case is written, but after all of it is read
       const std::string what = error.what();
       put(0), put(static_cast<int64_t>(what.size())), write(what.data(), what.size());
     }

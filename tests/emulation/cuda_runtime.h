@@ -6,8 +6,8 @@
 //   atomics                      relaxed
 //   __shared__                   one copy a block, with whatever the last block left in it
 //
-// Under -DEMULATION_TSAN blocks are threads of the system, side by side, and the thread sanitizer is told of the fibers:
-// two accesses that no barrier orders are a race for it, in whichever order they happened to run.
+// Under -DEMULATION_TSAN blocks are threads of the system, side by side, and the thread sanitizer is told of the
+// fibers: two accesses that no barrier orders are a race for it, in whichever order they happened to run.
 #pragma once
 
 #include <algorithm>
@@ -99,8 +99,7 @@ T atomicOr(T* where, T x) {
 template <typename T>
 T atomicMin(T* where, T x) {
   T old = __atomic_load_n(where, __ATOMIC_RELAXED);
-  while (x < old && !__atomic_compare_exchange_n(where, &old, x, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-  }
+  while (x < old && !__atomic_compare_exchange_n(where, &old, x, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
   return old;
 }
 
@@ -135,7 +134,8 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return ++emulation::waits, cudaSuccess; }
 
 template <typename... Parameters, typename... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
   static_assert((0 + ... + sizeof(Parameters)) <= 4096, "kernel arguments have 4 KB on sm_75");
   emulation::launch(config->gridDim.x, config->blockDim.x, [&] { kernel(arguments...); });
   return cudaSuccess;

@@ -51,7 +51,7 @@ struct Warp {
   std::uint64_t values[2][32] = {};
 };
 
-using Place = void*[5];  // __builtin_setjmp's: no system call, and no library that a sanitizer replaces
+using Place = void* [5];  // __builtin_setjmp's: no system call, and no library that a sanitizer replaces
 
 // Stacks are used again: making one costs more than what most threads do.
 class Stacks {

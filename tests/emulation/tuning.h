@@ -1,5 +1,5 @@
-// Stands in for csrc/cuda/tuning.h: everything small, so that a few thousand elements are many chunks, blocks, digits and
-// flushes. What a case wants otherwise is a variable.
+// Stands in for csrc/cuda/tuning.h: everything small, so that a few thousand elements are many chunks, blocks, digits
+// and flushes. What a case wants otherwise is a variable.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// The CPU kernels without Python, for the sanitizers: each instruction set against plain C++, selections against a sort.
-// Prints "ok" and exits 0, or says what differs.
+// The CPU kernels without Python, for the sanitizers: each instruction set against plain C++, selections against a
+// sort. Prints "ok" and exits 0, or says what differs.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -50,7 +50,8 @@ void compare_loops(const Loops<Storage>& some, const Loops<Storage>& plain, Stor
     const std::int64_t n = 1 + below(400);
     const auto x = values<Storage>(n, 200);
     const auto given = words(n);
-    const Candidates candidates = round % 3 ? Candidates{given.data(), round % 3 == 1 ? 0 : ~std::uint64_t{0}} : Candidates{};
+    const Candidates candidates =
+        round % 3 ? Candidates{given.data(), round % 3 == 1 ? 0 : ~std::uint64_t{0}} : Candidates{};
     Bracket<Storage> bracket = {magnitude_key(x[static_cast<std::size_t>(below(n))]),
                                 magnitude_key(x[static_cast<std::size_t>(below(n))])};
     if (bracket.low > bracket.high) std::swap(bracket.low, bracket.high);
@@ -64,9 +65,12 @@ void compare_loops(const Loops<Storage>& some, const Loops<Storage>& plain, Stor
       inside[i].resize(static_cast<std::size_t>(into.next - inside[i].data()));
     }
     expect(inside[0] == inside[1] && tallies[0].to_low == tallies[1].to_low &&
-               tallies[0].from_high == tallies[1].from_high && tallies[0].nan == tallies[1].nan, "tally", n);
-    expect(some.count_equal(x.data(), n, candidates, bracket.low) == plain.count_equal(x.data(), n, candidates, bracket.low) &&
-               some.count_above(x.data(), n, candidates, bracket.low) == plain.count_above(x.data(), n, candidates, bracket.low),
+               tallies[0].from_high == tallies[1].from_high && tallies[0].nan == tallies[1].nan,
+           "tally", n);
+    expect(some.count_equal(x.data(), n, candidates, bracket.low) ==
+                   plain.count_equal(x.data(), n, candidates, bracket.low) &&
+               some.count_above(x.data(), n, candidates, bracket.low) ==
+                   plain.count_above(x.data(), n, candidates, bracket.low),
            "count", n);
     std::vector<std::int64_t> bins[2] = {std::vector<std::int64_t>(1 << 16), std::vector<std::int64_t>(1 << 16)};
     const int shift = std::max(0, static_cast<int>(sizeof(Storage)) * 8 - 12);
@@ -77,8 +81,9 @@ void compare_loops(const Loops<Storage>& some, const Loops<Storage>& plain, Stor
     std::vector<std::uint64_t> out[2] = {given, given};
     for (int i = 0; i < 2; ++i) {
       std::int64_t left = 3;
-      (i ? plain : some).mark(marked[i].data(), n, candidates, {bracket.low, round % 7 == 0}, &left, out[i].data(),
-                              round % 2 == 0, true);
+      (i ? plain : some)
+          .mark(marked[i].data(), n, candidates, {bracket.low, round % 7 == 0}, &left, out[i].data(), round % 2 == 0,
+                true);
     }
     expect(marked[0] == marked[1] && out[0] == out[1], "mark", n);
     std::vector<Storage> applied[2] = {x, x};
@@ -105,7 +110,8 @@ void select_against_sort(std::int64_t n, int levels, int threads, bool masked, b
   std::vector<std::int64_t> order;
   const auto bit = [&](std::int64_t i) {
     return (i < cut ? given_a[static_cast<std::size_t>(i / 64)] >> i % 64
-                    : given_b[static_cast<std::size_t>((i - cut) / 64)] >> (i - cut) % 64) & 1;
+                    : given_b[static_cast<std::size_t>((i - cut) / 64)] >> (i - cut) % 64) &
+           1;
   };
   for (std::int64_t i = 0; i < n; ++i)
     if (!masked || (bit(i) != 0) != regrow) order.push_back(i);
