@@ -73,12 +73,10 @@ struct Request {
 // The element at which a selection was cut. With keep_nan and more to remove than there are numbers, `numbers` says so:
 // remove > numbers, nothing was written.
 struct Threshold {
-  std::uint64_t key = 0;  // of the largest that is removed; 0 when nothing is
-  std::int64_t kept_equal =
-      0;  // candidates with this key that are kept, the lowest flat indices; 0 when nothing is removed
-  std::int64_t numbers = 0;  // candidates that are not NaN; 0 when `nan_array` is set
-  std::int64_t nan_array =
-      -1;  // without keep_nan: the first array with a NaN among its candidates. Nothing was written
+  std::uint64_t key = 0;        // of the largest that is removed; 0 when nothing is
+  std::int64_t kept_equal = 0;  // candidates with this key that are kept, those of the lowest flat indices
+  std::int64_t numbers = 0;     // candidates that are not NaN; 0 when `nan_array` is set
+  std::int64_t nan_array = -1;  // without keep_nan: the first array with a NaN. Nothing was written
 };
 
 Threshold select(const Arrays& arrays, const Request& request, Dtype dtype, int threads);
