@@ -61,6 +61,8 @@ struct Loops {
   // Writes the words of the mask, and with `zero` the elements; takes the equals that are kept off `*equal_left`.
   void (*mark)(Storage* x, std::int64_t n, Candidates, Cut<Storage>, std::int64_t* equal_left, BitsOut out, bool regrow,
                bool zero);
+  // Clears the elements up to the key; none that equal it is kept.
+  void (*clear)(Storage* x, std::int64_t n, Cut<Storage>);
   void (*apply)(Storage* x, std::int64_t n, Bits mask);
 };
 

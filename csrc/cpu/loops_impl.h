@@ -139,6 +139,13 @@ struct LoopsOf {
     *equal_left = left;
   }
 
+  static void clear(Storage* x, std::int64_t n, Cut<Storage> cut) {
+    if (cut.everything) return;
+    blocks(x, n, [&](const Storage* part, std::int64_t b, std::uint64_t exist) {
+      zero_block(x + 64 * b, Simd::above(part, cut.key), exist);
+    });
+  }
+
   static void apply(Storage* x, std::int64_t n, Bits mask) {
     const std::int64_t whole = n / 64;
     for (std::int64_t b = 0; b < whole; ++b)
@@ -158,7 +165,7 @@ struct LoopsOf {
 template <typename Simd, typename Storage>
 Loops<Storage> make_loops() {
   using Own = LoopsOf<Simd, Storage>;
-  return {Own::tally, Own::histogram, Own::count_equal, Own::count_above, Own::mark, Own::apply};
+  return {Own::tally, Own::histogram, Own::count_equal, Own::count_above, Own::mark, Own::clear, Own::apply};
 }
 
 }  // namespace autoarch

@@ -47,16 +47,17 @@ void each_run(const Arrays& one, const Groups& shape, Tile tile, bool write, F&&
   for (std::int64_t o = 0; o < shape.outer; ++o) {
     const std::int64_t first = (o * shape.length + tile.begin) * shape.inner;
     const std::int64_t count = (tile.end - tile.begin) * shape.inner;
-    for (std::int64_t done = 0; done < count; done += tuning::gathered_elements)
-      window(0, first + done, std::min(tuning::gathered_elements, count - done), write,
-             [&](Storage* data, std::int64_t n) {
-               for (std::int64_t i = 0; i < n;) {
-                 const std::int64_t g = (done + i) / shape.inner, j = (done + i) % shape.inner;
-                 const std::int64_t run = std::min(shape.inner - j, n - i);
-                 f(tile.begin + g, o * shape.inner + j, data + i, run);
-                 i += run;
-               }
-             });
+    for (std::int64_t done = 0; done < count; done += tuning::gathered_elements) {
+      const std::int64_t n = std::min(tuning::gathered_elements, count - done);
+      Storage* const data = window.read(0, first + done, n);
+      for (std::int64_t i = 0; i < n;) {
+        const std::int64_t g = (done + i) / shape.inner, j = (done + i) % shape.inner;
+        const std::int64_t run = std::min(shape.inner - j, n - i);
+        f(tile.begin + g, o * shape.inner + j, data + i, run);
+        i += run;
+      }
+      if (write) window.write(0, first + done, n);
+    }
   }
 }
 

@@ -139,23 +139,29 @@ class Selection {
     return {request_.given[array] + start / block, request_.regrow ? ~std::uint64_t{0} : 0};
   }
 
-  std::int64_t part(int t) const { return blocks_.count() * t / threads_; }
+  // The first block of a thread's part; a window is not cut, so that a part is the same elements in every order.
+  std::int64_t part(int t) const {
+    const std::int64_t b = blocks_.count() * t / threads_;
+    if (b == blocks_.count()) return b;
+    const std::size_t a = blocks_.array_of(b);
+    const std::int64_t unit = arrays_[a].layout.dims == 0 ? 1 : Window<Storage>::longest(arrays_[a]) / block;
+    return b - (b - blocks_.first(a)) % unit;
+  }
 
   // f(thread, array, start, data, n) for every run of elements: in logical order, or as they lie in memory.
   template <typename F>
-  void each(bool any_order, bool write, F&& f) {
+  void each(bool any_order, F&& f) {
     const auto as_it_lies = [&](std::size_t a) {
-      return arrays_[a].layout.dims == 0 || (any_order && request_.given.empty() && is_dense(arrays_[a]));
+      return arrays_[a].layout.dims == 0 || (any_order && request_.given.empty() && is_dense(arrays_[a].layout));
     };
     team_.run(threads_, [&](int t) {
       Window<Storage> window(arrays_);
-      const auto longest = [&](std::size_t a) { return as_it_lies(a) ? arrays_[a].n : tuning::gathered_elements; };
+      const auto longest = [&](std::size_t a) {
+        return as_it_lies(a) ? arrays_[a].n : Window<Storage>::longest(arrays_[a]);
+      };
       blocks_.spans(part(t), part(t + 1), longest, [&](std::size_t a, std::int64_t start, std::int64_t n) {
-        const auto visit = [&](Storage* data, std::int64_t count) { f(t, a, start, data, count); };
-        if (as_it_lies(a))
-          visit(static_cast<Storage*>(arrays_[a].data) + start, n);
-        else
-          window(a, start, n, write, visit);
+        const auto memory = static_cast<const Storage*>(arrays_[a].data) + start;
+        f(t, a, start, as_it_lies(a) ? memory : window.read(a, start, n), n);
       });
     });
   }
@@ -205,7 +211,7 @@ class Selection {
     *found = narrow(between, rank - counts.to_low, [&](Bracket<Storage> range, int shift, std::int64_t* bins) {
       pool.histogram(range, shift, bins, team_, threads_);
     });
-    if (in_order()) {  // else the collected do not tell what lies before a part
+    if (in_parts()) {  // else the collected do not tell what lies before a part
       start_equal(found->key);
       pool.count_equal(found->key, equal_before_.data() + 1);
       std::partial_sum(equal_before_.begin(), equal_before_.end(), equal_before_.begin());
@@ -213,10 +219,10 @@ class Selection {
     return true;
   }
 
-  // Whether `tally` meets the elements in logical order.
-  bool in_order() const {
-    return !request_.given.empty() ||
-           std::all_of(arrays_.begin(), arrays_.end(), [](const Array& array) { return array.layout.dims == 0; });
+  // Whether each thread meets the elements of its part in `tally`, in whatever order.
+  bool in_parts() const {
+    const auto whole = [](const Array& array) { return array.layout.dims == 0 || Window<Storage>::whole_rows(array); };
+    return !request_.given.empty() || std::all_of(arrays_.begin(), arrays_.end(), whole);
   }
 
   // `kept`: how many keys up to this one are kept. The rank is at this key if so many equal it.
@@ -306,7 +312,7 @@ class Selection {
     std::vector<Collector<Storage>> collectors(static_cast<std::size_t>(threads_));
     std::vector<std::vector<Storage>> discarded(static_cast<std::size_t>(threads_));
     std::atomic<bool> complete{true};
-    each(true, false, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
+    each(true, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
       const auto mine = static_cast<std::size_t>(t);
       for (std::int64_t done = 0;;) {
         done += loops_.tally(x + done, n - done, candidates(a, start + done), bracket, Number<dtype>::infinity,
@@ -331,7 +337,7 @@ class Selection {
 
   std::int64_t count_above(Storage key) {
     std::vector<std::int64_t> above(static_cast<std::size_t>(threads_));
-    each(true, false, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
+    each(true, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
       above[static_cast<std::size_t>(t)] += loops_.count_above(x, n, candidates(a, start), key);
     });
     return std::accumulate(above.begin(), above.end(), std::int64_t{0});
@@ -341,7 +347,7 @@ class Selection {
     return narrow(range, rank, [&](Bracket<Storage> within, int shift, std::int64_t* bins) {
       std::vector<std::vector<std::int64_t>> own(static_cast<std::size_t>(threads_),
                                                  std::vector<std::int64_t>(rank_bins));
-      each(true, false, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
+      each(true, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
         loops_.histogram(x, n, candidates(a, start), within, shift, own[static_cast<std::size_t>(t)].data());
       });
       add_up(own, bins);
@@ -357,7 +363,7 @@ class Selection {
   const std::vector<std::int64_t>& equal_before(Storage key) {
     if (!equal_before_.empty() && equal_key_ == key) return equal_before_;
     start_equal(key);
-    each(false, false, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
+    each(false, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
       equal_before_[static_cast<std::size_t>(t) + 1] += loops_.count_equal(x, n, candidates(a, start), key);
     });
     std::partial_sum(equal_before_.begin(), equal_before_.end(), equal_before_.begin());
@@ -369,17 +375,35 @@ class Selection {
     if (found.kept_equal > 0)
       for (std::size_t t = 0; t < left.size(); ++t)
         left[t] = std::max<std::int64_t>(0, found.kept_equal - equal_before(cut.key)[t]);
-    each(false, request_.zero, [&](int t, std::size_t a, std::int64_t start, Storage* x, std::int64_t n) {
-      loops_.mark(x, n, candidates(a, start), cut, &left[static_cast<std::size_t>(t)], request_.out[a] + start / block,
-                  request_.regrow, request_.zero);
+    team_.run(threads_, [&](int t) {
+      Window<Storage> window(arrays_);
+      const auto longest = [&](std::size_t a) { return Window<Storage>::longest(arrays_[a]); };
+      blocks_.spans(part(t), part(t + 1), longest, [&](std::size_t a, std::int64_t start, std::int64_t n) {
+        mark_span(window, a, start, n, cut, &left[static_cast<std::size_t>(t)]);
+      });
     });
+  }
+
+  void mark_span(Window<Storage>& window, std::size_t a, std::int64_t start, std::int64_t n, Cut<Storage> cut,
+                 std::int64_t* left) {
+    Storage* const x = window.read(a, start, n);
+    Storage* const memory = request_.given.empty() ? window.in_place(a, start) : nullptr;
+    // Where the key alone decides, a strided window is cleared as it lies, and the copy is only looked at.
+    const bool once = !memory || memory == x || (*left > 0 && loops_.count_equal(memory, n, {}, cut.key) > 0);
+    loops_.mark(x, n, candidates(a, start), cut, left, request_.out[a] + start / block, request_.regrow,
+                request_.zero && once);
+    if (!request_.zero) return;
+    if (once)
+      window.write(a, start, n);
+    else
+      loops_.clear(memory, n, cut);
   }
 
   Threshold nan_found() {
     Threshold result;
     result.nan_array = static_cast<std::int64_t>(arrays_.size());
     std::vector<std::int64_t> first(static_cast<std::size_t>(threads_), result.nan_array);
-    each(true, false, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
+    each(true, [&](int t, std::size_t a, std::int64_t start, const Storage* x, std::int64_t n) {
       auto& mine = first[static_cast<std::size_t>(t)];
       for (std::int64_t i = 0; i < n && static_cast<std::int64_t>(a) < mine; ++i)
         if ((candidates(a, start).word(i / block) >> i % block & 1) && magnitude_key(x[i]) > Number<dtype>::infinity)

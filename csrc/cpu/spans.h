@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "../prune.h"
@@ -33,15 +34,16 @@ class Blocks {
   }
   std::int64_t first(std::size_t array) const { return first_[array]; }
 
-  // Calls f(array, start, n) for the runs of elements in the blocks [begin, end), in order; n is what `longest` gives
-  // for the array at most, a multiple of 64 but at an array's end.
+  // Calls f(array, start, n) for the runs of elements in the blocks [begin, end), in order; none goes across a multiple of
+  // what `longest` gives for the array, itself a multiple of 64 or all of the array.
   template <typename Longest, typename F>
   void spans(std::int64_t begin, std::int64_t end, Longest&& longest, F&& f) const {
     for (std::size_t a = array_of(begin); begin < end; ++a) {
       const std::int64_t stop = std::min(end, first_[a + 1]);
       for (; begin < stop;) {
         const std::int64_t start = (begin - first_[a]) * block;
-        const std::int64_t n = std::min({(stop - begin) * block, arrays_[a].n - start, longest(a)});
+        const std::int64_t most = longest(a);
+        const std::int64_t n = std::min({(stop - begin) * block, arrays_[a].n - start, most - start % most});
         f(a, start, n);
         begin += (n + block - 1) / block;
       }
@@ -60,25 +62,43 @@ class Window {
  public:
   explicit Window(const Arrays& arrays) : arrays_(arrays) {}
 
+  // A copy is whole rows where they are gapless runs of memory and not too long (channels_last): then so is the window.
+  static bool whole_rows(const Array& array) {
+    const std::int64_t unit = rows_in_blocks(array);
+    return unit > 0 && unit <= tuning::gathered_rows;
+  }
   static std::int64_t longest(const Array& array) {
-    return array.layout.dims == 0 ? array.n : tuning::gathered_elements;
+    if (array.layout.dims == 0) return array.n;
+    const std::int64_t unit = whole_rows(array) ? rows_in_blocks(array) : block;
+    return std::max<std::int64_t>(1, tuning::gathered_elements / unit) * unit;
   }
 
-  // f(data, n) on the elements [start, start + n) of the array; with `write`, what f changed goes back.
-  template <typename F>
-  void operator()(std::size_t a, std::int64_t start, std::int64_t n, bool write, F&& f) {
+  Storage* read(std::size_t a, std::int64_t start, std::int64_t n) {
     const Array& array = arrays_[a];
-    if (array.layout.dims == 0) {
-      f(static_cast<Storage*>(array.data) + start, n);
-      return;
-    }
-    copy_.resize(static_cast<std::size_t>(tuning::gathered_elements));
+    if (array.layout.dims == 0) return static_cast<Storage*>(array.data) + start;
+    if (static_cast<std::int64_t>(copy_.size()) < n) copy_.resize(static_cast<std::size_t>(n));
     gather(array, start, n, copy_.data());
-    f(copy_.data(), n);
-    if (write) scatter(array, start, n, copy_.data());
+    return copy_.data();
+  }
+
+  // Of what `read` gave, after it was changed.
+  void write(std::size_t a, std::int64_t start, std::int64_t n) {
+    if (arrays_[a].layout.dims != 0) scatter(arrays_[a], start, n, copy_.data());
+  }
+
+  // The elements of a window as they lie in memory, in whatever order; null if others lie between them.
+  Storage* in_place(std::size_t a, std::int64_t start) const {
+    const Array& array = arrays_[a];
+    return array.layout.dims == 0 || whole_rows(array) ? static_cast<Storage*>(array.data) + start : nullptr;
   }
 
  private:
+  // The least number of rows that are whole blocks, in elements; 0 where rows have gaps.
+  static std::int64_t rows_in_blocks(const Array& array) {
+    const std::int64_t row = gapless_row(array);
+    return row / std::gcd(row, block) * block;
+  }
+
   const Arrays& arrays_;
   std::vector<Storage> copy_;
 };
@@ -91,7 +111,8 @@ void each_span(const Arrays& arrays, const Blocks& blocks, int threads, bool wri
     const auto longest = [&](std::size_t a) { return Window<Storage>::longest(arrays[a]); };
     blocks.spans(blocks.count() * t / threads, blocks.count() * (t + 1) / threads, longest,
                  [&](std::size_t a, std::int64_t start, std::int64_t n) {
-                   window(a, start, n, write, [&](Storage* data, std::int64_t count) { f(a, start, data, count); });
+                   f(a, start, window.read(a, start, n), n);
+                   if (write) window.write(a, start, n);
                  });
   });
 }

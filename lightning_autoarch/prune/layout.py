@@ -7,8 +7,10 @@ from torch import Tensor
 
 def span(tensor: Tensor) -> tuple[int, int]:
     """First byte and the byte behind the last, of a tensor that is not empty."""
-    last = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
     start = tensor.data_ptr()
+    if tensor.is_contiguous():
+        return start, start + tensor.numel() * tensor.element_size()
+    last = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
     return start, start + (last + 1) * tensor.element_size()
 
 

@@ -24,8 +24,10 @@ def overlaps_itself(tensor: Tensor) -> bool:
     >>> overlaps_itself(torch.zeros(5).unfold(0, 2, 1)), overlaps_itself(torch.zeros(8).as_strided((2, 3), (3, 2)))
     (True, False)
     """
+    if tensor.is_contiguous():
+        return False
     dims = sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1)
-    if tensor.numel() == 0 or _nested(dims):
+    if _nested(dims):
         return False
     start, end = span(tensor)
     if dims[0][0] == 0 or tensor.numel() * tensor.element_size() > end - start:

@@ -77,8 +77,7 @@ def collect(tensors: Iterable[Tensor], name: str = "tensors", *, writing: bool =
     for i, tensor in enumerate(listed(tensors, name, "tensors")):
         check(tensor, f"{name}[{i}]")
         passed.append(tensor)
-        strides = tuple(s for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1)
-        key = (tensor.data_ptr() if tensor.numel() else id(tensor), tensor.dtype, tensor.shape, strides)
+        key = (tensor.data_ptr() if tensor.numel() else id(tensor), tensor.dtype, tensor.shape, _strides(tensor))
         if key not in known:
             known[key] = len(unique)
             unique.append(tensor)
@@ -125,6 +124,13 @@ def check(tensor: Tensor, name: str) -> None:
         raise PruneValueError(
             f"Expected `{name}` with at most {MAX_DIMS} dimensions that cannot be merged: pass `{name}.contiguous()`."
         )
+
+
+def _strides(tensor: Tensor) -> tuple[int, ...] | None:
+    """Those that matter; None of a contiguous tensor."""
+    if tensor.is_contiguous():
+        return None
+    return tuple(s for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1)
 
 
 def _same(a: object, b: object) -> bool:

@@ -47,6 +47,5 @@ def _leave_uncompiled(function: Callable[..., object]) -> None:
 
 def announce(tensors: Iterable[Tensor]) -> None:
     """Raise the version counters, each tensor's once: a backward pass that saved a value then fails, not errs."""
-    for tensor in {id(tensor): tensor for tensor in tensors}.values():
-        if not tensor.is_inference():  # has no counter
-            torch.autograd.graph.increment_version(tensor)
+    each = {id(tensor): tensor for tensor in tensors}.values()
+    torch.autograd.graph.increment_version([tensor for tensor in each if not tensor.is_inference()])  # has no counter

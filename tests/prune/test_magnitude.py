@@ -381,6 +381,15 @@ class TestOracle:
         view = normal(3, 1, 2, dtype=dtype).expand(3, 4, 2)
         assert magnitude_masks([view], k=11) == magnitude_masks([view.contiguous()], k=11)
 
+    @pytest.mark.parametrize("shape", [(700, 16, 7, 5), (90, 64, 8, 8), (3, 128, 30, 30)], ids=str)
+    def test_channels_last_on_threads(self, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+        for maker, share in itertools.product((normal, few_values), (0.3, 0.5, 1.0)):
+            plain = maker(*shape, dtype=dtype)
+            laid = plain.to(memory_format=torch.channels_last)
+            ours = with_threads(3, lambda laid=laid, share=share: prune_([laid], sparsity=share))
+            assert ours == prune_([plain], sparsity=share)
+            assert same_bits(laid.contiguous(), plain)
+
     def test_threads(self, dtype: torch.dtype) -> None:
         for maker, n in itertools.product((normal, few_values), (300_000, 700_001)):
             flat = maker(n, dtype=dtype)
