@@ -1,0 +1,92 @@
+"""Which parameters are targets: defaults, patterns, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.prune.targets import find_targets, match_values
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 8)
+        self.conv = nn.Sequential(nn.Conv1d(8, 8, 3), nn.BatchNorm1d(8), nn.PReLU(8))
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.cross = nn.MultiheadAttention(8, 2, kdim=4, vdim=6)
+        self.lstm = nn.LSTM(8, 8, num_layers=2, bidirectional=True)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 10, bias=False)
+        self.head.weight = self.embed.weight  # tied
+
+
+def test_defaults_are_the_matrices_and_each_once() -> None:
+    found = find_targets(Net())
+    lstm = {
+        f"lstm.weight_{kind}_l{layer}{end}" for kind in ("ih", "hh") for layer in (0, 1) for end in ("", "_reverse")
+    }
+    attention = {"attention.in_proj_weight", "attention.out_proj.weight", "cross.out_proj.weight"}
+    cross = {f"cross.{x}_proj_weight" for x in "qkv"}
+    assert set(found) == {"embed.weight", "conv.0.weight", *lstm, *attention, *cross}
+    assert all(isinstance(parameter, nn.Parameter) for parameter in found.values())
+
+
+@pytest.mark.parametrize(
+    ("targets", "exclude", "expected"),
+    [
+        ("head", (), {"embed.weight"}),  # a tied parameter has its first name
+        ("conv", (), {"conv.0.weight"}),
+        ("conv.*", (), {"conv.0.weight", "conv.0.bias", "conv.1.weight", "conv.1.bias", "conv.2.weight"}),
+        ("*.in_proj_weight", (), {"attention.in_proj_weight"}),
+        (["norm.weight", "head"], (), {"norm.weight", "embed.weight"}),
+        (["conv", "head"], "embed", {"conv.0.weight"}),
+    ],
+)
+def test_patterns(targets: str, exclude: str, expected: set[str]) -> None:
+    assert set(find_targets(Net(), targets, exclude)) == expected
+
+
+@pytest.mark.parametrize(("targets", "exclude"), [("heat", ()), (None, "heat"), ("norm", ()), (["conv", "x*"], ())])
+def test_a_pattern_without_a_match(targets: str | None, exclude: str) -> None:
+    with pytest.raises(PruneValueError, match="matches no weight"):
+        find_targets(Net(), targets, exclude)
+
+
+def test_a_near_name_is_suggested() -> None:
+    with pytest.raises(PruneValueError, match=r"Did you mean `head`\?"):
+        find_targets(Net(), "heat")
+
+
+def test_what_is_frozen() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[0].requires_grad_(False)
+    assert list(find_targets(net)) == ["1.weight"]
+    with pytest.raises(PruneValueError, match=r"`0\.weight`, which is frozen"):
+        find_targets(net, "0")
+    with pytest.raises(PruneValueError, match="2 of its weights are frozen"):
+        find_targets(net.requires_grad_(False))
+
+
+def test_nothing_to_prune() -> None:
+    with pytest.raises(PruneValueError, match="no layer with a weight"):
+        find_targets(nn.LayerNorm(3))
+    with pytest.raises(PruneValueError, match="initialised"):
+        find_targets(nn.Sequential(nn.LazyLinear(3)))
+    with pytest.raises(PruneTypeError, match="patterns of names"):
+        find_targets(nn.Linear(2, 2), [3])  # type: ignore[list-item]
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own, on importing the compiler
+def test_compiled_modules_have_plain_names() -> None:
+    net = nn.Sequential(torch.compile(nn.Linear(2, 2)), nn.Linear(2, 2))  # compiled late: nothing is compiled here
+    assert list(find_targets(net)) == ["0.weight", "1.weight"]
+
+
+def test_values_by_pattern() -> None:
+    names = ["a.0.weight", "a.1.weight", "b.weight"]
+    assert match_values({"a.1": 0.5, "a": 0.9}, names, "scope") == {"a.0.weight": 0.9, "a.1.weight": 0.5}
+    with pytest.raises(PruneValueError, match="`c` of `scope` matches none"):
+        match_values({"c": 0.5}, names, "scope")
