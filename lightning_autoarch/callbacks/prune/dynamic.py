@@ -1,0 +1,108 @@
+"""`RigL` and `SET`: sparse from the first step to the last, with a mask that moves to where weights are needed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_autoarch.callbacks.prune.masked import MaskedTraining
+from lightning_autoarch.prune.criteria import random_scores, required_gradients
+from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.prune.mask import BitMask
+from lightning_autoarch.prune.masked import MaskedWeights, prune_further
+from lightning_autoarch.prune.regrow import drop_fraction, exchange
+from lightning_autoarch.prune.schedule import Place, check_place, check_sparsity, steps
+from lightning_autoarch.prune.targets import Patterns
+
+Start = Literal["random", "magnitude"]
+
+
+class DynamicSparseTraining(MaskedTraining):
+    """Constant sparsity; every `every_n_steps` steps a share of the kept weights is exchanged, less and less.
+
+    Args:
+        sparsity: of all targets, in (0, 1).
+        scope: "erk" (wide layers sparser), or "layer", the same everywhere.
+        alpha: share of the kept weights that is exchanged at first; it falls to 0 by a cosine.
+        end: where the exchange ends: a fraction of the fit, or an optimizer step.
+        every_n_steps: optimizer steps between two exchanges.
+        start: the first mask: "random", or of the smallest "magnitude" (for weights that were trained).
+        targets, exclude, name: as in `MagnitudePruning`.
+        seed: of what is random.
+    """
+
+    masks_gradients = True
+
+    def __init__(
+        self,
+        sparsity: float = 0.9,
+        scope: Literal["erk", "layer"] = "erk",
+        *,
+        alpha: float = 0.3,
+        end: Place = 0.75,
+        every_n_steps: int = 100,
+        start: Start = "random",
+        targets: Patterns | None = None,
+        exclude: Patterns = (),
+        seed: int = 0,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(targets=targets, exclude=exclude, every_n_steps=every_n_steps, name=name)
+        check_sparsity(sparsity, "sparsity")
+        check_place(end, "end")
+        for argument, value, known in (("scope", scope, ("erk", "layer")), ("start", start, ("random", "magnitude"))):
+            if value not in known:
+                raise PruneValueError(f"Expected `{argument}` to be one of {', '.join(known)}, got {value!r}.")
+        if not 0 < alpha <= 1:
+            raise PruneValueError(f"Expected `alpha` in (0, 1], got {alpha}.")
+        self.target_sparsity, self.scope, self.alpha, self.end = sparsity, scope, alpha, end
+        self.start, self.seed = start, seed
+        self._growth: list[Tensor] | None = None
+
+    def check(self, weights: MaskedWeights, total: int | None) -> None:
+        steps(self.end, total, "end")
+
+    def due(self, step: int, total: int | None) -> bool:
+        return step % self.every_n_steps == 0 and step < steps(self.end, total, "end")
+
+    def new_masks(self, weights: MaskedWeights, step: int, total: int | None) -> list[BitMask] | None:
+        if not any(weights.pruned):
+            scores = random_scores(weights.parameters, self.seed) if self.start == "random" else None
+            return prune_further(weights, self.target_sparsity, self.scope, scores)
+        growth = self.growth(weights, step)
+        fraction = drop_fraction(step, steps(self.end, total, "end"), self.alpha)
+        return None if growth is None else exchange(weights, fraction, growth)
+
+    def growth(self, weights: MaskedWeights, step: int) -> list[Tensor] | None:
+        """By what weights are grown; None if it is not known now."""
+        raise NotImplementedError
+
+
+class RigL(DynamicSparseTraining):
+    """Grows the weights whose gradient is largest (Evci et al. 2020, *Rigging the Lottery*). See
+    `DynamicSparseTraining`.
+
+    Example::
+
+        L.Trainer(max_epochs=20, callbacks=[RigL(0.9, every_n_steps=100)]).fit(model, datamodule=dm)
+    """
+
+    def growth(self, weights: MaskedWeights, step: int) -> list[Tensor] | None:
+        growth, self._growth = self._growth, None
+        return growth
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if self.weights is not None and self.due(trainer.global_step + 1, self._total):
+            gradients = required_gradients(self.weights.names, self.weights.parameters)
+            self._growth = [gradient.detach().clone() for gradient in gradients]
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+
+
+class SET(DynamicSparseTraining):
+    """Grows weights at random (Mocanu et al. 2018, *Sparse evolutionary training*). See `DynamicSparseTraining`."""
+
+    def growth(self, weights: MaskedWeights, step: int) -> list[Tensor] | None:
+        return random_scores(weights.parameters, self.seed + step)

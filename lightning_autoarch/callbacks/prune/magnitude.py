@@ -1,0 +1,149 @@
+"""`MagnitudePruning`: the smallest weights go, on a schedule, and stay away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from torch.optim import Optimizer
+
+from lightning_autoarch.callbacks.prune.masked import MaskedTraining
+from lightning_autoarch.callbacks.prune.rewind import Snapshot
+from lightning_autoarch.prune.allocation import check_not_emptied
+from lightning_autoarch.prune.criteria import CRITERIA, Criterion, gradient_scores, random_scores
+from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.prune.mask import BitMask
+from lightning_autoarch.prune.masked import SCOPES, MaskedWeights, Scope, prune_further
+from lightning_autoarch.prune.schedule import IterativeSparsity, SparsitySchedule
+from lightning_autoarch.prune.targets import Patterns, match_values
+
+
+class MagnitudePruning(MaskedTraining):
+    """Prunes weights in training, by masks that are applied after every optimizer step.
+
+    Parameters keep their names and identity, and the module's `state_dict` stays the plain one. Sparsities are of the
+    dense weights. A mask only grows: what is pruned stays pruned. Unstructured zeros make a checkpoint small (see
+    `export`), not a dense matrix product fast.
+
+    Args:
+        schedule: `CubicSparsity(0.9)`, `ConstantSparsity(0.8)`, `OneShot(0.5, at=0.5)`, `IterativeSparsity(0.9, 5,
+            rewind_to="init")`.
+        scope: "global": all weights are compared; "layer": the same sparsity in each; "erk": wide layers sparser (Evci
+        et
+            al. 2020); "lamp": layer-adaptive magnitudes (Lee et al. 2021); {pattern: sparsity}: the final sparsity of
+            the layers that match, in the schedule's time.
+        criterion: "magnitude"; "gradient": |w g| of the step before; "random".
+        every_n_steps: optimizer steps between two changes.
+        targets: patterns of what is pruned; None: weights of Linear, convolutions, embeddings, MultiheadAttention and
+            recurrent layers; never biases or normalisation unless a pattern names the parameter.
+        exclude: patterns of what is not.
+        seed: of the criterion "random".
+        name: of the callback in checkpoints and logs, where a Trainer has two.
+
+    Attributes:
+        sparsity: reached, of all targets; logged as `sparsity` and `sparsity/<parameter>`.
+        masks: parameter name -> `BitMask`.
+
+    Raises:
+        PruneValueError: before training: a pattern without a match, a schedule that does not fit into the fit, a NaN, a
+            frozen module, a checkpoint of another architecture.
+
+    Example::
+
+        pruning = MagnitudePruning(CubicSparsity(0.9), every_n_steps=50)
+        L.Trainer(max_epochs=20, callbacks=[pruning]).fit(model, datamodule=dm)
+    """
+
+    def __init__(
+        self,
+        schedule: SparsitySchedule,
+        scope: Scope = "global",
+        criterion: Criterion = "magnitude",
+        *,
+        every_n_steps: int = 100,
+        targets: Patterns | None = None,
+        exclude: Patterns = (),
+        seed: int = 0,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(targets=targets, exclude=exclude, every_n_steps=every_n_steps, name=name)
+        if not isinstance(schedule, SparsitySchedule):
+            raise PruneTypeError(f"Expected `schedule` to be one such as CubicSparsity(0.9), got {schedule!r:.80}.")
+        if not isinstance(scope, Mapping) and scope not in SCOPES:
+            raise PruneValueError(
+                f"Expected `scope` to be one of {', '.join(SCOPES)} or {{pattern: sparsity}}, got {scope!r}."
+            )
+        if criterion not in CRITERIA:
+            raise PruneValueError(f"Expected `criterion` to be one of {', '.join(CRITERIA)}, got {criterion!r}.")
+        if scope == "lamp" and criterion != "magnitude":
+            raise PruneValueError(
+                f'`scope="lamp"` compares scaled magnitudes, got `criterion={criterion!r}` beside it.'
+            )
+        self.schedule, self.scope, self.criterion, self.seed = schedule, scope, criterion, seed
+        self._snapshot: Snapshot | None = None
+        self._scores: list[Any] | None = None
+
+    def begin(self) -> None:
+        super().begin()
+        self._snapshot = None
+
+    def check(self, weights: MaskedWeights, total: int | None) -> None:
+        self.schedule.check(total)
+        if isinstance(self.scope, Mapping):
+            values = match_values(dict(self.scope), weights.names, "scope")
+            check_not_emptied(list(values), list(values.values()))
+
+    def due(self, step: int, total: int | None) -> bool:
+        return step % self.every_n_steps == 0 or self.schedule.changes_at(step, total)
+
+    def new_masks(self, weights: MaskedWeights, step: int, total: int | None) -> list[BitMask] | None:
+        sparsity = self.schedule.sparsity_at(step, total)
+        if sparsity == 0:
+            return None
+        scores = self._scores
+        if self.criterion == "random":
+            scores = random_scores(weights.parameters, self.seed)
+        elif self.criterion == "gradient" and scores is None:
+            return None  # before the first step there is none
+        self._scores = None
+        return prune_further(weights, sparsity, self.scope, scores, self.schedule.final)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if self.criterion == "gradient" and self.weights is not None and self._wants_gradients(trainer.global_step + 1):
+            self._scores = gradient_scores(self.weights.names, self.weights.parameters)
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._take_snapshot(trainer, pl_module)
+
+    def _wants_gradients(self, step: int) -> bool:
+        assert self.weights is not None
+        behind = self.schedule.sparsity_at(step, self._total) > self.weights.sparsity
+        return behind and (step == 1 or self.due(step, self._total))
+
+    def _change(self, trainer: Trainer) -> None:
+        before = self.sparsity
+        super()._change(trainer)
+        if self._snapshot is not None and self.sparsity > before:
+            self._snapshot.restore_(trainer)
+            self._apply(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, *args)
+        self._take_snapshot(trainer, pl_module)
+
+    def _take_snapshot(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        wanted = self.schedule.rewind_step if isinstance(self.schedule, IterativeSparsity) else None
+        if self._snapshot is None and wanted is not None and trainer.global_step == wanted:
+            self._snapshot = Snapshot.of(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        return {**state, "snapshot": self._snapshot.state} if state and self._snapshot is not None else state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if "snapshot" in state_dict:
+            self._snapshot = Snapshot(state_dict["snapshot"])

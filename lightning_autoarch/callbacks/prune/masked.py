@@ -1,0 +1,208 @@
+"""Training under masks, whatever decides about them: the hooks that all pruning callbacks share.
+
+on_fit_start          targets are found, masks of a checkpoint bound to them, a hook put behind every optimizer step
+on_train_start        masks for the first step
+optimizer step        ─► masked again at once, so that neither momentum nor weight decay brings a weight back
+on_train_batch_end    where the schedule says so: new masks, on the module and on every average of it
+state_dict            masks as tensors of bytes: what Lightning saves loads where this package is not installed
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from lightning_autoarch.callbacks.prune.hooks import (
+    after_each_step,
+    assert_ranks_agree,
+    averages,
+    refuse_sharding,
+    total_steps,
+)
+from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.prune.magnitude import magnitude_masks
+from lightning_autoarch.prune.mask import BitMask
+from lightning_autoarch.prune.masked import MaskedWeights, masks_of
+from lightning_autoarch.prune.targets import Patterns, find_targets
+
+
+class MaskedTraining(Callback):
+    """Holds masks over a fit. Subclasses say when and how they change.
+
+    Args:
+        targets: patterns of what is pruned, see `find_targets`.
+        exclude: patterns of what is not.
+        every_n_steps: optimizer steps between two changes of the masks.
+        name: of the callback in checkpoints, where a Trainer has two of one class.
+    """
+
+    masks_gradients = False  # else only where gradients are clipped: theirs is the only norm that would count them
+
+    def __init__(
+        self,
+        *,
+        targets: Patterns | None = None,
+        exclude: Patterns = (),
+        every_n_steps: int = 100,
+        name: str | None = None,
+    ) -> None:
+        if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
+            raise PruneValueError(f"Expected `every_n_steps` to be an int >= 1, got {every_n_steps!r}.")
+        self.targets, self.exclude = targets, exclude
+        self.every_n_steps, self.name = every_n_steps, name
+        self.weights: MaskedWeights | None = None
+        self._total: int | None = None
+        self._changed_at: int | None = None  # the step of the last change
+        self._seen = 0  # the step that the batch before ended with
+        self._loaded: dict[str, BitMask] | None = None
+        self._handles: list[RemovableHandle] = []
+
+    @abstractmethod
+    def new_masks(self, weights: MaskedWeights, step: int, total: int | None) -> list[BitMask] | None:
+        """Masks from `step` on, called where `due` says so; None where they stay.
+
+        Called with the weights, and in `on_train_batch_end` with the gradients, of the step before.
+        """
+
+    @abstractmethod
+    def due(self, step: int, total: int | None) -> bool:
+        """Whether masks may change when `step` optimizer steps are done. `step` 0: before the first."""
+
+    def find(self, module: LightningModule) -> dict[str, Parameter]:
+        """The targets by name."""
+        return find_targets(module, self.targets, self.exclude)
+
+    def begin(self) -> None:
+        """A fit begins that resumes nothing."""
+        self._changed_at = None
+
+    def check(self, weights: MaskedWeights, total: int | None) -> None:
+        """Raise before training what would be wrong later."""
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the targets' weights that is masked now; 0.0 before the fit."""
+        return 0.0 if self.weights is None else self.weights.sparsity
+
+    @property
+    def masks(self) -> dict[str, BitMask]:
+        """Parameter name -> mask; empty before the fit."""
+        return {} if self.weights is None else dict(zip(self.weights.names, self.weights.masks, strict=True))
+
+    @property
+    def state_key(self) -> str:
+        return f"lightning_autoarch.{type(self).__name__}" + (f".{self.name}" if self.name else "")
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.weights is None:
+            return {}
+        return {"format": 1, "masks": self.weights.state(), "changed_at": self._changed_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict:
+            self._loaded = masks_of(state_dict["masks"])
+            self._changed_at = state_dict["changed_at"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles hold the masks, but no hook of this process and no parameter of its module."""
+        return {**self.__dict__, "_handles": [], "weights": None, "_loaded": self._loaded or self.masks or None}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            refuse_sharding(trainer.strategy, self)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        resumed = self._loaded is not None
+        masks, self._loaded = self._loaded or self.masks, None
+        weights = MaskedWeights(self.find(pl_module), masks)
+        self._total = total_steps(trainer)
+        _check_finite(weights)
+        self.check(weights, self._total)
+        self.weights = weights
+        if not resumed:
+            self.begin()
+        self._remove_hooks()
+        self._handles = after_each_step(trainer, self._after_step)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seen = step = trainer.global_step
+        if self._changed_at is None or (self._changed_at != step and self.due(step, self._total)):
+            self._change(trainer)
+        self._apply(trainer)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if self.weights is not None and (self.masks_gradients or trainer.gradient_clip_val is not None):
+            self.weights.apply_to_gradients_()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        before, self._seen = self._seen, trainer.global_step  # more than one apart where several optimizers step
+        if any(self.due(step, self._total) for step in range(before + 1, self._seen + 1)):
+            self._change(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.weights is not None:
+            self.log_dict(self._metrics(self.weights))  # type: ignore[attr-defined]
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._apply(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._remove_hooks()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._remove_hooks()
+
+    def _change(self, trainer: Trainer) -> None:
+        assert self.weights is not None
+        step = trainer.global_step
+        masks = self.new_masks(self.weights, step, self._total)
+        self._changed_at = step
+        if masks is None:
+            return
+        self.weights.replace(masks)
+        if trainer.world_size > 1:
+            assert_ranks_agree(trainer.strategy, self.weights.digest(), self)
+        self._apply(trainer)
+        for logger in trainer.loggers:
+            logger.log_metrics(self._metrics(self.weights), step=step)
+
+    def _apply(self, trainer: Trainer) -> None:
+        if self.weights is None:
+            return
+        self.weights.apply_()
+        for average in averages(trainer):
+            self.weights.apply_to_copy_(average)
+
+    def _after_step(self, optimizer: Optimizer) -> None:
+        if self.weights is not None:
+            self.weights.apply_()
+
+    def _metrics(self, weights: MaskedWeights) -> dict[str, float]:
+        layers: Mapping[str, float] = weights.sparsities()
+        prefix = f"{self.name}/sparsity" if self.name else "sparsity"
+        return {prefix: weights.sparsity, **{f"{prefix}/{name}": value for name, value in layers.items()}}
+
+    def _remove_hooks(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+
+def _check_finite(weights: MaskedWeights) -> None:
+    """Raises PruneValueError naming a parameter with a NaN, or one that the kernels cannot take."""
+    with torch.no_grad():
+        for name, parameter in zip(weights.names, weights.parameters, strict=True):
+            try:
+                magnitude_masks([parameter], k=0)
+            except PruneValueError as error:
+                raise PruneValueError(str(error).replace("tensors[0]", name)) from error

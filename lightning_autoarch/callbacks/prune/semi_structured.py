@@ -1,0 +1,91 @@
+"""`SemiStructuredPruning`: n of each m neighbours stay, the pattern that sparse tensor cores multiply by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor
+from torch.nn import Parameter
+
+from lightning_autoarch.callbacks.prune.masked import MaskedTraining
+from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.prune.mask import BitMask
+from lightning_autoarch.prune.masked import MaskedWeights
+from lightning_autoarch.prune.nm import nm_masks
+from lightning_autoarch.prune.schedule import Place, check_place, steps
+from lightning_autoarch.prune.targets import Patterns, find_targets
+
+
+class SemiStructuredPruning(MaskedTraining):
+    """Prunes to n of m once, and trains on under that mask.
+
+    The m neighbours lie along the inputs: the last dimension of a matrix, the input channels of a convolution.
+
+    Args:
+        n: how many of `m` neighbours are kept, the largest.
+        m: at most 64.
+        at: when: a fraction of the fit, or an optimizer step.
+        transposable: 2:4 in both directions of a matrix, so that the backward pass has the pattern too.
+        targets: patterns of what is pruned; None: matrices and convolutions whose inputs are a multiple of `m`.
+        exclude, name: as in `MagnitudePruning`.
+
+    Raises:
+        PruneValueError: before training: a target whose inputs are no multiple of `m`.
+    """
+
+    def __init__(
+        self,
+        n: int = 2,
+        m: int = 4,
+        *,
+        at: Place = 0.0,
+        transposable: bool = False,
+        targets: Patterns | None = None,
+        exclude: Patterns = (),
+        name: str | None = None,
+    ) -> None:
+        super().__init__(targets=targets, exclude=exclude, every_n_steps=1, name=name)
+        check_place(at, "at")
+        nm_masks([torch.zeros(m if isinstance(m, int) and m > 0 else 1)], n, m)  # raises on a pattern that is none
+        if transposable and (n, m) != (2, 4):
+            raise PruneValueError(f"Expected n=2 and m=4 where `transposable`, got n={n} and m={m}.")
+        self.n, self.m, self.at, self.transposable = n, m, at, transposable
+
+    def find(self, module: LightningModule) -> dict[str, Parameter]:
+        found = find_targets(module, self.targets, self.exclude)
+        unfit = [name for name, parameter in found.items() if not self._fits(parameter)]
+        if unfit and self.targets is not None:
+            raise PruneValueError(
+                f"Expected inputs that are a multiple of {self.m}, got {tuple(found[unfit[0]].shape)} for `{unfit[0]}`."
+            )
+        if len(unfit) == len(found):
+            raise PruneValueError(
+                f"Nothing to prune to {self.n}:{self.m}: no weight has a multiple of {self.m} inputs."
+            )
+        if unfit:
+            rank_zero_warn(f"{', '.join(unfit)}: not a multiple of {self.m} inputs, left dense.")
+        return {name: parameter for name, parameter in found.items() if name not in unfit}
+
+    def check(self, weights: MaskedWeights, total: int | None) -> None:
+        steps(self.at, total, "at")
+
+    def due(self, step: int, total: int | None) -> bool:
+        return step == steps(self.at, total, "at")
+
+    def new_masks(self, weights: MaskedWeights, step: int, total: int | None) -> list[BitMask] | None:
+        if any(weights.pruned) or step < steps(self.at, total, "at"):
+            return None
+        return [self._mask(parameter) for parameter in weights.parameters]
+
+    def _mask(self, weight: Tensor) -> BitMask:
+        dim = 1 if weight.dim() > 1 else 0
+        (mask,) = nm_masks([weight], self.n, self.m, dim, transposable=self.transposable and weight.dim() == 2)
+        return mask
+
+    def _fits(self, weight: Tensor) -> bool:
+        sizes: Sequence[int] = weight.shape[1:2] or weight.shape
+        both = not self.transposable or (weight.dim() == 2 and weight.shape[0] % self.m == 0)
+        return sizes[0] % self.m == 0 and both

@@ -1,0 +1,73 @@
+"""How a sparsity of all targets is shared out among them.
+
+n_l    numbers of tensor l        s_l    its sparsity        s    sparsity of all: sum(s_l n_l) = s n
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_autoarch.prune.errors import PruneValueError
+
+
+def erdos_renyi_kernel(shapes: Sequence[Sequence[int]], sparsity: float) -> list[float]:
+    """ERK: 1 - s_l = e (sum of dimensions of l) / n_l, with e such that all have the sparsity; no density above 1.
+
+    Evci et al. 2020, *Rigging the Lottery*, section 3, for kernels; Mocanu et al. 2018 for matrices. Wide layers become
+    sparser than narrow ones. A tensor that would need more than all of its weights stays dense, and the others share.
+
+    Returns:
+        s_l for each shape, in [0, 1].
+
+    >>> [round(s, 3) for s in erdos_renyi_kernel([(64, 64), (64, 3, 3, 3)], 0.5)]
+    [0.547, 0.388]
+    """
+    sizes = [max(1, _numel(shape)) for shape in shapes]
+    raw = [sum(shape) / size for shape, size in zip(shapes, sizes, strict=True)]
+    dense = [not shape for shape in shapes]
+    while True:
+        kept = (1 - sparsity) * sum(sizes) - sum(n for n, d in zip(sizes, dense, strict=True) if d)
+        spread = sum(r * n for r, n, d in zip(raw, sizes, dense, strict=True) if not d)
+        epsilon = max(0.0, kept) / spread if spread else 0.0
+        over = [not d and epsilon * r > 1 for r, d in zip(raw, dense, strict=True)]
+        if not any(over):
+            return [0.0 if d else 1 - epsilon * r for r, d in zip(raw, dense, strict=True)]
+        dense = [d or o for d, o in zip(dense, over, strict=True)]
+
+
+def lamp_scores(weight: Tensor) -> Tensor:
+    """w_u^2 / sum of w_v^2 over all v with |w_v| >= |w_u|: comparable between layers, with no layer emptied.
+
+    Lee et al. 2021, *Layer-adaptive sparsity for the magnitude-based pruning*, equation 5. Sorts the tensor: O(n log
+    n).
+
+    Returns:
+        float32 or float64, of the shape of `weight`; in its order the magnitudes.
+
+    >>> lamp_scores(torch.tensor([1.0, -2.0, 2.0]))
+    tensor([0.1111, 0.5000, 1.0000])
+    """
+    squares = weight.detach().flatten().to(torch.float64 if weight.dtype == torch.float64 else torch.float32) ** 2
+    ascending, order = squares.sort(stable=True)
+    left = ascending.flip(0).cumsum(0, dtype=torch.float64).flip(0)
+    scores = torch.where(left > 0, ascending / left, torch.zeros_like(left)).to(squares.dtype)
+    return torch.empty_like(squares).scatter_(0, order, scores).view(weight.shape)
+
+
+def counts(sizes: Sequence[int], sparsities: Sequence[float], at_least: Sequence[int]) -> list[int]:
+    """How many of each tensor are pruned: never fewer than are pruned already."""
+    return [max(round(s * n), low) for n, s, low in zip(sizes, sparsities, at_least, strict=True)]
+
+
+def check_not_emptied(names: Sequence[str], sparsities: Sequence[float]) -> None:
+    """Raises PruneValueError where a tensor would have no weight left."""
+    for name, sparsity in zip(names, sparsities, strict=True):
+        if not 0 <= sparsity < 1:
+            raise PruneValueError(f"Expected a sparsity in [0, 1) for `{name}`, got {sparsity}.")
+
+
+def _numel(shape: Sequence[int]) -> int:
+    return torch.Size(shape).numel()
