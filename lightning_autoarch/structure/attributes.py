@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from lightning_autoarch.structure.attention import HeadAttention, as_heads_
 from lightning_autoarch.structure.check import Failure
 
 
@@ -31,6 +32,8 @@ def standard_attributes(module: nn.Module) -> dict[str, Any]:
         return _group_norm(module)
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return {"embedding_dim": module.weight.shape[1]}
+    if isinstance(module, nn.MultiheadAttention):
+        return _attention(module)
     if isinstance(module, nn.PReLU):
         return {"num_parameters": module.weight.shape[0]}
     if isinstance(module, nn.RNNBase):
@@ -59,6 +62,34 @@ def _group_norm(module: nn.GroupNorm) -> dict[str, Any]:
     channels, groups = module.weight.shape[0], module.num_groups
     inside = module.num_channels // groups
     return {"num_channels": channels, "num_groups": channels // inside if groups >= inside else groups}
+
+
+def _attention(module: nn.MultiheadAttention) -> dict[str, Any]:
+    """A head keeps its size."""
+    embed, inner = module.out_proj.weight.shape
+    packed = module.in_proj_weight is not None
+    sizes = (
+        {"kdim": embed, "vdim": embed}
+        if packed
+        else {"kdim": module.k_proj_weight.shape[1], "vdim": module.v_proj_weight.shape[1]}
+    )
+    return {"embed_dim": embed, "num_heads": inner // module.head_dim, **sizes}
+
+
+def _fits(layer: nn.MultiheadAttention) -> bool:
+    """Whether torch's forward takes a layer of these sizes."""
+    queries = layer.q_proj_weight if layer.in_proj_weight is None else layer.in_proj_weight
+    return queries.shape[1] == layer.embed_dim == layer.num_heads * layer.head_dim
+
+
+def fit_classes_(module: nn.Module) -> None:
+    """Attention of sizes that torch's own cannot have becomes HeadAttention, which an encoder cannot fuse."""
+    for layer in module.modules():
+        if type(layer) is nn.MultiheadAttention and not _fits(layer):
+            as_heads_(layer)
+    for layer in module.modules():
+        if isinstance(layer, nn.TransformerEncoder) and any(isinstance(m, HeadAttention) for m in layer.modules()):
+            layer.use_nested_tensor = False
 
 
 def candidates(root: nn.Module, failure: Failure) -> Iterator[tuple[str, str, Any]]:

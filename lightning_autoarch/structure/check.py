@@ -22,7 +22,9 @@ from lightning_autoarch.structure.plan import Plan
 from lightning_autoarch.structure.trace import Trace
 from lightning_autoarch.structure.tracer import run
 
-FREE = ("aten::clone", "aten::contiguous")  # may come or go with the memory layout
+# These come and go with the memory layout of their inputs.
+FREE = frozenset({"aten::clone", "aten::contiguous", "aten::view"})
+SAME = {"aten::_unsafe_view": "aten::view", "aten::_reshape_alias": "aten::view", "aten::reshape": "aten::view"}
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,12 @@ def check(
 ) -> Failure | None:
     """None if the forward of the resized module is the planned one in every mode that was followed."""
     for mode, flow in enumerate(dense.flows):
-        comparison = _Comparison(dense, planned, [s for s in flow.steps if s.op not in FREE])
+        comparison = _Comparison(dense, planned, flow.steps)
         sets = LabelSets(planned.known)
         small = Flow(sets, tensors)
         try:
             run(module, example_inputs, small, flipped=bool(mode), watch=comparison.see)
-            comparison.end(sets, [s for s in small.steps if s.op not in FREE])
+            comparison.end(sets)
         except StructureError as error:
             return comparison.failure(mode, str(error))
     return None
@@ -74,16 +76,18 @@ class _Comparison:
     planned: Plan
     steps: list[Step]
     seen: int = 0
-    shapes: dict[int, list[tuple[int, ...]]] = field(default_factory=dict)
+    pairs: list[tuple[Step, int]] = field(default_factory=list)  # steps that ran, and the place of their expected ones
 
     def see(self, step: Step) -> None:
         """Raise unless the step is the planned one."""
-        if step.op in FREE:
-            return
+        while self.seen < len(self.steps) and self._may_skip(step):
+            self.seen += 1
         if self.seen >= len(self.steps):
             raise _Mismatch(f"Expected the forward to end, but {step.place} followed.")
         expected = self.steps[self.seen]
-        if (step.op, step.module) != (expected.op, expected.module):
+        if not _alike(step, expected):
+            if _name(step) in FREE:
+                return
             raise _Mismatch(f"Expected {expected.place}, but {step.place} ran: the forward took another way.")
         for out, before in zip(step.outputs, expected.outputs, strict=True):
             shape = self.shape(before)
@@ -92,14 +96,20 @@ class _Comparison:
                     f"Expected a result of shape {shape} from {step.place} (before: {before.shape}), got {out.shape}: "
                     "is a size written into the code?"
                 )
+        self.pairs.append((step, self.seen))
         self.seen += 1
 
-    def end(self, sets: LabelSets, steps: list[Step]) -> None:
+    def _may_skip(self, step: Step) -> bool:
+        """Whether the expected step is one that need not come."""
+        expected = self.steps[self.seen]
+        return _name(expected) in FREE and not _alike(step, expected) and _name(step) not in FREE
+
+    def end(self, sets: LabelSets) -> None:
         """Raise unless every result has the planned channels in their planned places."""
-        if self.seen < len(self.steps):
+        if any(_name(step) not in FREE for step in self.steps[self.seen :]):
             raise _Mismatch(f"Expected {self.steps[self.seen].place}, but the forward ended.")
-        for i, (step, expected) in enumerate(zip(steps, self.steps, strict=True)):
-            for out, before in zip(step.outputs, expected.outputs, strict=True):
+        for step, i in self.pairs:
+            for out, before in zip(step.outputs, self.steps[i].outputs, strict=True):
                 if not self._same_channels(sets, out, before):
                     self.seen = i
                     raise _Mismatch(f"{step.place} reads other channels than planned: is a position in the code?")
@@ -144,6 +154,14 @@ class _Comparison:
             if old != new
         ]
         return Failure((mode, self.seen), here.module, tuple(dict.fromkeys(sizes)), message)
+
+
+def _name(step: Step) -> str:
+    return SAME.get(step.op, step.op)
+
+
+def _alike(a: Step, b: Step) -> bool:
+    return (_name(a), a.module) == (_name(b), b.module)
 
 
 def squeezed_row(sets: LabelSets, factor: Labels, dim: int) -> Labels:

@@ -57,6 +57,9 @@ class Flow:
     steps: list[Step] = field(default_factory=list)
     roles: dict[tuple[str, int], set[str]] = field(default_factory=dict)
     reached: set[str] = field(default_factory=set)  # parameters and buffers that an operation took
+    _marks: list[tuple[int, Labels, str]] = field(default_factory=list)
+    _inputs: list[tuple[int, ...]] = field(default_factory=list)  # of each step: the tensors that it took
+    _made_by: dict[int, list[int]] = field(default_factory=dict)  # tensor -> the steps that made or wrote it
     _layouts: dict[int, Layout] = field(default_factory=dict)
     _alive: list[Tensor] = field(default_factory=list)
 
@@ -79,6 +82,34 @@ class Flow:
     def of(self, tensor: Tensor) -> Layout:
         """Where the channels of a tensor lie; a tensor from elsewhere is neutral."""
         return self._layouts.get(id(tensor)) or Layout(tuple(tensor.shape))
+
+    def step(self, step: Step, inputs: Iterable[Tensor], made: Iterable[Tensor]) -> None:
+        """Record an operation."""
+        for tensor in made:
+            self._made_by.setdefault(id(tensor), []).append(len(self.steps))
+        self._inputs.append(tuple(id(tensor) for tensor in inputs))
+        self.steps.append(step)
+
+    def mark(self, labels: Labels, mark: str) -> None:
+        """Note something about the channels that the current operation reads; see `finish`."""
+        self._marks.append((len(self.steps), labels, mark))
+
+    def finish(self, outputs: Sequence[Tensor]) -> None:
+        """At the end: what is visible outside is fixed, and marks count where their result reached the outputs.
+
+        Attention computes an average over its heads that few callers read.
+        """
+        live: set[int] = set()
+        waiting = [id(tensor) for tensor in outputs] + [i for i in self._made_by if len(self._made_by[i]) > 1]
+        while waiting:
+            for step in set(self._made_by.get(waiting.pop(), ())) - live:
+                live.add(step)
+                waiting += self._inputs[step]
+        for step, labels, mark in self._marks:
+            if step in live:
+                self.sets.mark(labels, mark)
+        for tensor in outputs:
+            fix_all(self.sets, self.of(tensor).factors, "it is visible at the module's output")
 
     def use(self, layout: Layout, factors: Iterable[Labels], role: str) -> None:
         """Note what a parameter is used for in the dimensions that these factors of a view of it stand for."""

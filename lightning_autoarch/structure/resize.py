@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_autoarch.errors import StructureError
-from lightning_autoarch.structure.attributes import candidates, standard_attributes
+from lightning_autoarch.structure.attributes import candidates, fit_classes_, standard_attributes
 from lightning_autoarch.structure.check import Failure, check
 from lightning_autoarch.structure.groups import ChannelGroup, groups_of
 from lightning_autoarch.structure.optimizer import carry_optimizer_state, indexed
@@ -116,6 +116,7 @@ def _fit_standard(module: nn.Module) -> dict[str, dict[str, Any]]:
             setattr(layer, name, value)
         if values:
             fitted[path] = values
+    fit_classes_(module)
     return fitted
 
 

@@ -52,7 +52,7 @@ def contract(call: Call, a: Layout, b: Layout, over: Sequence[int]) -> Factors:
     left, ended = reduced(call.sets, join(call.sets, [a, b], rank, call.place), over, call.place)
     if (a.source is None) == (b.source is None):  # no parameter, or two, that could be scaled
         for factor in ended:
-            call.sets.mark(factor, SUMMED)
+            call.flow.mark(factor, SUMMED)
     return left
 
 
@@ -186,7 +186,7 @@ def group_norm(call: Call) -> Sequence[Factors]:
                 call.sets.merge(parts, parts[:, :, :1])
             else:
                 call.sets.merge(parts, parts[:, :1])
-                call.sets.mark(parts, RESCALED)
+                call.flow.mark(parts, RESCALED)
     factors = settled(call.sets, factors)
     per_group = live(f.swapaxes(0, 1).reshape(f.shape[1], -1)[::inside, :1].T for f in factors if f.shape[1] > 1)
     return [factors] + [settled(call.sets, per_group)] * (len(call.outputs) - 1)
@@ -196,7 +196,7 @@ def _mark_over(call: Call, factors: Factors, dims: Sequence[int], *marks: str) -
     for factor in factors:
         if any(factor.shape[d] > 1 for d in dims):
             for mark in marks:
-                call.sets.mark(factor, mark)
+                call.flow.mark(factor, mark)
 
 
 def softmax(call: Call) -> Sequence[Factors]:
@@ -216,7 +216,7 @@ def reduction(call: Call, *marks: str) -> Sequence[Factors]:
     left, ended = reduced(call.sets, x.factors, dims, call.place)
     for factor in ended:
         for mark in marks:
-            call.sets.mark(factor, mark)
+            call.flow.mark(factor, mark)
     kept = call.outputs[0].dim() == rank
     return [left if kept else live(f.squeeze(tuple(dims)) for f in left)] * len(call.outputs)
 

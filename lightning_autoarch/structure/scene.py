@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from lightning_autoarch.structure.attention import heads_spelled_out
@@ -32,9 +34,27 @@ def scene(module: nn.Module, *, flipped: bool) -> Iterator[FakeTensorMode]:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_plain_kernels())
         stack.enter_context(heads_spelled_out(module))
+        stack.enter_context(_PlainLinear())  # type: ignore[no-untyped-call]
         stack.enter_context(torch.no_grad())
         stack.enter_context(fake)
         yield fake
+
+
+class _PlainLinear(TorchFunctionMode):
+    """F.linear as one product of matrices: torch chooses among several by the memory layout, which resizing changes."""
+
+    def __torch_function__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return _linear(*args, **(kwargs or {})) if func is F.linear else func(*args, **(kwargs or {}))
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if weight.dim() != 2 or input.dim() < 2:
+        return F.linear(input, weight, bias)
+    rows = input.reshape(-1, input.shape[-1])
+    product = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
+    return product.view(*input.shape[:-1], weight.shape[0])
 
 
 @contextlib.contextmanager

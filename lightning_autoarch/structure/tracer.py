@@ -14,11 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lightning_autoarch.errors import StructureError
 from lightning_autoarch.structure.flow import Call, Flow, Step, place
 from lightning_autoarch.structure.labels import LabelClash
-from lightning_autoarch.structure.layout import Layout, fix_all
+from lightning_autoarch.structure.layout import Layout
 from lightning_autoarch.structure.rules import keeps_source, rule_of
 from lightning_autoarch.structure.scene import arguments, scene, tensors_in
 
-OUTPUT = "it is visible at the module's output"
 Watch = Callable[[Step], None]
 
 
@@ -55,8 +54,7 @@ def run(
         raise StructureError(
             f"Could not follow the forward: {tracer.place} raised {type(error).__name__}: {error}"
         ) from error
-    for tensor in tensors_in(outputs):
-        fix_all(flow.sets, flow.of(tensor).factors, OUTPUT)
+    flow.finish(list(tensors_in(outputs)))
 
 
 class _ModulePath:
@@ -119,12 +117,12 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         factors = rule_of(func)(call)
         source = self.flow.of(call.tensors()[0]).source if keeps_source(func) else None
         layouts = tuple(Layout(tuple(x.shape), f, source) for x, f in zip(outputs, factors, strict=True))
-        for tensor, layout in zip(outputs, layouts, strict=True):
+        inputs = call.tensors()
+        made = [*outputs, *(inputs[:1] if _in_place(func) else [])]  # the output is the first argument, or its fake
+        for tensor, layout in zip(made, [*layouts, layouts[0]], strict=False):
             self.flow.set(tensor, layout)
-        if _in_place(func):  # the output is the first argument, or its fake
-            self.flow.set(call.tensors()[0], layouts[0])
         step = Step(self.op, str(self.path), layouts)
-        self.flow.steps.append(step)
+        self.flow.step(step, inputs, made)
         if self.watch is not None:
             self.watch(step)
 

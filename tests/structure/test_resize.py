@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
-from channel_nets import CONVOLUTIONAL, Case, call, half, randomised, unproduced, unread
+from channel_nets import CONVOLUTIONAL, SEQUENTIAL, Case, call, half, randomised, unproduced, unread
 from torch import nn
 
 from lightning_autoarch.structure import channel_groups, remove_channels_
 
-CASES = CONVOLUTIONAL
+CASES = CONVOLUTIONAL | SEQUENTIAL
 EXACT_WHEN_ZERO = ("residual", "unet", "grouped", "separable", "reused", "chunked")  # of 0 every activation is 0
 
 

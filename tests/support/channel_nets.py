@@ -159,6 +159,161 @@ CONVOLUTIONAL: dict[str, Case] = {
 }
 
 
+class SelfAttention(nn.Module):
+    """nn.MultiheadAttention on a residual stream without norms."""
+
+    def __init__(self, batch_first: bool = True, need_weights: bool = True, **options: object) -> None:
+        super().__init__()
+        self.embed, self.need_weights = nn.Linear(3, 12), need_weights
+        self.attend = nn.MultiheadAttention(12, 4, batch_first=batch_first, **options)
+        self.head = nn.Linear(12, 2)
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        x = self.embed(x)
+        y, _ = self.attend(x, x, x, key_padding_mask=padding, need_weights=self.need_weights)
+        return self.head(x + y)
+
+
+class CrossAttention(nn.Module):
+    """Keys and values of other sizes than the queries, with a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(3, 8), nn.Linear(4, 6), nn.Linear(5, 10)
+        self.attend = nn.MultiheadAttention(8, 2, kdim=6, vdim=10)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        out, _ = self.attend(self.q(q).relu(), self.k(k).relu(), self.v(v).relu(), attn_mask=mask)
+        return self.head(out)
+
+
+class HandWritten(nn.Module):
+    """Attention as people write it: packed projections, views with `self.heads`, a scale, no norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.head_dim = 4, 3
+        self.embed, self.position = nn.Embedding(11, 8), nn.Parameter(torch.randn(1, 7, 8))
+        self.qkv, self.out = nn.Linear(8, 36), nn.Linear(12, 8)
+        self.up, self.down, self.head = nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens) + self.position[:, : tokens.shape[1]]
+        b, t, _ = x.shape
+        q, k, v = self.qkv(x).reshape(b, t, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-2, -1) * self.head_dim**-0.5).softmax(-1)
+        x = x + self.out((weights @ v).transpose(1, 2).reshape(b, t, self.heads * self.head_dim))
+        x = x + self.down(F.gelu(self.up(x)))
+        return self.head(x).mean(1)
+
+
+class GroupedQueries(nn.Module):
+    """Two query heads share a key head; rotary positions; fused attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = 4, 2
+        self.embed = nn.Linear(3, 8)
+        self.q, self.k, self.v = nn.Linear(8, 16, bias=False), nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
+        self.out, self.head = nn.Linear(16, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        b, t, _ = x.shape
+        q, k, v = (f(x).view(b, t, -1, 4).transpose(1, 2) for f in (self.q, self.k, self.v))
+        angle = torch.arange(t)[:, None] / torch.tensor([1.0, 10.0, 1.0, 10.0])
+        q, k = (x * angle.cos() + torch.cat([-x[..., 2:], x[..., :2]], -1) * angle.sin() for x in (q, k))
+        k, v = (x[:, :, None].expand(-1, -1, 2, -1, -1).reshape(b, -1, t, 4) for x in (k, v))
+        return self.head(x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, -1)))
+
+
+def encoder(norm_first: bool = False, layers: int = 2) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(12, 4, 20, batch_first=True, norm_first=norm_first)
+    stack = nn.TransformerEncoder(layer, layers, enable_nested_tensor=not norm_first)
+    return nn.Sequential(nn.Linear(3, 12), stack, nn.Linear(12, 2))
+
+
+class Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory, self.target = nn.Linear(3, 8), nn.Linear(3, 8)
+        self.decoder, self.head = nn.TransformerDecoderLayer(8, 2, 12, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, target: Tensor, memory: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        return self.head(self.decoder(self.target(target), self.memory(memory), tgt_mask=mask, tgt_is_causal=True))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.RNNBase] = nn.LSTM, **options: object) -> None:
+        super().__init__()
+        self.embed, self.rnn = nn.Linear(3, 6), kind(6, 8, batch_first=True, **options)
+        self.head = nn.Linear(16 if options.get("bidirectional") else 8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(self.embed(x))[0][:, -1])
+
+
+class Cells(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 8
+        self.lstm, self.gru, self.head = nn.LSTMCell(3, 8), nn.GRUCell(8, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, c, g = x.new_zeros(x.shape[0], self.size), x.new_zeros(x.shape[0], self.size), None
+        for step in x.unbind(1):
+            h, c = self.lstm(step, (h, c))
+            g = self.gru(h, g)
+        return self.head(g)
+
+
+class TiedLanguageModel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.hidden, self.back = nn.Embedding(9, 6), nn.Linear(6, 10), nn.Linear(10, 6)
+        self.decode = nn.Linear(6, 9)
+        self.decode.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.decode(self.back(F.relu(self.hidden(self.embed(tokens)))))
+
+
+def _sequence() -> Tensor:
+    return torch.randn(2, 5, 3)
+
+
+def _crossing() -> tuple[Tensor, ...]:
+    return torch.randn(4, 2, 3), torch.randn(5, 2, 4), torch.randn(5, 2, 5), torch.ones(4, 5).tril() - 1
+
+
+def _padded() -> tuple[Tensor, Tensor]:
+    return _sequence(), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+
+
+SEQUENTIAL: dict[str, Case] = {
+    "attention": (SelfAttention, _sequence),
+    "attention_padded": (SelfAttention, _padded),
+    "attention_time_first": (lambda: SelfAttention(batch_first=False, need_weights=False), _sequence),
+    "attention_unbatched": (SelfAttention, lambda: torch.randn(5, 3)),
+    "attention_extended": (lambda: SelfAttention(add_bias_kv=True, add_zero_attn=True, bias=False), _padded),
+    "cross_attention": (CrossAttention, _crossing),
+    "hand_written": (HandWritten, lambda: torch.randint(0, 11, (2, 5))),
+    "grouped_queries": (GroupedQueries, _sequence),
+    "encoder": (encoder, _sequence),
+    "encoder_norm_first": (lambda: encoder(norm_first=True), _sequence),
+    "decoder": (Decoder, lambda: (torch.randn(2, 4, 3), torch.randn(2, 5, 3))),
+    "lstm": (Recurrent, _sequence),
+    "lstm_deep": (lambda: Recurrent(num_layers=2, bidirectional=True), _sequence),
+    "gru": (lambda: Recurrent(nn.GRU, num_layers=2), _sequence),
+    "gru_bidirectional": (lambda: Recurrent(nn.GRU, bidirectional=True, bias=False), _sequence),
+    "rnn": (lambda: Recurrent(nn.RNN, nonlinearity="relu"), _sequence),
+    "cells": (Cells, _sequence),
+    "tied": (TiedLanguageModel, lambda: torch.randint(0, 9, (2, 5))),
+}
+
+
 def randomised(module: nn.Module) -> nn.Module:
     """Nothing at its default: biases, norms and statistics that are not 0 or 1."""
     for tensor in [*module.parameters(), *module.buffers()]:
@@ -185,7 +340,7 @@ def call(module: nn.Module, inputs: object) -> Tensor:
 
 def unread(module: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, Sequence[int]]) -> nn.Module:
     """A copy that multiplies the channels that go by 0 where they are consumed."""
-    return _zeroed(module, groups, keep, {"consumer"})
+    return _zeroed(module, groups, keep, {"consumer", "tied"})
 
 
 def unproduced(module: nn.Module, groups: Sequence[ChannelGroup], keep: Mapping[str, Sequence[int]]) -> nn.Module:
