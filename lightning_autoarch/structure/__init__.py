@@ -9,6 +9,7 @@ from lightning_autoarch.structure.optimizer import carry_optimizer_state
 from lightning_autoarch.structure.plan import Change
 from lightning_autoarch.structure.resize import Resized, remove_channels_
 from lightning_autoarch.structure.trace import Trace, trace
+from lightning_autoarch.structure.widen import widen_
 
 __all__ = [
     "Change",
@@ -20,4 +21,5 @@ __all__ = [
     "channel_groups",
     "remove_channels_",
     "trace",
+    "widen_",
 ]

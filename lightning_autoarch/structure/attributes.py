@@ -79,7 +79,7 @@ def _attention(module: nn.MultiheadAttention) -> dict[str, Any]:
 def _fits(layer: nn.MultiheadAttention) -> bool:
     """Whether torch's forward takes a layer of these sizes."""
     queries = layer.q_proj_weight if layer.in_proj_weight is None else layer.in_proj_weight
-    return queries.shape[1] == layer.embed_dim == layer.num_heads * layer.head_dim
+    return bool(queries.shape[1] == layer.embed_dim == layer.num_heads * layer.head_dim)
 
 
 def fit_classes_(module: nn.Module) -> None:

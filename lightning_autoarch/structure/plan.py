@@ -41,6 +41,11 @@ class Change:
         """That it gets."""
         return tuple(len(self.index[d]) if d in self.index else n for d, n in enumerate(self.shape))
 
+    @property
+    def grows(self) -> bool:
+        """Whether something is there twice."""
+        return any(len(set(i)) < len(i) for i in self.index.values())
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -96,14 +96,14 @@ def resize_(
 
 
 def apply_changes_(tensors: Mapping[str, Tensor], changed: Sequence[Change], scales: Mapping[str, Tensor]) -> None:
-    """Index every tensor that changes, and its gradient."""
+    """Index every tensor that changes, and its gradient, which means nothing where channels are copied."""
     with torch.no_grad():
         for change in changed:
             tensor = tensors[change.name]
             data = indexed(tensor, change.index)
             if change.name in scales:
                 data = data * scales[change.name]
-            grad = None if tensor.grad is None else indexed(tensor.grad, change.index)
+            grad = None if tensor.grad is None or change.grows else indexed(tensor.grad, change.index)
             set_data(tensor, data, grad)
 
 

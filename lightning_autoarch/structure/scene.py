@@ -34,7 +34,7 @@ def scene(module: nn.Module, *, flipped: bool) -> Iterator[FakeTensorMode]:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_plain_kernels())
         stack.enter_context(heads_spelled_out(module))
-        stack.enter_context(_PlainLinear())  # type: ignore[no-untyped-call]
+        stack.enter_context(_PlainLinear())
         stack.enter_context(torch.no_grad())
         stack.enter_context(fake)
         yield fake
