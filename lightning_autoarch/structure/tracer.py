@@ -7,9 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from lightning_autoarch.errors import StructureError
 from lightning_autoarch.structure.flow import Call, Flow, Step, place
@@ -40,6 +46,7 @@ def run(
     try:
         with scene(module, flipped=flipped) as fake, _ModulePath(module) as path, tracer.following(path):
             args, kwargs = arguments(example_inputs, fake)
+            tracer.fake = fake
             with tracer:
                 outputs = module(*args, **kwargs)
     except StructureError:
@@ -90,6 +97,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.flow, self.watch = flow, watch
         self.path: object = ""
+        self.fake = FakeTensorMode()
         self.op = ""
 
     def following(self, path: _ModulePath) -> _ModulePath:
@@ -105,11 +113,14 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         self.op = func._schema.name
-        result = func(*args, **(kwargs or {}))
+        result = func(*self._fakes(args), **self._fakes(kwargs or {}))  # real tensors are not written to
         outputs = [x for x in (result if isinstance(result, (tuple, list)) else [result]) if isinstance(x, Tensor)]
         if outputs and not self.op.startswith("prim::"):
             self._follow(func, _bound(func, args, kwargs or {}), outputs)
         return result
+
+    def _fakes(self, values: Any) -> Any:
+        return tree_map_only(Tensor, lambda x: x if isinstance(x, FakeTensor) else self.fake.from_tensor(x), values)
 
     def _follow(self, func: torch._ops.OpOverload, bound: dict[str, Any], outputs: list[Tensor]) -> None:
         call = Call(self.flow, self.op, self.place, bound, outputs)

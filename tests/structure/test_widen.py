@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from channel_nets import CONVOLUTIONAL, SEQUENTIAL, Case, call, randomised
 from torch import nn
 
-from lightning_autoarch.errors import StructureError
-from lightning_autoarch.structure import ChannelGroup, channel_groups, remove_channels_, widen_
+from lightning_autoarch.structure import ChannelGroup, channel_groups, widen_
 
 CASES = CONVOLUTIONAL | SEQUENTIAL
 
