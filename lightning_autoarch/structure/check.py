@@ -58,7 +58,7 @@ def check(
     """None if the forward of the resized module is the planned one in every mode that was followed."""
     for mode, flow in enumerate(dense.flows):
         comparison = _Comparison(dense, planned, flow.steps)
-        sets = LabelSets(planned.known)
+        sets = LabelSets(planned.known, distinct=True)
         small = Flow(sets, tensors)
         try:
             run(module, example_inputs, small, flipped=bool(mode), watch=comparison.see)

@@ -40,12 +40,13 @@ class Step:
 
 
 def place(op: str, module: str) -> str:
-    """Where an operation ran, in words.
+    """Where an operation ran, in words; without an operation, the forward of the module.
 
     >>> place("aten::view", "encoder.0")
     '`view` in `encoder.0`'
     """
-    return f"`{op.removeprefix('aten::')}` in {f'`{module}`' if module else 'the forward of the module itself'}"
+    where = f"`{module}`" if module else "the forward of the module itself"
+    return f"`{op.removeprefix('aten::')}` in {where}" if op else where
 
 
 @dataclass

@@ -27,14 +27,14 @@ class LabelSets:
     """Union-find over labels, with a reason for every set that must not change, and marks.
 
     Args:
-        known: the first so many labels stand for channels that are known to be different: merging two of them raises
-            LabelClash. 0: any labels may merge.
+        count: the first so many labels are those of parameters and buffers.
+        distinct: they are known to be different channels: merging two of them raises LabelClash.
     """
 
-    def __init__(self, known: int = 0) -> None:
-        self._parent: Labels = np.arange(max(known, 1024), dtype=np.int64)
-        self._size = known
-        self._known = known
+    def __init__(self, count: int, *, distinct: bool = False) -> None:
+        self._parent: Labels = np.arange(max(count, 1024), dtype=np.int64)
+        self._size = self._count = count
+        self._known = count if distinct else 0
         self._reasons: dict[int, str] = {}
         self._marks: dict[str, set[int]] = {}
 
@@ -97,6 +97,10 @@ class LabelSets:
         """These channels have to stay; the first reason is kept."""
         for root in np.unique(self.roots(labels)).tolist():
             self._reasons.setdefault(root, reason)
+
+    def free(self, labels: Labels) -> bool:
+        """Whether none of these is a channel of a parameter, so far."""
+        return bool((self.roots(labels) >= self._count).all())
 
     def reason(self, root: int) -> str | None:
         """Why the set of this root must stay, None if it may go."""

@@ -170,13 +170,18 @@ def _reshape_one(
 
 
 def _disjoint(sets: LabelSets, factors: Factors, where: str) -> Factors:
-    """Two factors in one dimension would need pairs of labels: the fixed ones are left out, then all are fixed."""
+    """Two factors in one dimension would need pairs of labels.
+
+    Those that are fixed, or are no channels of a parameter, are left out; are there still several, all are fixed.
+    """
     clash = [f for f in factors if any(f is not g and set(varying(f)) & set(varying(g)) for g in factors)]
     if not clash:
         return factors
+    why = f"two kinds of channels share one dimension at {where}"
+    fix_all(sets, [f for f in clash if sets.free(f)], why)
     alive = [f for f in clash if not sets.all_fixed(f)]
     if len(alive) > 1:
-        fix_all(sets, alive, f"two kinds of channels share one dimension at {where}")
+        fix_all(sets, alive, why)
         alive = []
     chosen = {id(f) for f in alive} | ({id(f) for f in factors} - {id(f) for f in clash})
     return tuple(f for f in factors if id(f) in chosen)

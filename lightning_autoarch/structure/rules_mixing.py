@@ -208,7 +208,7 @@ def softmax(call: Call) -> Sequence[Factors]:
 
 def reduction(call: Call, *marks: str) -> Sequence[Factors]:
     """Over some dimensions or all."""
-    x = call.layout("self")
+    x = call.flow.of(call.tensors()[0])
     rank = len(x.shape)
     given = call.args.get("dim")
     dims = list(range(rank)) if given is None or given == [] else [given] if isinstance(given, int) else list(given)
@@ -229,6 +229,11 @@ def total(call: Call) -> Sequence[Factors]:
 def average(call: Call) -> Sequence[Factors]:
     """mean, var, max: they depend on how many channels there are, but not on how often each."""
     return reduction(call, RESCALED)
+
+
+def length(call: Call) -> Sequence[Factors]:
+    """A norm of vectors: as of a sum, and it depends on how often each channel is there."""
+    return reduction(call, RESCALED, SUMMED)
 
 
 def spatial(call: Call) -> Sequence[Factors]:
@@ -287,6 +292,7 @@ MIXING: dict[str, Rule] = {
     "native_group_norm": group_norm,
     **dict.fromkeys(("_softmax", "_log_softmax", "softmax", "_safe_softmax"), softmax),
     "sum": total,
+    "linalg_vector_norm": length,
     **dict.fromkeys(("mean", "var", "std", "amax", "amin", "var_mean", "std_mean"), average),
     **dict.fromkeys(POOLS, spatial),
     "pixel_shuffle": pixel_shuffle,

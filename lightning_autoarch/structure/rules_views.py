@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from lightning_autoarch.structure.flow import Call, Rule
+from lightning_autoarch.structure.flow import Call, Rule, wildcard
 from lightning_autoarch.structure.labels import Labels, rigid, squeezed, varying
 from lightning_autoarch.structure.layout import Factors, Layout, join, live, reshaped, settled
 
@@ -51,8 +51,10 @@ def squeeze(call: Call) -> Sequence[Factors]:
 
 
 def expand(call: Call) -> Sequence[Factors]:
-    """Repeated without a copy: new dimensions are neutral."""
-    return [call.layout("self").aligned(call.outputs[0].dim()).factors]
+    """Repeated without a copy: what is repeated is alike, and may be any kind of channel."""
+    before, after = call.layout("self").aligned(call.outputs[0].dim()), call.outputs[0].shape
+    repeated = [n if m == 1 else 1 for m, n in zip(before.shape, after, strict=True)]
+    return [before.factors + wildcard(call.sets, repeated)]
 
 
 def repeat(call: Call) -> Sequence[Factors]:

@@ -9,10 +9,12 @@ names the place. A branch on sizes is followed as the example takes it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -63,8 +65,8 @@ def trace(module: nn.Module, example_inputs: Any) -> Trace:
     Raises:
         StructureError: the forward cannot be followed, naming the module and the operation.
     """
-    sets = LabelSets()
-    tensors = {name: (x, tuple(sets.fresh(n) for n in x.shape)) for name, x in named_tensors(module).items()}
+    tensors = _labelled(named_tensors(module))
+    sets = LabelSets(sum(sum(x.shape) for x, _ in tensors.values()))
     flow, other = Flow(sets, tensors), Flow(sets, tensors)
     run(module, example_inputs, flow)
     try:
@@ -75,6 +77,15 @@ def trace(module: nn.Module, example_inputs: Any) -> Trace:
         result = Trace(sets, tensors, flow, other)
     _make_rectangular(result)
     return result
+
+
+def _labelled(named: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, tuple[Labels, ...]]]:
+    """Every index of every dimension has a label of its own."""
+    ends = iter(itertools.accumulate(n for x in named.values() for n in x.shape))
+    return {
+        name: (x, tuple(np.arange(end - n, end, dtype=np.int64) for n, end in zip(x.shape, ends, strict=False)))
+        for name, x in named.items()
+    }
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:

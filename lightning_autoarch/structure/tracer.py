@@ -13,7 +13,6 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
@@ -68,11 +67,14 @@ class _ModulePath:
     """The path of the module whose forward is running."""
 
     def __init__(self, root: nn.Module) -> None:
+        self._root = root
         self._names = {id(m): name for name, m in reversed([*root.named_modules(remove_duplicate=False)])}
         self._stack: list[int] = []
 
     def __enter__(self) -> _ModulePath:
-        self._handles = [register_module_forward_pre_hook(self._enter), register_module_forward_hook(self._leave)]
+        modules = [m for m in self._root.modules() if not isinstance(m, torch.jit.ScriptModule)]
+        self._handles = [m.register_forward_pre_hook(self._enter) for m in modules]
+        self._handles += [m.register_forward_hook(self._leave) for m in modules]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -117,6 +119,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs = [x for x in (result if isinstance(result, (tuple, list)) else [result]) if isinstance(x, Tensor)]
         if outputs and not self.op.startswith("prim::"):
             self._follow(func, _bound(func, args, kwargs or {}), outputs)
+        self.op = ""
         return result
 
     def _fakes(self, values: Any) -> Any:
