@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from lightning_autoarch.errors import StructureError
 from lightning_autoarch.structure.plan import Change
@@ -28,6 +28,8 @@ def carry_optimizer_state(optimizer: Optimizer, changed: Mapping[Tensor, Change]
         StructureError: a state tensor of another shape (LBFGS). Nothing is changed then.
     """
     held = {p: changed[p] for group in optimizer.param_groups for p in group["params"] if p in changed}
+    if held and isinstance(optimizer, LBFGS):
+        raise StructureError("LBFGS keeps its state as one vector of all parameters: it cannot be carried along.")
     states = {p: _carried(optimizer.state[p], change) for p, change in held.items() if p in optimizer.state}
     for p, state in states.items():
         optimizer.state[p].update(state)
