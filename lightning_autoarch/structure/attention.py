@@ -107,7 +107,10 @@ def _extended(
         v = torch.cat([v, layer.bias_v.expand(v.shape[0], -1, -1)], 1)
         extra += 1
     heads = (layer.num_heads, layer.head_dim)
-    q, k, v = (x.view(*x.shape[:2], *heads).transpose(1, 2) for x in (q, k, v))
+    q, k, v = (x.view(*x.shape[:2], *heads) for x in (q, k, v))
+    if getattr(layer, "_whole_heads", False):
+        q, k, v = (x + torch.zeros_like(torch.arange(layer.head_dim, device=x.device)) for x in (q, k, v))
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if layer.add_zero_attn:
         k, v = (torch.cat([x, torch.zeros_like(x[:, :, :1])], 2) for x in (k, v))
         extra += 1
@@ -122,12 +125,18 @@ def as_heads_(layer: nn.MultiheadAttention) -> None:
 
 @contextlib.contextmanager
 def heads_spelled_out(module: nn.Module) -> Iterator[None]:
-    """Every nn.MultiheadAttention runs as HeadAttention does, so that it is the same forward before and after."""
-    layers = [m for m in module.modules() if type(m) is nn.MultiheadAttention and "forward" not in m.__dict__]
+    """Every nn.MultiheadAttention runs as HeadAttention does, so that it is the same forward before and after.
+
+    Something of the fixed size `head_dim` is added to each head: nothing inside of a head goes alone.
+    """
+    kinds = (nn.MultiheadAttention, HeadAttention)
+    layers = [m for m in module.modules() if type(m) in kinds and "forward" not in m.__dict__]
     for layer in layers:
         layer.__dict__["forward"] = MethodType(HeadAttention.forward, layer)
+        layer.__dict__["_whole_heads"] = True
     try:
         yield
     finally:
         for layer in layers:
             layer.__dict__.pop("forward", None)
+            layer.__dict__.pop("_whole_heads", None)

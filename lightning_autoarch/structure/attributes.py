@@ -37,8 +37,7 @@ def standard_attributes(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, nn.PReLU):
         return {"num_parameters": module.weight.shape[0]}
     if isinstance(module, nn.RNNBase):
-        hidden, inputs = cast(Tensor, module.weight_hh_l0), cast(Tensor, module.weight_ih_l0)
-        return {"hidden_size": hidden.shape[1], "input_size": inputs.shape[1]}
+        return _recurrent(module)
     if isinstance(module, nn.RNNCellBase):
         return {"hidden_size": module.weight_hh.shape[1], "input_size": module.weight_ih.shape[1]}
     return {}
@@ -62,6 +61,14 @@ def _group_norm(module: nn.GroupNorm) -> dict[str, Any]:
     channels, groups = module.weight.shape[0], module.num_groups
     inside = module.num_channels // groups
     return {"num_channels": channels, "num_groups": channels // inside if groups >= inside else groups}
+
+
+def _recurrent(module: nn.RNNBase) -> dict[str, Any]:
+    """Rows are gates * hidden_size; the recurrent columns are what comes out, which an LSTM may project."""
+    recurrent, inputs = cast(Tensor, module.weight_hh_l0), cast(Tensor, module.weight_ih_l0)
+    gates = 4 if isinstance(module, nn.LSTM) else 3 if isinstance(module, nn.GRU) else 1
+    sizes = {"hidden_size": inputs.shape[0] // gates, "input_size": inputs.shape[1]}
+    return {**sizes, "proj_size": recurrent.shape[1]} if module.proj_size else sizes
 
 
 def _attention(module: nn.MultiheadAttention) -> dict[str, Any]:

@@ -89,6 +89,11 @@ class _Comparison:
             if _name(step) in FREE:
                 return
             raise _Mismatch(f"Expected {expected.place}, but {step.place} ran: the forward took another way.")
+        if step.numbers != expected.numbers:
+            raise _Mismatch(
+                f"Expected the numbers {expected.numbers} in {step.place}, got {step.numbers}: "
+                "is a scale made of the number of channels?"
+            )
         for out, before in zip(step.outputs, expected.outputs, strict=True):
             shape = self.shape(before)
             if out.shape != shape:
@@ -134,8 +139,8 @@ class _Comparison:
         for dim, row in self._rows(before):
             wanted = self.planned.row(row)[1]
             factor = out.factor_over(dim)
-            if factor is None or len(wanted) == len(row):
-                continue
+            if factor is None or len(wanted) == len(row) or len(np.unique(wanted)) == 1:
+                continue  # nothing moved, or there is one unit
             found = sets.roots(squeezed_row(sets, factor, dim))
             known = found < self.planned.known
             if len(found) != len(wanted) or not np.array_equal(found[known], wanted[known]):

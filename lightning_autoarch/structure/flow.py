@@ -27,11 +27,19 @@ RESCALED, SUMMED = "rescaled", "summed"
 
 @dataclass(frozen=True)
 class Step:
-    """One operation as it ran: its name, the path of the module that ran it, the layouts of its outputs."""
+    """One operation as it ran.
+
+    Attributes:
+        op: its name.
+        module: the path of the module that ran it.
+        outputs: their layouts.
+        numbers: that it computed with; a scale may be made of sizes.
+    """
 
     op: str
     module: str
     outputs: tuple[Layout, ...]
+    numbers: tuple[float, ...] = ()
 
     @property
     def place(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ def scene(module: nn.Module, *, flipped: bool) -> Iterator[FakeTensorMode]:
             module.train(not module.training)
         if any(hasattr(m, "_orig_mod") for m in module.modules()):  # compiled: run what it was compiled from
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(warnings.catch_warnings(action="ignore"))  # the forward that computes will warn
         stack.enter_context(_plain_kernels())
         stack.enter_context(heads_spelled_out(module))
         stack.enter_context(_PlainLinear())

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
 from lightning_autoarch.errors import StructureError
@@ -135,7 +135,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         made = [*outputs, *(inputs[:1] if _in_place(func) else [])]  # the output is the first argument, or its fake
         for tensor, layout in zip(made, [*layouts, layouts[0]], strict=False):
             self.flow.set(tensor, layout)
-        step = Step(self.op, str(self.path), layouts)
+        step = Step(self.op, str(self.path), layouts, _numbers(func, bound))
         self.flow.step(step, inputs, made)
         if self.watch is not None:
             self.watch(step)
@@ -152,6 +152,17 @@ def _bound(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[s
         elif argument.has_default_value():
             bound[argument.name] = argument.default_value
     return bound
+
+
+def _numbers(func: torch._ops.OpOverload, bound: Mapping[str, Any]) -> tuple[float, ...]:
+    """Scalars that an operation computes with: floats, integers where it goes element by element, new constants."""
+    whole = torch.Tag.pointwise in func.tags
+    found = [v for v in bound.values() if type(v) is float or (whole and type(v) is int)]
+    constant = bound.get("self")
+    if func._schema.name.startswith("aten::lift_fresh") and isinstance(constant, Tensor) and constant.numel() == 1:
+        with _disable_current_modes():
+            found.append(float(constant) if not isinstance(constant, FakeTensor) else 0.0)
+    return tuple(found)
 
 
 def _in_place(func: torch._ops.OpOverload) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from channel_nets import CONVOLUTIONAL, SEQUENTIAL, Case, call, half, randomised, unproduced, unread
+from channel_nets import CONVOLUTIONAL, SEQUENTIAL, Case, Recurrent, call, half, randomised, unproduced, unread
 from torch import Tensor, nn
 
 from lightning_autoarch.errors import StructureError
@@ -253,10 +253,37 @@ def test_statistics_and_random_state_stay() -> None:
     assert torch.equal(torch.get_rng_state(), random) and module.training
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
 def test_projections_of_an_lstm_are_followed() -> None:
-    module = nn.ModuleDict({"rnn": nn.LSTM(3, 8, proj_size=4, batch_first=True)})
-    module.forward = lambda x: module["rnn"](x)[0]  # type: ignore[method-assign]
-    groups = [group for group in channel_groups(module, torch.randn(2, 5, 3)) if group.fixed is None]
-    assert [group.width for group in groups] == [8]
-    remove_channels_(module, torch.randn(2, 5, 3), {groups[0].name: [0, 1, 5]})
-    assert module(torch.randn(2, 5, 3)).shape == (2, 5, 4)
+    module, inputs = Recurrent(proj_size=4), torch.randn(2, 5, 3)
+    module.head = nn.Linear(4, 2)
+    widths = {group.name: group.width for group in channel_groups(module, inputs) if group.fixed is None}
+    assert widths == {"embed.weight": 6, "rnn.weight_ih_l0": 8, "rnn.weight_hr_l0": 4}
+    remove_channels_(module, inputs, {"rnn.weight_ih_l0": [0, 1, 5, 6, 7], "rnn.weight_hr_l0": [0, 2]})
+    assert (module.rnn.hidden_size, module.rnn.proj_size) == (5, 2)
+    assert module(inputs).shape == (2, 2)
+
+
+class SingleHead(nn.Module):
+    """The scale of attention is made of the number of channels: without some it would be another one."""
+
+    def __init__(self, scale: Callable[[Tensor], Tensor | float]) -> None:
+        super().__init__()
+        self.scale, self.q, self.k, self.v = scale, nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(4, 8)
+        self.out = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.q(x) @ self.k(x).mT
+        return self.out((scores * self.scale(self.q(x))).softmax(-1) @ self.v(x))
+
+
+@pytest.mark.parametrize("scale", [lambda q: q.shape[-1] ** -0.5, lambda q: 1 / torch.tensor(q.shape[-1]).sqrt()])
+def test_a_scale_made_of_the_number_of_channels(scale: Callable[[Tensor], Tensor | float]) -> None:
+    module, inputs = SingleHead(scale), torch.randn(2, 5, 4)
+    with pytest.raises(StructureError, match="is a scale made of the number of channels"):
+        remove_channels_(module, inputs, {"q.weight": [0, 1, 2]})
+    dense = SingleHead(lambda q: 0.25)
+    module, groups = copy.deepcopy(dense), channel_groups(dense, inputs)
+    keep = {"q.weight": [0, 1, 2], "v.weight": [5, 6]}
+    remove_channels_(module, inputs, keep)
+    torch.testing.assert_close(call(module, inputs), call(unproduced(dense, groups, keep), inputs))
