@@ -21,6 +21,7 @@ from lightning_autoarch.structure.check import Failure, check
 from lightning_autoarch.structure.groups import ChannelGroup, groups_of
 from lightning_autoarch.structure.optimizer import carry_optimizer_state, indexed
 from lightning_autoarch.structure.plan import Change, Plan, changes, find_group, plan
+from lightning_autoarch.structure.scene import attributes_kept
 from lightning_autoarch.structure.trace import Trace, trace
 from lightning_autoarch.structure.transaction import Transaction, set_data
 
@@ -89,6 +90,9 @@ def resize_(
         apply_changes_({name: tensor for name, (tensor, _) in tensors.items()}, changed, scales or {})
         attributes = _fit_standard(module)
         _fit_others(module, attributes, lambda: check(module, example_inputs, seen, planned, tensors))
+        for layer in module.modules():
+            if isinstance(layer, nn.RNNBase):
+                layer.flatten_parameters()  # cuDNN wants them in one piece of memory
         carried = {tensors[c.name][0]: c for c in changed}
         for optimizer in transaction.optimizers:
             carry_optimizer_state(optimizer, carried)
@@ -111,7 +115,10 @@ def _fit_standard(module: nn.Module) -> dict[str, dict[str, Any]]:
     """Put the attributes of all layers of torch.nn right; those that changed."""
     fitted: dict[str, dict[str, Any]] = {}
     for path, layer in module.named_modules():
-        values = {k: v for k, v in standard_attributes(layer).items() if getattr(layer, k) != v}
+        with attributes_kept(layer):
+            layer.eval()  # a weight that is parametrized is computed when it is read: then without side effects
+            sizes = standard_attributes(layer)
+        values = {k: v for k, v in sizes.items() if getattr(layer, k) != v}
         for name, value in values.items():
             setattr(layer, name, value)
         if values:

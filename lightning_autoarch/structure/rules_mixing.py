@@ -192,6 +192,15 @@ def group_norm(call: Call) -> Sequence[Factors]:
     return [factors] + [settled(call.sets, per_group)] * (len(call.outputs) - 1)
 
 
+def weight_norm(call: Call) -> Sequence[Factors]:
+    """g v / |v|, the norm over all dimensions but one."""
+    v, g = call.layout("v"), call.layout("g")
+    rank, dim = len(v.shape), int(call.args["dim"])
+    factors = call.meet([v, g], rank)
+    _mark_over(call, factors, [d for d in range(rank) if d != dim], RESCALED, SUMMED)
+    return [factors] + [tuple(f for f in factors if f.shape[dim] > 1)] * (len(call.outputs) - 1)
+
+
 def _mark_over(call: Call, factors: Factors, dims: Sequence[int], *marks: str) -> None:
     for factor in factors:
         if any(factor.shape[d] > 1 for d in dims):
@@ -289,6 +298,7 @@ MIXING: dict[str, Rule] = {
     "convolution": convolution,
     **dict.fromkeys(("native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"), batch_norm),
     "native_layer_norm": layer_norm,
+    "_weight_norm_interface": weight_norm,
     "native_group_norm": group_norm,
     **dict.fromkeys(("_softmax", "_log_softmax", "softmax", "_safe_softmax"), softmax),
     "sum": total,

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from lightning_autoarch.structure.attention import heads_spelled_out
+from lightning_autoarch.structure.recurrent import sequences_shortened
 
 
 @contextlib.contextmanager
@@ -36,6 +37,7 @@ def scene(module: nn.Module, *, flipped: bool) -> Iterator[FakeTensorMode]:
         stack.enter_context(warnings.catch_warnings(action="ignore"))  # the forward that computes will warn
         stack.enter_context(_plain_kernels())
         stack.enter_context(heads_spelled_out(module))
+        stack.enter_context(sequences_shortened(module))
         stack.enter_context(_PlainLinear())
         stack.enter_context(torch.no_grad())
         stack.enter_context(fake)

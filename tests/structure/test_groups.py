@@ -322,6 +322,14 @@ class Mixer(nn.Module):
         return self.head(x.mean(1))
 
 
+def test_parametrized_weights() -> None:
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 6, 3)), nn.ReLU(), nn.Conv1d(6, 2, 1))
+    group = groups_of(net, torch.randn(2, 2, 9))["0.bias"]
+    originals = {f"0.parametrizations.weight.original{i}" for i in range(2)}
+    assert {name for name, _ in places(group)} == {"0.bias", "2.weight", *originals}
+    assert (group.fixed, group.width, group.exact) == (None, 6, True)
+
+
 def test_known_architectures() -> None:
     convnext = groups_of(ConvNeXt(), torch.randn(2, 3, 6, 6))
     assert {g.name: g.width for g in convnext.values() if g.fixed is None} == {"stem.weight": 8, "up.weight": 24}

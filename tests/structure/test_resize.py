@@ -287,3 +287,17 @@ def test_a_scale_made_of_the_number_of_channels(scale: Callable[[Tensor], Tensor
     keep = {"q.weight": [0, 1, 2], "v.weight": [5, 6]}
     remove_channels_(module, inputs, keep)
     torch.testing.assert_close(call(module, inputs), call(unproduced(dense, groups, keep), inputs))
+
+
+def test_parametrized_weights() -> None:
+    normed, spectral = nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm
+    dense = nn.Sequential(
+        normed(nn.Conv1d(2, 6, 3)), nn.ReLU(), nn.Conv1d(6, 4, 1), nn.ReLU(), spectral(nn.Conv1d(4, 2, 1))
+    )
+    module, inputs = copy.deepcopy(dense).train(), torch.randn(2, 2, 9)
+    groups, keep = channel_groups(dense, inputs), {"0.bias": [0, 2, 5]}
+    iterated = module[4].parametrizations.weight[0]._u.clone()
+    remove_channels_(module, inputs, keep)
+    assert torch.equal(module[4].parametrizations.weight[0]._u, iterated) and module[4].training
+    assert module[0].out_channels == 3
+    torch.testing.assert_close(call(module.eval(), inputs), call(unread(dense.eval(), groups, keep), inputs))
