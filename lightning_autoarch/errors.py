@@ -22,6 +22,10 @@ class SpaceExhausted(SearchError):
     """Every architecture of a finite space has been proposed already: there is nothing left to try."""
 
 
+class StructureError(AutoArchError, RuntimeError):
+    """The channels of a module cannot be found, removed or widened as asked."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" Did you mean `width`?"` for the nearest known name, or an empty string when none is near."""
     names = list(known)
