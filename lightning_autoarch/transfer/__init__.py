@@ -4,3 +4,8 @@
 
 Nothing here knows Lightning: a module is an `nn.Module`, weights are a mapping of names to tensors.
 """
+
+from lightning_autoarch.transfer.checkpoint import read_checkpoint
+from lightning_autoarch.transfer.state import LazyStateDict, StateDict
+
+__all__ = ["LazyStateDict", "StateDict", "read_checkpoint"]

@@ -67,7 +67,8 @@ def _reason(path: Path, zipped: bool, error: Exception) -> str:
             "name them to `torch.serialization.add_safe_globals`."
         )
     first = str(error).strip().split("\n")[0][:200]
-    return f"Expected a whole file of torch.save, got {path}, which is broken or not one: {type(error).__name__}: {first}"
+    kind = type(error).__name__
+    return f"Expected a whole file of torch.save, got {path}, which is broken or not one: {kind}: {first}"
 
 
 def _blocked(path: Path, zipped: bool, error: Exception) -> list[str]:

@@ -2,10 +2,10 @@
 
     a flat dict of tensors                                                          itself
     "state_dict"                     Lightning; what `load_from_checkpoint` loads
-    "model_state_dict" "model" "module"                                             the usual names of training scripts
+    "model_state_dict" "model" "module"                                             what training scripts call it
 
-With Lightning's `WeightAveraging` the averaged weights stand in "state_dict", and "current_model_state" holds those that
-the optimizer was at; `StochasticWeightAveraging` keeps the average in its callback's state.
+With Lightning's `WeightAveraging` the averaged weights stand in "state_dict", and "current_model_state" holds those
+that the optimizer was at; `StochasticWeightAveraging` keeps the average in its callback's state.
 """
 
 from __future__ import annotations

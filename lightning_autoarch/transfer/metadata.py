@@ -6,6 +6,7 @@ checked: chunks lie within their tensor, do not overlap and cover it, and files 
 
 from __future__ import annotations
 
+import io
 import itertools
 import pickle
 from collections.abc import Sequence
@@ -78,8 +79,6 @@ def read_metadata(folder: Path) -> dict[str, ChunkedTensor]:
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: Path) -> None:
-        import io
-
         super().__init__(io.BytesIO(file.read_bytes()))
         self._file = file
 

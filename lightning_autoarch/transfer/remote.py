@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -80,17 +79,22 @@ def _fetch_hub(source: str) -> Path:
     if parts is None:
         raise CheckpointError(f"Expected `hf://owner/name`, `@revision` and a `/file` where needed, got {source!r}.")
     if parts["file"] is not None:
-        return _hub_file(source, parts["repo"], parts["revision"], parts["file"])
-    for usual in USUAL:
-        path = _hub_file(source, parts["repo"], parts["revision"], usual, missing_ok=True)
-        if path is not None:
-            break
-    else:
-        raise CheckpointError(f"Expected one of {', '.join(USUAL)} in {source}, got none: name the file, `{source}/...`.")
+        return _needed(_hub_file(source, parts["repo"], parts["revision"], parts["file"]), source, parts["file"])
+    found = (_hub_file(source, parts["repo"], parts["revision"], usual) for usual in USUAL)
+    path = next(filter(None, found), None)
+    if path is None:
+        usual = ", ".join(USUAL)
+        raise CheckpointError(f"Expected one of {usual} in {source}, got none: name the file, `{source}/...`.")
     if path.name.endswith(".index.json"):
         for shard in sorted(set(read_index(path).values())):
             _check_plain(shard, source)
-            _hub_file(source, parts["repo"], parts["revision"], shard)
+            _needed(_hub_file(source, parts["repo"], parts["revision"], shard), source, shard)
+    return path
+
+
+def _needed(path: Path | None, source: str, file: str) -> Path:
+    if path is None:
+        raise CheckpointError(f"Expected the file {file!r} in {source}, got none of that name.")
     return path
 
 
@@ -99,7 +103,8 @@ def _check_plain(name: str, source: str) -> None:
         raise CheckpointError(f"Expected files of {source} in its index, got the path {name!r}: not followed.")
 
 
-def _hub_file(source: str, repo: str, revision: str | None, file: str, *, missing_ok: bool = False) -> Any:
+def _hub_file(source: str, repo: str, revision: str | None, file: str) -> Path | None:
+    """One file, or None where the repository has none of that name."""
     try:
         import huggingface_hub
         from huggingface_hub.errors import EntryNotFoundError
@@ -107,9 +112,7 @@ def _hub_file(source: str, repo: str, revision: str | None, file: str, *, missin
         raise CheckpointError(f"Expected huggingface_hub for {source}: `pip install huggingface_hub`.") from error
     try:
         return Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
-    except EntryNotFoundError as error:
-        if missing_ok:
-            return None
-        raise CheckpointError(f"Expected the file {file!r} in {source}, got none of that name.") from error
+    except EntryNotFoundError:
+        return None
     except Exception as error:  # whatever the network or the hub says
         raise CheckpointError(f"Expected {file!r} of {source}, could not take it: {error}") from error
