@@ -27,7 +27,7 @@ from lightning_autoarch.transfer.distributed import is_distributed, read_distrib
 from lightning_autoarch.transfer.files import format_of, read_file
 from lightning_autoarch.transfer.remote import USUAL, check_digest, fetch, is_remote
 from lightning_autoarch.transfer.sharded import read_sharded
-from lightning_autoarch.transfer.state import StateDict
+from lightning_autoarch.transfer.state import LazyStateDict, StateDict
 
 
 def read_checkpoint(
@@ -50,6 +50,8 @@ def read_checkpoint(
         CheckpointError: not there, broken, not data alone, or not what was asked for. The message names the file.
     """
     check_weights(weights)
+    if isinstance(source, LazyStateDict):
+        return source
     if isinstance(source, nn.Module | Mapping):
         if sha256 is not None:
             raise CheckpointError(f"Expected a file for `sha256`, got {type(source).__name__}.")

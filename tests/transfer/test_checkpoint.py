@@ -438,9 +438,7 @@ class TestDistributed:
             ]
             metadata.state_dict_metadata["w"] = whole
             infos = {index.fqn: info for index, info in metadata.storage_data.items()}
-            metadata.storage_data = {
-                MetadataIndex("w", torch.Size([2 * i, 0]), i): infos[f"w.{i}"] for i in range(2)
-            }
+            metadata.storage_data = {MetadataIndex("w", torch.Size([2 * i, 0]), i): infos[f"w.{i}"] for i in range(2)}
             metadata.planner_data = {"w": ("w",)}
 
         return self.edit(path, join)
@@ -455,7 +453,7 @@ class TestDistributed:
         assert isinstance(found, LazyStateDict) and found.like("conv.weight").device.type == "meta"
         data = next(folder.glob("*.distcp"))
         data.write_bytes(b"\0" * data.stat().st_size)
-        with pytest.raises(CheckpointError, match="`conv.weight`.*broken"):
+        with pytest.raises(CheckpointError, match=r"`conv\.weight`.*broken"):
             found["conv.weight"]
         with pytest.raises(KeyError):
             found["other"]

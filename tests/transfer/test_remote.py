@@ -160,7 +160,7 @@ class TestHub:
             read_checkpoint("hf://owner/name")
 
     def test_nothing_there(self, hub: Path) -> None:
-        with pytest.raises(CheckpointError, match="Expected one of model.safetensors"):
+        with pytest.raises(CheckpointError, match=r"Expected one of model\.safetensors"):
             read_checkpoint("hf://owner/name")
         with pytest.raises(CheckpointError, match=r"'x\.bin'.*none of that name"):
             read_checkpoint("hf://owner/name/x.bin")
