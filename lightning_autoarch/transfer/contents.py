@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from lightning_autoarch.errors import CheckpointError, did_you_mean
 
@@ -111,6 +112,8 @@ def _tensors(held: Mapping[Any, Any], origin: str) -> dict[str, Tensor]:
     for name, value in held.items():
         if not isinstance(name, str):
             raise CheckpointError(f"Expected names of tensors in {origin}, got the key {name!r}.")
+        if is_lazy(value):
+            raise CheckpointError(f"Expected `{name}` with values in {origin}, got a lazy parameter without any.")
         if isinstance(value, Tensor):
             found[name] = value.detach() if value.requires_grad else value
     return found

@@ -3,7 +3,7 @@
 "module.model.backbone.0.weight"        in the source
         rules:     each `(pattern, replacement)` in turn, on the name or on what is left without wrappers
         wrappers:  `_orig_mod.` and the like are no part of a name, on either side, at any depth
-        prefix:    one leading path of the source stands for one of the module, if that is unambiguous
+        prefix:    a leading path is taken off on either side, if it is clear which
 "net.encoder.0.weight"                  in the module
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -170,8 +170,19 @@ def _candidates(sources: Mapping[str, Shape], targets: Mapping[str, Shape]) -> l
             found = places.get(rest, ())
             if len(found) <= MANY:  # of two prefixes with one end the shorter pair says more
                 votes.update((prefix, other) for other in found if _end(prefix) != _end(other) or not prefix)
-    votes.pop(("", ""), None)
-    return [prefix for prefix, _ in votes.most_common(TRIED)]
+    usable = [prefix for prefix, _ in votes.most_common() if _is_wrapping(prefix, sources, targets)]
+    return usable[:TRIED]
+
+
+def _is_wrapping(prefix: Rule, sources: Collection[str], targets: Collection[str]) -> bool:
+    """Whether it takes off a prefix on one side, or exchanges two of which one stands before every name.
+
+    Parts with other names (`fc` here, `head` there) may hold other things: that is for a rule to say.
+    """
+    old, new = prefix
+    if not (old and new):
+        return bool(old or new)
+    return all(name.startswith(old) for name in sources) or all(name.startswith(new) for name in targets)
 
 
 def _end(prefix: str) -> str:

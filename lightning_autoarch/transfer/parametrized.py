@@ -24,20 +24,25 @@ class Parametrized:
     path: str  # "conv.parametrizations.weight": of all the tensors that it is made of
     parametrization: ParametrizationList
 
-    def values(self, weight: Tensor) -> dict[str, Tensor] | str:
-        """For each name of the module its value, or why there is none."""
+    def values(self, weight: Tensor) -> tuple[dict[str, Tensor], str]:
+        """For each name of the module its value, none where the parametrisation refuses; and what to say of it."""
         own = self.parametrization.state_dict()
-        made = copy.deepcopy(self.parametrization)
+        made = copy.deepcopy(self.parametrization).eval()
         first = next(tensor for name, tensor in own.items() if name.startswith("original"))
+        weight = weight.to(first.device, first.dtype)
         try:
             with torch.no_grad():
-                made.right_inverse(weight.to(first.device, first.dtype))
+                made.right_inverse(weight)
+                kept = torch.allclose(made(), weight, rtol=1e-3, atol=1e-5)
         except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
-            return f"its parametrisation refuses it: {str(error).strip().splitlines()[0][:100]}"
+            return {}, f"its parametrisation refuses it: {str(error).strip().splitlines()[0][:100]}"
         found = made.state_dict()
         if any(found[name].shape != tensor.shape for name, tensor in own.items()):
-            return f"{tuple(weight.shape)} in the source, another shape here"
-        return {f"{self.path}.{name}": tensor for name, tensor in found.items()}
+            return {}, f"{tuple(weight.shape)} in the source, another shape here"
+        reason = f"of `{self.name}`, through its parametrisation" + (
+            "" if kept else ", which makes another weight of it"
+        )
+        return {f"{self.path}.{name}": tensor for name, tensor in found.items()}, reason
 
 
 def parametrized(module: nn.Module) -> Iterator[Parametrized]:

@@ -157,16 +157,14 @@ class Plan:
         if any(name in self.names.pairs for name in parts):
             return  # the source has it parametrised too
         weight = plain(source, self.state[source], next(iter(parts.values())).tensor, self.state)
-        values = each.values(weight)
-        if isinstance(values, str) and self.options.on_mismatch == "error":
-            raise TransferError(f"Expected `{each.name}` to fit, got: {values}.")
+        values, reason = each.values(weight)
+        if not values and self.options.on_mismatch == "error":
+            raise TransferError(f"Expected `{each.name}` to fit: {reason}.")
         for name, target in parts.items():
             check_writable(target)
-            if isinstance(values, str):
-                self._note(target, "skipped", values, source)
-            else:
+            if values:
                 self.copies[name] = Write(target.tensor, values[name])
-                self._note(target, "loaded", f"of `{each.name}`, through its parametrisation", source, target.numel)
+            self._note(target, "loaded" if values else "skipped", reason, source, target.numel if values else 0)
 
     def _note(self, target: Target, status: str, reason: str, source: str | None = None, taken: int = 0) -> None:
         self.reports[target.name] = TensorReport(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 
 from lightning_autoarch.errors import TransferError
 from lightning_autoarch.transfer.state import LazyStateDict, StateDict
@@ -22,8 +21,6 @@ def check_kind(name: str, old: Tensor, new: Tensor, state: StateDict) -> str:
     """
     if old.is_meta and not isinstance(state, LazyStateDict):
         raise TransferError(f"Expected `{name}` with values in the source, got a tensor on the meta device.")
-    if is_lazy(old):
-        raise TransferError(f"Expected `{name}` with values in the source, got a lazy parameter without any.")
     companions = [f"{name}{end}" for end in QUANTISED_NAMES if f"{name}{end}" in state]
     floats = new.is_floating_point() or new.is_complex()
     if companions or (floats and old.dtype in PACKED and old.dim() > 1 and not old.is_quantized):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from nets import Net
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 from lightning_autoarch.errors import CheckpointError, TransferError
 from lightning_autoarch.transfer import read_checkpoint, transfer_weights
@@ -161,7 +161,9 @@ class TestShapes:
         report = transfer_weights(module, source, on_mismatch="slice")
         n = min(old, new)
         for name, tensor in source.state_dict().items():
-            place = tuple(slice(0, size) for size in [min(a, b) for a, b in zip(tensor.shape, before[name].shape)])
+            place = tuple(
+                slice(0, size) for size in [min(a, b) for a, b in zip(tensor.shape, before[name].shape, strict=True)]
+            )
             expected = before[name].clone()
             expected[place] = tensor[place]
             assert torch.equal(module.state_dict()[name], expected)
@@ -253,7 +255,7 @@ class TestReinit:
 
     @pytest.mark.parametrize("reinit", ["^5", 3, [3], ["("]])
     def test_what_is_no_list_of_patterns(self, reinit: Any) -> None:
-        with pytest.raises(TransferError, match="Expected .*`reinit`"):
+        with pytest.raises(TransferError, match=r"Expected .*`reinit`"):
             transfer_weights(net(), net(), reinit=reinit)
 
 
@@ -378,7 +380,7 @@ class TestModules:
     def test_meta(self, where: str) -> None:
         real, meta = nn.Linear(2, 2), nn.Linear(2, 2, device="meta")
         module, source = (meta, real) if where == "module" else (real, meta)
-        with pytest.raises(TransferError, match="`weight`.*on the meta device"):
+        with pytest.raises(TransferError, match=r"`weight`.*on the meta device"):
             transfer_weights(module, source)
 
     @pytest.mark.parametrize("where", ["module", "source"])
@@ -401,7 +403,7 @@ class TestModules:
     def test_expanded_buffer(self) -> None:
         module = nn.Linear(2, 2)
         module.register_buffer("ids", torch.zeros(1).expand(3))
-        with pytest.raises(TransferError, match="`ids`.*expanded view"):
+        with pytest.raises(TransferError, match=r"`ids`.*expanded view"):
             transfer_weights(module, {"weight": torch.ones(2, 2), "ids": torch.ones(3)})
 
     def test_non_persistent_buffers_are_the_modules_own(self) -> None:
@@ -424,7 +426,12 @@ class TestModules:
         assert_same(bits(again), bits(module))
 
     def test_parametrisation_that_refuses(self) -> None:
-        module = parametrizations.orthogonal(nn.Linear(2, 2))
+        class Doubled(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return 2 * x
+
+        module = nn.Linear(2, 2)
+        parametrize.register_parametrization(module, "weight", Doubled())
         before = bits(module)
         report = transfer_weights(module, {"weight": torch.ones(2, 2), "bias": torch.ones(2)})
         assert all("refuses" in report[name].reason for name in report.names("skipped")) and report.names("skipped")
@@ -432,9 +439,14 @@ class TestModules:
         with pytest.raises(TransferError, match="refuses"):
             transfer_weights(module, {"weight": torch.ones(2, 2)}, on_mismatch="error")
 
+    def test_parametrisation_that_makes_another_weight(self) -> None:
+        module = parametrizations.orthogonal(nn.Linear(2, 2))
+        report = transfer_weights(module, {"weight": torch.ones(2, 2)})
+        assert "makes another weight" in report["parametrizations.weight.original"].reason
+
     def test_compiled_module(self) -> None:
         source, module = net(), net(seed=1)
-        compiled = torch.compile(module)
+        compiled = torch.compile(module, backend="eager")
         assert transfer_weights(compiled, source).share == 1
         assert_same(bits(module), bits(source))
 
