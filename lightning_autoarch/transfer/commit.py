@@ -1,9 +1,9 @@
 """All copies or none.
 
-What can fail half way is done first and can be taken back: tensors of other classes, to other devices, under a mode that
-intercepts calls. The rest, plain memory into plain memory of one device, allocates nothing and calls no Python; it is
-one call, which an interrupt cannot part. So no second copy of the module is kept, which would cost its memory once more
-and twice the time.
+What can fail half way is done first and can be taken back: tensors of other classes, to other devices, under a mode
+that intercepts calls. The rest, plain memory into plain memory of one device, allocates nothing and calls no Python; it
+is one call, which an interrupt cannot part. So no second copy of the module is kept, which would cost its memory once
+more and twice the time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which channels to keep when a layer becomes narrower: the same ones where they are made and where they are read.
 
-A group is a list of axes that count the same channels: the rows of a layer, its norm, the columns of the next. Names and
-shapes cannot tell them; whoever knows the graph passes them. Importance of a channel is the squared norm of all that
-makes it, sum of w^2 over the axes of the group; of equal ones the first is kept.
+A group is a list of axes that count the same channels: the rows of a layer, its norm, the columns of the next. Names
+and shapes cannot tell them; whoever knows the graph passes them. Importance of a channel is the squared norm of all
+that makes it, sum of w^2 over the axes of the group; of equal ones the first is kept.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A plain weight for a parametrised one: what its parametrisation is made of, by `right_inverse`.
 
 `torch.nn.utils.parametrizations.weight_norm(conv)` has `conv.parametrizations.weight.original0` and `original1` in the
-place of `conv.weight`. Where a source has `conv.weight`, a copy of the parametrisation takes it, and its tensors are what
-is written; where the parametrisation refuses it (`orthogonal` a matrix that is not), the weight is skipped.
+place of `conv.weight`. Where a source has `conv.weight`, a copy of the parametrisation takes it, and its tensors are
+what is written; where it refuses (it has no `right_inverse`), the weight is skipped.
 """
 
 from __future__ import annotations

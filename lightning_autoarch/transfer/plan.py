@@ -16,7 +16,7 @@ from lightning_autoarch.transfer.names import NameMatch, Rule, Shape, compiled, 
 from lightning_autoarch.transfer.parametrized import Parametrized, parametrized
 from lightning_autoarch.transfer.report import TAKEN, TensorReport, TransferReport
 from lightning_autoarch.transfer.roles import check_classes, roles_of
-from lightning_autoarch.transfer.shapes import Fit, adapted, equal, mapped, sliced
+from lightning_autoarch.transfer.shapes import Fit, adapted, equal, mapped, sliced, sliced_first
 from lightning_autoarch.transfer.state import StateDict, like
 from lightning_autoarch.transfer.targets import Target, check_writable, targets_of
 from lightning_autoarch.transfer.values import check_kind, plain
@@ -150,7 +150,8 @@ class Plan:
             return Fit("skipped", f"{old} in the source, {new} here")
         if is_head and old[:1] != new[:1]:
             return Fit("initialised", f"output layer, {old} in the source, {new} here")
-        return sliced(old, new, self.chosen.get(target.name))
+        cut = sliced_first if target.name == self.roles.first else sliced
+        return cut(old, new, self.chosen.get(target.name))
 
     def _take_computed(self, each: Parametrized, source: str) -> None:
         parts = {name: target for name, target in self.targets.items() if name.startswith(f"{each.path}.")}

@@ -10,7 +10,7 @@ any other, "slice"          the part that both have: leading rows and columns, o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -72,6 +72,19 @@ def sliced(old: Shape, new: Shape, chosen: Mapping[int, Tensor] | None = None) -
     reason = f"{which} {_text(kept)} of {_text(old)}" + (f", here {_text(new)}" if kept != new else "")
     place = () if kept == new else tuple(slice(0, size) for size in kept)
     return Fit("sliced", reason, lambda tensor: _taken(tensor, kept, chosen), place, _numel(kept))
+
+
+def sliced_first(old: Shape, new: Shape, chosen: Mapping[int, Tensor] | None = None) -> Fit:
+    """As `sliced`, for a first convolution: its input channels are repeated, not cut."""
+    if len(old) != len(new) or 0 in (*old, *new):
+        return sliced(old, new, chosen)
+    outputs = {dim: index for dim, index in (chosen or {}).items() if dim != 1}
+    fit = sliced((old[0], new[1], *old[2:]), new, outputs)
+    make = fit.make
+    if make is None or old[1] == new[1]:
+        return fit
+    reason = f"{fit.reason}; {old[1]} input channels repeated to {new[1]}"
+    return replace(fit, reason=reason, make=lambda tensor: make(repeat_channels(tensor, new[1])))
 
 
 def mapped(classes: Mapping[int, int], old: Shape, target: Tensor) -> Fit:
