@@ -25,7 +25,7 @@ def read_archive(path: Path) -> Any:
     Raises:
         CheckpointError: broken, or with anything in it that is not data.
     """
-    zipped = zipfile.is_zipfile(path)
+    zipped = _is_zip(path)
     if zipped:
         _check_records(path)
     try:
@@ -39,6 +39,13 @@ def load(file: Any, *, mmap: bool = False) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the pickle's protocol, or of storages that torch itself once wrote
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:  # one with a directory that makes no sense
+        raise CheckpointError(f"Expected a whole file of torch.save, got {path}: {error}.") from error
 
 
 def _check_records(path: Path) -> None:

@@ -74,6 +74,8 @@ def _local(source: str, sha256: str | None) -> Path:
     if not path.exists():
         hint = f" Of the Hugging Face hub: `hf://{source}`." if source.count("/") == 1 and not path.suffix else ""
         raise CheckpointError(f"Expected a checkpoint at {path}, got nothing there.{hint}")
+    if not (path.is_file() or path.is_dir()):
+        raise CheckpointError(f"Expected a file or a directory at {path}, got a device or a pipe.")
     return path
 
 

@@ -38,7 +38,7 @@ def write_all(writes: Sequence[Write]) -> None:
         plain = [write for write in writes if _is_plain(write)]
         guarded = [write for write in writes if not _is_plain(write)]
         with _untouched():
-            saved = [(write.target, write.target.detach().clone()) for write in guarded]
+            saved = [(write.target, _saved(write.target)) for write in guarded]
         before = plain[-1].target._version if plain else 0
         try:
             for write in guarded:
@@ -70,6 +70,12 @@ def _storage(tensor: Tensor) -> int | None:
     if type(tensor) not in PLAIN or tensor.is_meta or tensor.layout is not torch.strided:
         return None
     return tensor.untyped_storage().data_ptr() or None
+
+
+def _saved(tensor: Tensor) -> Tensor:
+    """A copy; of a GPU's tensor in the memory of the CPU, as there is more of it."""
+    moved = tensor.is_cuda and type(tensor) in PLAIN
+    return tensor.detach().cpu() if moved else tensor.detach().clone()
 
 
 def _restore(saved: Sequence[tuple[Tensor, Tensor]]) -> None:

@@ -112,6 +112,10 @@ def _tensors(held: Mapping[Any, Any], origin: str) -> dict[str, Tensor]:
     for name, value in held.items():
         if not isinstance(name, str):
             raise CheckpointError(f"Expected names of tensors in {origin}, got the key {name!r}.")
+        if name.endswith("_packed_params") and isinstance(value, tuple):
+            raise CheckpointError(
+                f"Expected weights in {origin}, got `{name}`, packed by torch.ao: save them dequantised."
+            )
         if is_lazy(value):
             raise CheckpointError(f"Expected `{name}` with values in {origin}, got a lazy parameter without any.")
         if isinstance(value, Tensor):

@@ -40,27 +40,34 @@ class ExtraBlock:
     in_sequence: bool  # its container is a Sequential: nothing else happens between blocks
 
 
-def extra_blocks(module: nn.Module, missing: Set[str], found: Set[str]) -> Iterator[ExtraBlock]:
+def extra_blocks(
+    module: nn.Module, names_of_module: Set[str], missing: Set[str], found: Set[str]
+) -> Iterator[ExtraBlock]:
     """The blocks at the ends of repetitions, first to last.
 
     Args:
         module: whose containers are looked through.
+        names_of_module: of all its tensors.
         missing: names of its tensors that the source has not.
         found: names of those that come from the source.
     """
-    for path, container in module.named_modules():
+    for path, container in module.named_modules() if missing else ():
         if not isinstance(container, nn.Sequential | nn.ModuleList):
             continue
         known: set[type] = set()
         before: nn.Module | None = None
         for name, block in container.named_children():
             prefix = f"{path}.{name}" if path else name
-            names = {f"{prefix}.{rest}" for rest in block.state_dict()}
+            names = {f"{prefix}.{rest}" for rest in _tensor_names(block)} & names_of_module
             if names & found:
                 known.add(type(block))
             if names and names <= missing and type(block) in known and before is not None:
                 yield ExtraBlock(prefix, block, before, isinstance(container, nn.Sequential))
             before = block
+
+
+def _tensor_names(block: nn.Module) -> list[str]:
+    return [name for name, _ in (*block.named_parameters(), *block.named_buffers())]
 
 
 def identity_values(extra: ExtraBlock) -> Values | None:

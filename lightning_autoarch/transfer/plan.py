@@ -19,7 +19,7 @@ from lightning_autoarch.transfer.roles import check_classes, roles_of
 from lightning_autoarch.transfer.shapes import Fit, adapted, equal, mapped, sliced, sliced_first
 from lightning_autoarch.transfer.state import StateDict, like
 from lightning_autoarch.transfer.targets import Target, check_writable, targets_of
-from lightning_autoarch.transfer.values import check_kind, plain
+from lightning_autoarch.transfer.values import check_kind, check_packing, plain
 
 COUNTER, STATISTICS = "num_batches_tracked", "running_mean"
 SUGGESTED = 32  # names for which a near one is looked for
@@ -80,6 +80,7 @@ class Plan:
 
     def _match(self) -> NameMatch:
         computed: dict[str, Shape] = dict.fromkeys(self.computed, (0,))
+        check_packing(self.source_shapes)
         names = match_names(self.source_shapes, {**computed, **self.shapes}, self.options.rules)
         if not names.pairs:
             first, here = next(iter(self.state), "nothing"), next(iter(self.targets), "nothing")
@@ -184,19 +185,17 @@ class Plan:
     def _deepen(self) -> None:
         found = {name for name, report in self.reports.items() if report.status in TAKEN}
         missing = set(self.targets) - set(self.names.pairs) - self.kept - set(self.reports)
-        for extra in extra_blocks(self.module, missing, found):
+        for extra in extra_blocks(self.module, set(self.targets), missing, found):
             self._add_block(extra)
 
     def _add_block(self, extra: ExtraBlock) -> None:
         values = identity_values(extra)
         reason = "of a block that the source has not" + ("" if values else ", and that is no identity")
-        for name in extra.block.state_dict():
-            target = self.targets.get(f"{extra.path}.{name}")
-            if target is not None and values and name in values:
-                self.copies[target.name] = Write(target.tensor, values[name])
-                self._note(target, "identity", reason)
-            elif target is not None:
-                self._note(target, "initialised", reason)
+        for target in [each for each in self.targets.values() if each.name.startswith(f"{extra.path}.")]:
+            value = (values or {}).get(target.name.removeprefix(f"{extra.path}."))
+            if value is not None:
+                self.copies[target.name] = Write(target.tensor, value)
+            self._note(target, "initialised" if value is None else "identity", reason)
 
     def _of_module(self) -> Iterator[TensorReport]:
         left = self._left()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,16 @@ from lightning_autoarch.transfer.state import LazyStateDict, StateDict
 PACKED = (torch.int8, torch.uint8, torch.int32)
 SCALES = ("_scale", "_scale_inv")
 QUANTISED_NAMES = (".SCB", ".absmax", ".quant_map", ".quant_state")
+
+
+def check_packing(names: Collection[str]) -> None:
+    """Raises TransferError for a source that holds codes instead of weights, as GPTQ and AWQ write them."""
+    for name in names:
+        if name.endswith(".qweight"):
+            raise TransferError(
+                f"Expected weights, got the codes `{name}` of a quantised source; pass the state_dict of its dequantised "
+                "module."
+            )
 
 
 def check_kind(name: str, old: Tensor, new: Tensor, state: StateDict) -> str:

@@ -13,6 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import lightning as L
@@ -309,6 +310,11 @@ class TestBroken:
         with pytest.raises(CheckpointError, match="`hf://owner/name`"):
             read_checkpoint("owner/name")
 
+    def test_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.pt")
+        with pytest.raises(CheckpointError, match="a device or a pipe"):
+            read_checkpoint(tmp_path / "pipe.pt")
+
     def test_folder_of_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="name the file"):
             read_checkpoint(tmp_path)
@@ -340,6 +346,27 @@ class TestBroken:
         monkeypatch.setitem(sys.modules, "safetensors", None)
         with pytest.raises(CheckpointError, match="pip install safetensors"):
             read_checkpoint(path)
+
+
+FUZZED = {"archive": archive, "legacy": legacy, "safetensors": safe, "distributed": distributed}
+
+
+@pytest.mark.parametrize("write", FUZZED.values(), ids=FUZZED)
+def test_any_damage_is_a_clear_error_or_none(write: Write, tmp_path: Path) -> None:
+    random = Random(0)
+    path = write(tmp_path, {"a.w": torch.randn(4, 3), "b": torch.tensor(3)})
+    files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
+    whole = {file: file.read_bytes() for file in files}
+    for number in range(120):
+        file = files[number % len(files)]
+        data = bytearray(whole[file])
+        for _ in range(random.choice([1, 1, 3])):
+            data[random.randrange(len(data))] = random.randrange(256)
+        file.write_bytes(data if random.random() < 0.8 else data[: random.randrange(len(data))])
+        with contextlib.suppress(CheckpointError):
+            found = read_checkpoint(path)
+            assert all(isinstance(found[name], torch.Tensor) for name in found)
+        file.write_bytes(whole[file])
 
 
 class TestIndex:
@@ -511,6 +538,7 @@ MEGABYTES = 64
 READ_ONE = """
 import sys
 from pathlib import Path
+from random import Random
 from lightning_autoarch.transfer import read_checkpoint
 import torch.distributed.checkpoint, safetensors
 def resident():

@@ -328,6 +328,12 @@ class TestNumbers:
         with pytest.raises(TransferError, match=r"`weight`, got torch\.int8 codes of a quantised"):
             transfer_weights(nn.Linear(2, 2), {"weight": torch.ones(2, 2, dtype=torch.int8), **extra})
 
+    def test_packed_by_others(self) -> None:
+        with pytest.raises(TransferError, match=r"codes `fc\.qweight`"):
+            transfer_weights(nn.ModuleDict({"fc": nn.Linear(2, 2)}), {"fc.qweight": torch.ones(2, 2)})
+        with pytest.raises(CheckpointError, match="packed by torch"):
+            transfer_weights(nn.Linear(1, 1), {"fc._packed_params": (torch.ones(1), None), "bias": torch.ones(1)})
+
     def test_eight_bit_floats(self) -> None:
         weight = torch.tensor([[1.0, -2.0]]).to(torch.float8_e4m3fn)
         module = nn.Linear(2, 1)
