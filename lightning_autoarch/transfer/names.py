@@ -146,7 +146,7 @@ def _best_prefix(sources: Mapping[str, Shape], targets: Mapping[str, Shape]) -> 
     for prefix in _candidates(sources, targets):
         pairs = _paired(sources, targets, prefix)
         fitting = _fitting(sources, targets, pairs)
-        if fitting[1] and fitting > most:
+        if (fitting[1] or _is_usual(prefix)) and fitting > most:
             best, most, ambiguous = prefix, fitting, False
         elif fitting == most and best != same and pairs != _paired(sources, targets, best):
             ambiguous = True
@@ -183,6 +183,11 @@ def _is_wrapping(prefix: Rule, sources: Collection[str], targets: Collection[str
     if not (old and new):
         return bool(old or new)
     return all(name.startswith(old) for name in sources) or all(name.startswith(new) for name in targets)
+
+
+def _is_usual(prefix: Rule) -> bool:
+    """Whether both sides are made of wrappers' names, which need no tensor of equal shape to be believed."""
+    return all(f"{part}." in OUTER for side in prefix for part in side.split(".") if part)
 
 
 def _end(prefix: str) -> str:

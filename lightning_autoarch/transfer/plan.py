@@ -130,9 +130,18 @@ class Plan:
         if fit.status == "skipped" and self.options.on_mismatch == "error":
             raise TransferError(f"Expected `{target.name}` to fit, got {fit.reason}; skip, slice or reinit it.")
         if fit.make is not None:
-            value = fit.make(plain(source, self.state[source], target.tensor, self.state))
+            value = fit.make(plain(source, self._read(source), target.tensor, self.state))
             self.copies[target.name] = Write(target.tensor[fit.place] if fit.place else target.tensor, value)
         self._note(target, fit.status, fit.reason, source, fit.taken)
+
+    def _read(self, source: str) -> Tensor:
+        tensor = self.state[source]
+        if tuple(tensor.shape) != self.source_shapes[source] or tensor.is_meta:
+            raise TransferError(
+                f"Expected `{source}` of shape {self.source_shapes[source]} as the source says, got "
+                f"{tuple(tensor.shape)} on {tensor.device}."
+            )
+        return tensor
 
     def _fit(self, target: Target, source: str) -> Fit:
         old, new = self.source_shapes[source], target.shape
@@ -158,7 +167,7 @@ class Plan:
         parts = {name: target for name, target in self.targets.items() if name.startswith(f"{each.path}.")}
         if any(name in self.names.pairs for name in parts):
             return  # the source has it parametrised too
-        weight = plain(source, self.state[source], next(iter(parts.values())).tensor, self.state)
+        weight = plain(source, self._read(source), next(iter(parts.values())).tensor, self.state)
         values, reason = each.values(weight)
         if not values and self.options.on_mismatch == "error":
             raise TransferError(f"Expected `{each.name}` to fit: {reason}.")

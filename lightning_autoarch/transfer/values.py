@@ -20,8 +20,8 @@ def check_packing(names: Collection[str]) -> None:
     for name in names:
         if name.endswith(".qweight"):
             raise TransferError(
-                f"Expected weights, got the codes `{name}` of a quantised source; pass the state_dict of its dequantised "
-                "module."
+                f"Expected weights, got the codes `{name}` of a quantised source; pass the state_dict of "
+                "its dequantised module."
             )
 
 

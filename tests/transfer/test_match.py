@@ -567,6 +567,17 @@ class TestAtomic:
             transfer_weights(module, LazyStateDict({k: v.to("meta") for k, v in source.state_dict().items()}, read))
         assert_same(bits(module), before)
 
+    def test_source_that_is_not_what_it_says(self) -> None:
+        from lightning_autoarch.transfer import LazyStateDict
+
+        module = nn.Linear(2, 2)
+        before = bits(module)
+        for wrong in (torch.ones(1), torch.ones(2, 2, device="meta")):
+            state = LazyStateDict({"weight": torch.ones(2, 2, device="meta")}, lambda name, wrong=wrong: wrong)
+            with pytest.raises(TransferError, match=r"`weight` of shape \(2, 2\) as the source says"):
+                transfer_weights(module, state)
+        assert_same(bits(module), before)
+
     def test_version_counters_tell_autograd(self) -> None:
         module = nn.Linear(2, 2)
         out = (module(torch.ones(1, 2)) ** 2).sum()

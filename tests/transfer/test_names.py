@@ -70,6 +70,10 @@ class TestPrefixes:
         targets = {"a.weight": (5, 2), "a.bias": (5,), "b.weight": (3, 2), "b.bias": (3,)}
         assert match_names(shapes, targets).pairs == {"b.weight": "weight", "b.bias": "bias"}
 
+    def test_wrappers_need_no_equal_shape(self) -> None:
+        assert match_names({"module.model.w": (3,)}, {"w": (4,)}).pairs == {"w": "module.model.w"}
+        assert match_names({"net.w": (3,)}, {"w": (4,)}).pairs == {}
+
     def test_prefix_is_told(self) -> None:
         shapes = {"weight": (3, 2)}
         assert match_names({"module.weight": (3, 2)}, shapes).prefix == ("module.", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import http.server
@@ -34,13 +35,21 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     Quiet.asked = []
-    handler = functools.partial(Quiet, directory=str(tmp_path / "served"))
+    with running(functools.partial(Quiet, directory=str(tmp_path / "served"))) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def running(handler: Any) -> Iterator[str]:
+    """A server in a thread, ended with the block."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
+        thread = threading.Thread(target=httpd.serve_forever, daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{httpd.server_port}"
+        finally:
+            httpd.shutdown()
+            thread.join()
 
 
 def serve(folder: Path, name: str, state: dict[str, torch.Tensor]) -> str:
@@ -196,18 +205,9 @@ def test_the_real_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     huggingface_hub = pytest.importorskip("huggingface_hub")
     serve(tmp_path, "owner/name/pytorch_model.bin", {"w": torch.ones(1)})
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    handler = functools.partial(HubHandler, directory=str(tmp_path / "served"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
-        thread.start()
-        local = functools.partial(
-            huggingface_hub.hf_hub_download,
-            endpoint=f"http://127.0.0.1:{httpd.server_port}", cache_dir=tmp_path / "cache",
-        )  # fmt: skip
+    download = huggingface_hub.hf_hub_download
+    with running(functools.partial(HubHandler, directory=str(tmp_path / "served"))) as address:
+        local = functools.partial(download, endpoint=address, cache_dir=tmp_path / "cache")
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", local)
-        try:
-            assert remote.fetch("hf://owner/name").name == "pytorch_model.bin"
-            assert read_checkpoint("hf://owner/name")["w"] == 1
-        finally:
-            httpd.shutdown()
-            thread.join()
+        assert remote.fetch("hf://owner/name").name == "pytorch_model.bin"
+        assert read_checkpoint("hf://owner/name")["w"] == 1
