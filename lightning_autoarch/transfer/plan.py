@@ -16,7 +16,8 @@ from lightning_autoarch.transfer.names import NameMatch, Rule, Shape, compiled, 
 from lightning_autoarch.transfer.parametrized import Parametrized, parametrized
 from lightning_autoarch.transfer.report import TAKEN, TensorReport, TransferReport
 from lightning_autoarch.transfer.roles import check_classes, roles_of
-from lightning_autoarch.transfer.shapes import Fit, adapted, equal, mapped, sliced, sliced_first
+from lightning_autoarch.transfer.shapes import Fit, adapted, equal, mapped, sliced, sliced_first, sliced_parts
+from lightning_autoarch.transfer.stacks import stacks_of
 from lightning_autoarch.transfer.state import StateDict, like
 from lightning_autoarch.transfer.targets import Target, check_writable, targets_of
 from lightning_autoarch.transfer.values import check_kind, check_packing, plain
@@ -49,6 +50,7 @@ class Plan:
         self.names = self._match()
         self.kept = self._kept()
         self.roles = roles_of(module, self.targets, options.head)
+        self.stacks = stacks_of(module)
         self.chosen = self._chosen()
         self.reports: dict[str, TensorReport] = {}
         self.copies: dict[str, Write] = {}
@@ -131,7 +133,7 @@ class Plan:
             raise TransferError(f"Expected `{target.name}` to fit, got {fit.reason}; skip, slice or reinit it.")
         if fit.make is not None:
             value = fit.make(plain(source, self._read(source), target.tensor, self.state))
-            self.copies[target.name] = Write(target.tensor[fit.place] if fit.place else target.tensor, value)
+            self.copies[target.name] = Write(fit.destination(target.tensor), value)
         self._note(target, fit.status, fit.reason, source, fit.taken)
 
     def _read(self, source: str) -> Tensor:
@@ -160,6 +162,8 @@ class Plan:
             return Fit("skipped", f"{old} in the source, {new} here")
         if is_head and old[:1] != new[:1]:
             return Fit("initialised", f"output layer, {old} in the source, {new} here")
+        if target.name in self.stacks and target.name not in self.chosen:
+            return sliced_parts(old, new, self.stacks[target.name])
         cut = sliced_first if target.name == self.roles.first else sliced
         return cut(old, new, self.chosen.get(target.name))
 

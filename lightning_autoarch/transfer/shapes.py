@@ -4,13 +4,14 @@ equal                       itself
 first convolution           (O, N, ...) -> (O, M, ...), see `repeat_channels`
 position embedding          interpolated, see positions.py
 output layer                its rows are classes: mapped if `classes` says so, else left as initialised
+a stack, "slice"            as below, each of its parts by itself (see stacks.py)
 any other, "slice"          the part that both have: leading rows and columns, or given ones; the rest as initialised
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +30,12 @@ class Fit:
     make: Callable[[Tensor], Tensor] | None = None  # source -> value; None: the place is left as it is
     place: tuple[slice, ...] = ()  # of the target that is written: () is all of it
     taken: int = 0  # elements written
+    parts: Mapping[int, int] = field(default_factory=dict)  # dimensions of the target that are split before `place`
+
+    def destination(self, target: Tensor) -> Tensor:
+        """The view of the target that is written."""
+        split = unflattened(target, self.parts)
+        return split[self.place] if self.place else split
 
 
 def equal(shape: Shape) -> Fit:
@@ -72,6 +79,32 @@ def sliced(old: Shape, new: Shape, chosen: Mapping[int, Tensor] | None = None) -
     reason = f"{which} {_text(kept)} of {_text(old)}" + (f", here {_text(new)}" if kept != new else "")
     place = () if kept == new else tuple(slice(0, size) for size in kept)
     return Fit("sliced", reason, lambda tensor: _taken(tensor, kept, chosen), place, _numel(kept))
+
+
+def sliced_parts(old: Shape, new: Shape, parts: Mapping[int, int]) -> Fit:
+    """As `sliced`, of each part of a stack by itself."""
+    if len(old) != len(new) or any(size[dim] % count for dim, count in parts.items() for size in (old, new)):
+        return sliced(old, new)
+    split_old, split_new = _split(old, parts), _split(new, parts)
+    fit = sliced(split_old, split_new)
+    make = fit.make
+    if make is None:
+        return fit
+    return replace(fit, make=lambda tensor: make(unflattened(tensor, parts)), parts=parts)
+
+
+def unflattened(tensor: Tensor, parts: Mapping[int, int]) -> Tensor:
+    """A view with some dimensions split into (parts, rest)."""
+    for dim in sorted(parts, reverse=True):
+        tensor = torch.unflatten(tensor, dim, (parts[dim], tensor.shape[dim] // parts[dim]))
+    return tensor
+
+
+def _split(shape: Shape, parts: Mapping[int, int]) -> Shape:
+    split: list[int] = []
+    for dim, size in enumerate(shape):
+        split += [parts[dim], size // parts[dim]] if dim in parts else [size]
+    return tuple(split)
 
 
 def sliced_first(old: Shape, new: Shape, chosen: Mapping[int, Tensor] | None = None) -> Fit:

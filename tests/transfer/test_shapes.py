@@ -136,6 +136,46 @@ class TestPositions:
             transfer_weights(vit(26), vit(17), on_mismatch="error")
 
 
+class TestStacks:
+    """What a net with its last hidden units dead computes, the narrower net computes."""
+
+    @pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+    @pytest.mark.parametrize("both", [False, True])
+    def test_recurrent(self, kind: type[nn.RNNBase], gates: int, both: bool) -> None:
+        source, module = (kind(3, width, 2, bidirectional=both) for width in (5, 4))
+        with torch.no_grad():
+            for name, tensor in source.named_parameters():
+                tensor.unflatten(0, (gates, 5))[:, 4] = 0  # no input and no state: the unit stays at tanh(0)
+                if name.startswith("weight_ih_l1"):
+                    tensor.unflatten(1, (-1, 5))[..., 4] = 0
+                elif name.startswith("weight_hh"):
+                    tensor[:, 4] = 0
+        report = transfer_weights(module, source, on_mismatch="slice")
+        x = torch.randn(6, 2, 3)
+        expected = source(x)[0].unflatten(-1, (-1, 5))[..., :4].flatten(-2)
+        assert torch.allclose(module(x)[0], expected, atol=1e-6)
+        assert report.share == 1 and "missing" not in report.counts
+
+    def test_wider(self) -> None:
+        source, module = nn.LSTM(3, 4), nn.LSTM(3, 5)
+        before = module.weight_hh_l0.detach().clone()
+        transfer_weights(module, source, on_mismatch="slice")
+        new, old = module.weight_hh_l0.unflatten(0, (4, 5)), source.weight_hh_l0.unflatten(0, (4, 4))
+        assert torch.equal(new[:, :4, :4], old)
+        assert torch.equal(new[:, 4], before.unflatten(0, (4, 5))[:, 4])
+
+    def test_attention(self) -> None:
+        source, module = nn.MultiheadAttention(8, 2), nn.MultiheadAttention(4, 1)
+        transfer_weights(module, source, on_mismatch="slice")
+        for i in range(3):
+            assert torch.equal(module.in_proj_weight[4 * i : 4 * i + 4], source.in_proj_weight[8 * i : 8 * i + 4, :4])
+
+    def test_fused(self) -> None:
+        source, module = (nn.ModuleDict({"qkv": nn.Linear(n, 3 * n), "out": nn.Linear(n, n)}) for n in (4, 2))
+        transfer_weights(module, source, on_mismatch="slice")
+        assert torch.equal(module["qkv"].weight[2:4], source["qkv"].weight[4:6, :2])
+
+
 class TestImportantChannels:
     GROUPS = [[Axis("0.weight", 0), Axis("0.bias", 0), Axis("2.weight", 1, makes=False)]]
 
