@@ -15,8 +15,10 @@ from lightning_autoarch.prune.criteria import CRITERIA, Criterion, gradient_scor
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.masked import SCOPES, MaskedWeights, Scope, prune_further
-from lightning_autoarch.prune.schedule import IterativeSparsity, SparsitySchedule
+from lightning_autoarch.prune.schedule import IterativeSparsity, SparsitySchedule, check_sparsity
 from lightning_autoarch.prune.targets import Patterns, match_values
+
+ROUNDING = 1e-9  # of a schedule that comes to its final sparsity by arithmetic
 
 
 class MagnitudePruning(MaskedTraining):
@@ -74,6 +76,8 @@ class MagnitudePruning(MaskedTraining):
             raise PruneValueError(
                 f"Expected `scope` to be one of {', '.join(SCOPES)} or {{pattern: sparsity}}, got {scope!r}."
             )
+        for pattern, value in scope.items() if isinstance(scope, Mapping) else ():
+            check_sparsity(value, f"scope[{pattern!r}]")
         if criterion not in CRITERIA:
             raise PruneValueError(f"Expected `criterion` to be one of {', '.join(CRITERIA)}, got {criterion!r}.")
         if scope == "lamp" and criterion != "magnitude":
@@ -93,6 +97,14 @@ class MagnitudePruning(MaskedTraining):
         if isinstance(self.scope, Mapping):
             values = match_values(dict(self.scope), weights.names, "scope")
             check_not_emptied(list(values), list(values.values()))
+
+    @property
+    def settled(self) -> bool:
+        if self.weights is None or self._changed_at is None:
+            return False
+        final = self.schedule.final
+        waits = self.criterion == "gradient" and final > 0 and not any(self.weights.pruned)  # for the first gradients
+        return self.schedule.sparsity_at(self._changed_at, self._total) >= final - ROUNDING and not waits
 
     def due(self, step: int, total: int | None) -> bool:
         return step % self.every_n_steps == 0 or self.schedule.changes_at(step, total)

@@ -93,6 +93,11 @@ class MaskedTraining(Callback):
         return 0.0 if self.weights is None else self.weights.sparsity
 
     @property
+    def settled(self) -> bool:
+        """Whether the weights are as sparse as they will be. A search takes no score before."""
+        return self._changed_at is not None
+
+    @property
     def masks(self) -> dict[str, BitMask]:
         """Parameter name -> mask; empty before the fit."""
         return {} if self.weights is None else dict(zip(self.weights.names, self.weights.masks, strict=True))
@@ -111,9 +116,14 @@ class MaskedTraining(Callback):
             self._loaded = masks_of(state_dict["masks"])
             self._changed_at = state_dict["changed_at"]
 
+    def forget(self) -> None:
+        """Give up the masks: the next fit starts with none."""
+        self.weights = self._loaded = self._changed_at = None
+
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles hold the masks, but no hook of this process and no parameter of its module."""
-        return {**self.__dict__, "_handles": [], "weights": None, "_loaded": self._loaded or self.masks or None}
+        """Copies and pickles hold the masks, but no hook of this process and nothing of its module."""
+        own = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}  # the module's
+        return {**own, "_handles": [], "weights": None, "_loaded": self._loaded or self.masks or None}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
