@@ -122,6 +122,25 @@ def why_not(callback: MaskedTraining, parameters: Mapping[str, Any]) -> str | No
     return None
 
 
+def as_config(changed: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as a config of LightningCLI has them: a schedule by its class path.
+
+    >>> as_config({"scope": "erk", "every_n_steps": 9})
+    {'scope': 'erk', 'every_n_steps': 9}
+    """
+    written: dict[str, Any] = {}
+    for name, value in changed.items():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            kind = type(value)
+            written[name] = {
+                "class_path": f"{kind.__module__}.{kind.__qualname__}",
+                "init_args": dataclasses.asdict(value),
+            }
+        else:
+            written[name] = dict(value) if isinstance(value, Mapping) else value
+    return written
+
+
 def _own(callback: MaskedTraining) -> list[str]:
     return [name for name in arguments(callback) if name not in _NOT_VARIED]
 
