@@ -30,7 +30,7 @@ from lightning_autoarch.callbacks.prune.hooks import (
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.magnitude import magnitude_masks
 from lightning_autoarch.prune.mask import BitMask
-from lightning_autoarch.prune.masked import MaskedWeights, masks_of
+from lightning_autoarch.prune.masked import MaskedWeights, cut_masks, masks_of
 from lightning_autoarch.prune.targets import Patterns, find_targets
 
 
@@ -161,6 +161,12 @@ class MaskedTraining(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._remove_hooks()
+
+    def follow(self, recipe: Mapping[str, Any]) -> None:
+        """Cut the masks as the parameters were cut by a recipe of `structure`."""
+        if self.weights is not None:
+            masks = cut_masks(self.masks, recipe)
+            self.weights = MaskedWeights(dict(zip(self.weights.names, self.weights.parameters, strict=True)), masks)
 
     def _change(self, trainer: Trainer) -> None:
         assert self.weights is not None
