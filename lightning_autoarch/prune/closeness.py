@@ -31,19 +31,22 @@ def difference(got: Tensor, expected: Tensor) -> float:
     return float(torch.where(same, 0.0, far).max())
 
 
-def allowed(expected: Tensor) -> float:
+def allowed(
+    expected: Tensor,
+    tolerance: float | None = None,  # instead of sqrt(eps)
+) -> float:
     """What `difference` from these values may be.
 
     >>> allowed(torch.tensor([3])), round(allowed(torch.tensor([-4.0])), 6)
     (0.0, 0.001381)
     """
-    dtype = expected.dtype
-    if not (dtype.is_floating_point or dtype.is_complex):
+    if not (expected.is_floating_point() or expected.is_complex()):
         return 0.0
     finite = _wide(expected).abs()
     finite = finite[finite.isfinite()]
     largest = float(finite.max()) if finite.numel() else 0.0
-    return math.sqrt(torch.finfo(dtype).eps) * max(1.0, largest)
+    relative = math.sqrt(torch.finfo(expected.dtype).eps) if tolerance is None else tolerance
+    return relative * max(1.0, largest)
 
 
 def _wide(values: Tensor) -> Tensor:
