@@ -88,6 +88,8 @@ def export(
     >>> export(nn.Linear(2, 1), "net.pt", example_inputs=torch.ones(1, 2)).max_difference
     0.0
     """
+    if not isinstance(module, nn.Module):
+        raise ExportError(f"Expected `module` to be an nn.Module, got {type(module).__name__}.")
     path = Path(path)
     form, subject = _format_of(path, format), getattr(module, "_orig_mod", module)
     inputs = _inputs_of(subject, example_inputs, form)
