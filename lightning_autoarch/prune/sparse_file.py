@@ -15,7 +15,9 @@ entry, "sparse", with JSON:
 A dense tensor lies under its name; a sparse one as `name::values` (k, its dtype; in row-major order) and
 `name::bitmask` (ceil(n / 8), uint8; weight i is bit i % 8 of byte i // 8, 1 where it is a value, the last byte padded
 with zeros). "crc32" is of the tensor's bytes, of the bitmask's and then the values'. A value is what has a bit set:
--0.0 and NaN come back as they were. Without this package:
+-0.0 and NaN come back as they were. (Masks of this package write +0. Weights masked by a product, as by
+`torch.nn.utils.prune`, have -0.0 for each negative weight, which is a value here: `weight + 0.0` clears the sign.)
+Without this package:
 
     import json, math, numpy as np
     from safetensors import safe_open
