@@ -140,7 +140,6 @@ class ChannelPruning(Callback):
         return self._small is not None and self._small() is module
 
     def _prune(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
-        recipe = None
         if trainer.is_global_zero:
             self.removed = prune_channels_(
                 module,
@@ -151,10 +150,9 @@ class ChannelPruning(Callback):
                 p=self.p,
                 targets=self.targets,
                 exclude=self.exclude,
-                optimizers=trainer.optimizers if trainer.optimizers else (),
+                optimizers=trainer.optimizers,
             )
-            recipe = self.removed.recipe
-        recipe = trainer.strategy.broadcast(recipe)
+        recipe: dict[str, Any] = trainer.strategy.broadcast(self.removed.recipe if self.removed is not None else {})
         if not trainer.is_global_zero:
             apply_recipe_(module, recipe)
         self.recipe, self._small = recipe, weakref.ref(module)
