@@ -43,7 +43,7 @@ class _Fit:
 
     targets: dict[int, _Target]  # by the id of the parameter
     hooks: StepHooks
-    key: str  # of what is logged
+    number: str  # behind the names of what is logged
     batch_idx: int = 0
 
 
@@ -85,8 +85,8 @@ class Regularization(Callback):
         targets = self._find(pl_module)
         self._check_optimizers(optimizers_of(trainer), targets)
         self._check_end(trainer)
-        key = _numbered(self._key, trainer, self)
-        self._fit = _Fit(targets, StepHooks(lambda optimizer: self._after_step(trainer, optimizer)), key)
+        hooks = StepHooks(lambda optimizer: self._after_step(trainer, optimizer))
+        self._fit = _Fit(targets, hooks, _number(trainer, self))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._attach(trainer)
@@ -111,9 +111,9 @@ class Regularization(Callback):
             return
         factor, targets = self._factor(trainer), self._fit.targets.values()
         values = [factor * target.weight * self.penalty.value(target.parameter) for target in targets]
-        pl_module.log(f"{self._fit.key}_penalty", _sum(values, pl_module.device))
+        pl_module.log(f"{self._key}_penalty{self._fit.number}", _sum(values, pl_module.device))
         if self.proximal and self.penalty.sparse:
-            pl_module.log(f"{self._fit.key}_density", _density([target.parameter for target in targets]))
+            pl_module.log(f"{self._key}_density{self._fit.number}", _density([target.parameter for target in targets]))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._end()
@@ -224,8 +224,8 @@ def _sum(values: list[Tensor], device: torch.device) -> Tensor:
     return torch.stack([value.to(device, torch.float32) for value in values]).sum()
 
 
-def _numbered(key: str, trainer: Trainer, callback: Callback) -> str:
-    """The key, with a number for the second callback of a kind and those after it."""
+def _number(trainer: Trainer, callback: Callback) -> str:
+    """Nothing for the first callback of a kind, `_2` for the second."""
     kin = [cb for cb in trainer.callbacks if type(cb) is type(callback)]  # type: ignore[attr-defined]
     index = next((i for i, cb in enumerate(kin) if cb is callback), 0)
-    return key if index == 0 else f"{key}_{index + 1}"
+    return f"_{index + 1}" if index else ""
