@@ -17,6 +17,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.prune.fraction import fraction_done, is_finite
+from lightning_autoarch.callbacks.prune.names import number
 from lightning_autoarch.callbacks.prune.steps import StepHooks, loss_scale, optimizers_of
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.prune import density
@@ -86,7 +87,7 @@ class Regularization(Callback):
         self._check_optimizers(optimizers_of(trainer), targets)
         self._check_end(trainer)
         hooks = StepHooks(lambda optimizer: self._after_step(trainer, optimizer))
-        self._fit = _Fit(targets, hooks, _number(trainer, self))
+        self._fit = _Fit(targets, hooks, number(self, trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._attach(trainer)
@@ -222,10 +223,3 @@ def _density(tensors: list[Parameter]) -> float:
 
 def _sum(values: list[Tensor], device: torch.device) -> Tensor:
     return torch.stack([value.to(device, torch.float32) for value in values]).sum()
-
-
-def _number(trainer: Trainer, callback: Callback) -> str:
-    """Nothing for the first callback of a kind, `_2` for the second."""
-    kin = [cb for cb in trainer.callbacks if type(cb) is type(callback)]  # type: ignore[attr-defined]
-    index = next((i for i, cb in enumerate(kin) if cb is callback), 0)
-    return f"_{index + 1}" if index else ""
