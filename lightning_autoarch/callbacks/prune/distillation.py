@@ -157,8 +157,9 @@ class DistilledStep:
         weight: float,
         key: str,
     ) -> None:
-        functools.update_wrapper(self, module.training_step)  # Lightning looks at the signature of `__wrapped__`
         self.before: Step = module.training_step
+        # Lightning looks at the signature of `__wrapped__`, and no deeper.
+        self.__wrapped__ = getattr(self.before, "__wrapped__", self.before)
         self.was_on_instance = "training_step" in module.__dict__
         self.module, self.layer, self.teacher = module, layer, teacher
         self.distance, self.weight, self.key = distance, weight, key
