@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from lightning_autoarch.callbacks.outer import callback_state, checkpoint_path
-from lightning_autoarch.callbacks.prune.hooks import averages, refuse_sharding, total_steps
+from lightning_autoarch.callbacks.prune.hooks import averages, total_steps
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
+from lightning_autoarch.callbacks.prune.steps import optimizers_of
+from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.prune.channels import Removed, Target, prune_channels_
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.schedule import Place, check_place, steps
@@ -105,7 +107,7 @@ class ChannelPruning(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        refuse_sharding(trainer.strategy, self)
+        check_whole_parameters(self, trainer)
         if trainer.world_size > 1 and self.at not in (0, 1.0):
             raise MisconfigurationException(
                 "ChannelPruning cannot change the parameters of a module that DistributedDataParallel holds: prune "
@@ -150,7 +152,7 @@ class ChannelPruning(Callback):
                 p=self.p,
                 targets=self.targets,
                 exclude=self.exclude,
-                optimizers=trainer.optimizers,
+                optimizers=optimizers_of(trainer),
             )
         recipe: dict[str, Any] = trainer.strategy.broadcast(self.removed.recipe if self.removed is not None else {})
         if not trainer.is_global_zero:

@@ -18,15 +18,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.nn import Parameter
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
-from lightning_autoarch.callbacks.prune.hooks import (
-    after_each_step,
-    assert_ranks_agree,
-    averages,
-    refuse_sharding,
-    total_steps,
-)
+from lightning_autoarch.callbacks.prune.hooks import assert_ranks_agree, averages, total_steps
+from lightning_autoarch.callbacks.prune.steps import StepHooks, optimizers_of
+from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.magnitude import magnitude_masks
 from lightning_autoarch.prune.mask import BitMask
@@ -63,7 +58,7 @@ class MaskedTraining(Callback):
         self._changed_at: int | None = None  # the step of the last change
         self._seen = 0  # the step that the batch before ended with
         self._loaded: dict[str, BitMask] | None = None
-        self._handles: list[RemovableHandle] = []
+        self._hooks = StepHooks(self._after_step)
 
     @abstractmethod
     def new_masks(self, weights: MaskedWeights, step: int, total: int | None) -> list[BitMask] | None:
@@ -113,11 +108,15 @@ class MaskedTraining(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles hold the masks, but no hook of this process and no parameter of its module."""
-        return {**self.__dict__, "_handles": [], "weights": None, "_loaded": self._loaded or self.masks or None}
+        return {**self.__dict__, "_hooks": None, "weights": None, "_loaded": self._loaded or self.masks or None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._hooks = StepHooks(self._after_step)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            refuse_sharding(trainer.strategy, self)
+            check_whole_parameters(self, trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         resumed = self._loaded is not None
@@ -129,8 +128,8 @@ class MaskedTraining(Callback):
         self.weights = weights
         if not resumed:
             self.begin()
-        self._remove_hooks()
-        self._handles = after_each_step(trainer, self._after_step)
+        self._hooks.remove()
+        self._hooks.attach(optimizers_of(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seen = step = trainer.global_step
@@ -157,10 +156,10 @@ class MaskedTraining(Callback):
         self._apply(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._remove_hooks()
+        self._hooks.remove()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._remove_hooks()
+        self._hooks.remove()
 
     def follow(self, recipe: Mapping[str, Any]) -> None:
         """Cut the masks as the parameters were cut by a recipe of `structure`."""
@@ -197,11 +196,6 @@ class MaskedTraining(Callback):
         layers: Mapping[str, float] = weights.sparsities()
         prefix = f"{self.name}/sparsity" if self.name else "sparsity"
         return {prefix: weights.sparsity, **{f"{prefix}/{name}": value for name, value in layers.items()}}
-
-    def _remove_hooks(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
 
 
 def _check_finite(weights: MaskedWeights) -> None:

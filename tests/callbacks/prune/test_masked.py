@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy
 from nets import Net, loaders, samples
@@ -447,7 +446,7 @@ class TestBadInput:
         class Trainer:
             strategy = FSDPStrategy()
 
-        with pytest.raises(MisconfigurationException, match="cuts into parts"):
+        with pytest.raises(PruneValueError, match="shards them"):
             MagnitudePruning(ConstantSparsity(0.5)).setup(Trainer(), net(), "fit")  # type: ignore[arg-type]
 
 
