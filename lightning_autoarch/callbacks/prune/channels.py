@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from lightning_autoarch.callbacks.outer import callback_state, checkpoint_path
+from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.hooks import averages, total_steps
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.steps import optimizers_of
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.prune.channels import Removed, Target, prune_channels_
+from lightning_autoarch.prune.cost import detached_copy
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.schedule import Place, check_place, steps
 from lightning_autoarch.prune.targets import Patterns
@@ -46,6 +48,7 @@ class ChannelPruning(Callback):
         targets: patterns of what may lose channels; None: everything but inputs and outputs of the module.
         exclude: patterns of what may not.
         example_inputs: for the forward; None: `example_input_array`, or what the batch begins with.
+        distill: `Distillation(...)`: a teacher, by default the module as it was, helps to recover.
         name: of the callback in checkpoints, where a Trainer has two.
 
     Attributes:
@@ -77,6 +80,7 @@ class ChannelPruning(Callback):
         targets: Patterns | None = None,
         exclude: Patterns = (),
         example_inputs: Any = None,
+        distill: Distillation | None = None,
         name: str | None = None,
     ) -> None:
         self.target = Target(share, parameters, flops, latency)
@@ -87,6 +91,7 @@ class ChannelPruning(Callback):
             raise PruneValueError(f"Expected `round_to` to be an int >= 1, got {round_to!r}.")
         self.at, self.scope, self.round_to, self.p = at, scope, round_to, p
         self.targets, self.exclude, self.example_inputs, self.name = targets, exclude, example_inputs, name
+        self.distill = distill
         self.removed: Removed | None = None
         self.recipe: dict[str, Any] | None = None
         self._small: weakref.ref[LightningModule] | None = None  # the module that was made smaller
@@ -120,9 +125,13 @@ class ChannelPruning(Callback):
         if state is not None:
             self._shrink_to(pl_module, state["recipe"])
         elif self.at == 0:
+            if self.distill is not None and self.distill.teacher is None:
+                self.distill.teacher = detached_copy(pl_module)
             self._prune(trainer, pl_module, None)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.distill is not None:
+            self.distill.on_fit_start(trainer, pl_module)
         steps(self.at, total_steps(trainer), "at")
 
     def on_train_batch_end(
@@ -137,6 +146,14 @@ class ChannelPruning(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.at == 1.0 and not self._is_small(pl_module):
             self._prune(trainer, pl_module, None)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.distill is not None:
+            self.distill.teardown(trainer, pl_module, stage)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.distill is not None:
+            self.distill.on_exception(trainer, pl_module, exception)
 
     def _is_small(self, module: LightningModule) -> bool:
         return self._small is not None and self._small() is module

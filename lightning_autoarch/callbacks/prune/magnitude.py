@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.rewind import Snapshot
 from lightning_autoarch.prune.allocation import check_not_emptied
@@ -39,6 +40,7 @@ class MagnitudePruning(MaskedTraining):
             recurrent layers; never biases or normalisation unless a pattern names the parameter.
         exclude: patterns of what is not.
         seed: of the criterion "random".
+        distill: `Distillation(...)`: a teacher, by default the dense module, helps to recover.
         name: of the callback in checkpoints and logs, where a Trainer has two.
 
     Attributes:
@@ -65,9 +67,10 @@ class MagnitudePruning(MaskedTraining):
         targets: Patterns | None = None,
         exclude: Patterns = (),
         seed: int = 0,
+        distill: Distillation | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(targets=targets, exclude=exclude, every_n_steps=every_n_steps, name=name)
+        super().__init__(targets=targets, exclude=exclude, every_n_steps=every_n_steps, distill=distill, name=name)
         if not isinstance(schedule, SparsitySchedule):
             raise PruneTypeError(f"Expected `schedule` to be one such as CubicSparsity(0.9), got {schedule!r:.80}.")
         if not isinstance(scope, Mapping) and scope not in SCOPES:

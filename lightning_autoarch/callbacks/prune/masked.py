@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.hooks import assert_ranks_agree, averages, total_steps
 from lightning_autoarch.callbacks.prune.steps import StepHooks, optimizers_of
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
@@ -36,6 +37,7 @@ class MaskedTraining(Callback):
         targets: patterns of what is pruned, see `find_targets`.
         exclude: patterns of what is not.
         every_n_steps: optimizer steps between two changes of the masks.
+        distill: the dense module, or another teacher, helps to recover.
         name: of the callback in checkpoints, where a Trainer has two of one class.
     """
 
@@ -47,12 +49,13 @@ class MaskedTraining(Callback):
         targets: Patterns | None = None,
         exclude: Patterns = (),
         every_n_steps: int = 100,
+        distill: Distillation | None = None,
         name: str | None = None,
     ) -> None:
         if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
             raise PruneValueError(f"Expected `every_n_steps` to be an int >= 1, got {every_n_steps!r}.")
         self.targets, self.exclude = targets, exclude
-        self.every_n_steps, self.name = every_n_steps, name
+        self.every_n_steps, self.distill, self.name = every_n_steps, distill, name
         self.weights: MaskedWeights | None = None
         self._total: int | None = None
         self._changed_at: int | None = None  # the step of the last change
@@ -99,12 +102,15 @@ class MaskedTraining(Callback):
     def state_dict(self) -> dict[str, Any]:
         if self.weights is None:
             return {}
-        return {"format": 1, "masks": self.weights.state(), "changed_at": self._changed_at}
+        distill = {} if self.distill is None else self.distill.state_dict()
+        return {"format": 1, "masks": self.weights.state(), "changed_at": self._changed_at, "distill": distill}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict:
             self._loaded = masks_of(state_dict["masks"])
             self._changed_at = state_dict["changed_at"]
+            if self.distill is not None:
+                self.distill.load_state_dict(state_dict["distill"])
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles hold the masks, but no hook of this process and no parameter of its module."""
@@ -119,6 +125,8 @@ class MaskedTraining(Callback):
             check_whole_parameters(self, trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.distill is not None:
+            self.distill.on_fit_start(trainer, pl_module)
         resumed = self._loaded is not None
         masks, self._loaded = self._loaded or self.masks, None
         weights = MaskedWeights(self.find(pl_module), masks)
@@ -157,9 +165,13 @@ class MaskedTraining(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._hooks.remove()
+        if self.distill is not None:
+            self.distill.teardown(trainer, pl_module, stage)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._hooks.remove()
+        if self.distill is not None:
+            self.distill.on_exception(trainer, pl_module, exception)
 
     def follow(self, recipe: Mapping[str, Any]) -> None:
         """Cut the masks as the parameters were cut by a recipe of `structure`."""
