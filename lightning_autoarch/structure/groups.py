@@ -7,15 +7,13 @@ A *group* is the units that are found in the same dimensions of the same tensors
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-import numpy as np
 from torch import nn
 
 from lightning_autoarch.structure.flow import CONSUMER, PRODUCER, RESCALED, SUMMED
-from lightning_autoarch.structure.rules_mixing import KERNEL
+from lightning_autoarch.structure.rules_products import KERNEL
 from lightning_autoarch.structure.trace import Trace, trace
 
 Role = Literal["producer", "consumer", "along", "tied"]
@@ -123,13 +121,3 @@ def _role(seen: Trace, name: str, dim: int) -> Role:
     if CONSUMER in roles:
         return "tied" if len(roles) > 1 else "consumer"
     return cast(Role, PRODUCER if PRODUCER in roles else "along")
-
-
-def removable(groups: list[ChannelGroup]) -> Iterator[ChannelGroup]:
-    """Those that may go."""
-    return (group for group in groups if group.fixed is None)
-
-
-def rows_of(member: Member) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """All places of a member, in order."""
-    return np.sort(np.concatenate([np.asarray(i, dtype=np.int64) for i in member.index]))

@@ -21,6 +21,7 @@ from lightning_autoarch.structure.check import Failure, check
 from lightning_autoarch.structure.groups import ChannelGroup, groups_of
 from lightning_autoarch.structure.optimizer import carry_optimizer_state, indexed
 from lightning_autoarch.structure.plan import Change, Plan, changes, find_group, plan
+from lightning_autoarch.structure.rehearsal import rehearse
 from lightning_autoarch.structure.scene import attributes_kept
 from lightning_autoarch.structure.trace import Trace, trace
 from lightning_autoarch.structure.transaction import Transaction, set_data
@@ -93,6 +94,7 @@ def resize_(
         for layer in module.modules():
             if isinstance(layer, nn.RNNBase):
                 layer.flatten_parameters()  # cuDNN wants them in one piece of memory
+        rehearse(module, example_inputs)
         carried = {tensors[c.name][0]: c for c in changed}
         for optimizer in transaction.optimizers:
             carry_optimizer_state(optimizer, carried)
@@ -100,14 +102,20 @@ def resize_(
 
 
 def apply_changes_(tensors: Mapping[str, Tensor], changed: Sequence[Change], scales: Mapping[str, Tensor]) -> None:
-    """Index every tensor that changes, and its gradient, which means nothing where channels are copied."""
+    """Index every tensor that changes, and its gradient, which means nothing where channels are copied.
+
+    A sparse gradient is dropped too: it is of the last step and cannot be cut.
+    """
     with torch.no_grad():
         for change in changed:
             tensor = tensors[change.name]
             data = indexed(tensor, change.index)
             if change.name in scales:
                 data = data * scales[change.name]
-            grad = None if tensor.grad is None or change.grows else indexed(tensor.grad, change.index)
+            grad = tensor.grad
+            if grad is not None:
+                dropped = change.grows or grad.layout != torch.strided
+                grad = None if dropped else indexed(grad, change.index)
             set_data(tensor, data, grad)
 
 

@@ -6,9 +6,10 @@ import torch
 
 from lightning_autoarch.structure.flow import Rule, unknown
 from lightning_autoarch.structure.rules_mixing import MIXING, pointwise
+from lightning_autoarch.structure.rules_products import PRODUCTS
 from lightning_autoarch.structure.rules_views import MOVES, VIEWS
 
-RULES: dict[str, Rule] = {**VIEWS, **MIXING}
+RULES: dict[str, Rule] = {**VIEWS, **PRODUCTS, **MIXING}
 
 
 def rule_of(op: torch._ops.OpOverload) -> Rule:

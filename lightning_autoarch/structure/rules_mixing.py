@@ -1,17 +1,14 @@
-"""Rules of operations that compute: products with weights, norms, reductions, pooling, element by element."""
+"""Rules of operations that compute channel by channel or over channels: norms, reductions, pooling, elements."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from lightning_autoarch.structure.flow import ALONG, CONSUMER, PRODUCER, RESCALED, SUMMED, Call, Rule, wildcard
-from lightning_autoarch.structure.labels import Labels, rigid, varying
-from lightning_autoarch.structure.layout import Factors, Layout, join, live, reduced, reshaped, settled
-
-KERNEL = "the size of a kernel"  # the reason of dimensions that are never channels
+from lightning_autoarch.structure.flow import PRODUCER, RESCALED, SUMMED, Call, Rule, wildcard
+from lightning_autoarch.structure.labels import Labels, rigid
+from lightning_autoarch.structure.layout import Factors, live, reduced, reshaped, settled
 
 
 def pointwise(call: Call) -> Sequence[Factors]:
@@ -42,114 +39,6 @@ def create(call: Call) -> Sequence[Factors]:
     return [wildcard(call.sets, tuple(x.shape)) for x in call.outputs]
 
 
-def contract(call: Call, a: Layout, b: Layout, over: Sequence[int]) -> Factors:
-    """sum_k a[..., k] b[..., k], both placed in one space of dimensions: those of `over` have size 1 afterwards."""
-    rank = len(a.shape)
-    for weight, other in ((a, b), (b, a)):
-        inside = [f for f in weight.factors if any(f.shape[d] > 1 for d in over)]
-        call.flow.use(weight, inside, CONSUMER if other.source is None else ALONG)
-        call.flow.use(weight, [f for f in weight.factors if all(f is not g for g in inside)], PRODUCER)
-    left, ended = reduced(call.sets, join(call.sets, [a, b], rank, call.place), over, call.place)
-    if (a.source is None) == (b.source is None):  # no parameter, or two, that could be scaled
-        for factor in ended:
-            call.flow.mark(factor, SUMMED)
-    return left
-
-
-def matmul(call: Call) -> Sequence[Factors]:
-    """mm, bmm: (..., m, k) @ (..., k, n)."""
-    names = (
-        ("self", "mat2") if "mat2" in call.args else ("batch1", "batch2") if "batch1" in call.args else ("mat1", "mat2")
-    )
-    return [_product(call, call.layout(names[0]), call.layout(names[1]))]
-
-
-def _product(call: Call, a: Layout, b: Layout) -> Factors:
-    batch, (m, k), n = a.shape[:-2], a.shape[-2:], b.shape[-1]
-    space, r = (*batch, m, k, n), len(batch)
-    lead = list(range(r))
-    left = contract(call, a.placed(space, [*lead, r, r + 1]), b.placed(space, [*lead, r + 1, r + 2]), [r + 1])
-    return live(f.squeeze(r + 1) for f in left)
-
-
-def matvec(call: Call) -> Sequence[Factors]:
-    """mv: (m, k) @ (k,)."""
-    a, v = call.layout("self"), call.layout("vec")
-    left = contract(call, a, v.placed(a.shape, [1]), [1])
-    return [live(f.squeeze(1) for f in left)]
-
-
-def add_product(call: Call) -> Sequence[Factors]:
-    """addmm, baddbmm: a bias is added to the product."""
-    names = ("batch1", "batch2") if "batch1" in call.args else ("mat1", "mat2")
-    product = _product(call, call.layout(names[0]), call.layout(names[1]))
-    bias, out = call.layout("self"), tuple(call.outputs[0].shape)
-    call.flow.use(bias, bias.factors, PRODUCER)
-    return [join(call.sets, [Layout(out, product), bias], len(out), call.place)]
-
-
-def convolution(call: Call) -> Sequence[Factors]:
-    """Both directions. A group of a grouped convolution goes as a whole, with its inputs and its outputs.
-
-    Over (N, G, O / G, C / G): out[n, g, o] = sum_c in[n, g, c] weight[g, o, c], pixels left aside.
-    """
-    x, weight, groups = call.layout("input"), call.layout("weight"), int(call.args["groups"])
-    rank, out = len(weight.shape), tuple(call.outputs[0].shape)
-    batched = len(x.shape) == rank
-    x = call.fixed_over(x, range(2 if batched else 1, len(x.shape)), "pixels of a kernel")
-    weight = _without_kernel(call, weight)
-    first, second = weight.shape[:2]
-    o, c = (second, first // groups) if call.args["transposed"] else (first // groups, second)
-    n = x.shape[0] if batched else 1
-    space = (n, groups, o, c)
-    inputs = _regrouped(call, Layout((n, groups * c), _flat(x, batched)), (n, groups, 1, c))
-    rows = (groups, c, o) if call.args["transposed"] else (groups, o, c)
-    kernel = Layout((first, second), live(f.reshape(f.shape[:2]) for f in weight.factors), weight.source)
-    split = Layout(rows, reshaped(call.sets, kernel, rows, call.place), weight.source)
-    placed = split.placed(space, [1, 3, 2] if call.args["transposed"] else [1, 2, 3])
-    if groups > 1:
-        inputs, placed = _whole_groups(call, inputs, "groups go as a whole"), _whole_groups(call, placed, KERNEL)
-    left = Layout((n, groups, o), live(f.squeeze(3) for f in contract(call, inputs, placed, [3])))
-    channels = reshaped(call.sets, left, (n, groups * o), call.place)
-    shaped = Layout(out, live(_pixels(f, len(out), batched) for f in channels))
-    return [_with_bias(call, shaped, 1 if batched else 0)]
-
-
-def _without_kernel(call: Call, weight: Layout) -> Layout:
-    kernel = [f for f in weight.factors if any(d > 1 for d in varying(f))]
-    for factor in kernel:
-        call.sets.fix(factor, KERNEL)
-    return replace(weight, factors=tuple(f for f in weight.factors if all(f is not g for g in kernel)))
-
-
-def _flat(x: Layout, batched: bool) -> Factors:
-    """Factors over (N, C)."""
-    return live(f.reshape(f.shape[:2] if batched else (1, f.shape[0])) for f in x.factors)
-
-
-def _pixels(factor: Labels, rank: int, batched: bool) -> Labels:
-    n, c = factor.shape
-    return factor.reshape((n, c) + (1,) * (rank - 2)) if batched else factor.reshape((c,) + (1,) * (rank - 1))
-
-
-def _regrouped(call: Call, x: Layout, shape: tuple[int, ...]) -> Layout:
-    return Layout(shape, reshaped(call.sets, x, shape, call.place))
-
-
-def _whole_groups(call: Call, layout: Layout, why: str) -> Layout:
-    """Channels of a group merge; what does not vary over the groups but inside them is fixed."""
-    factors = [rigid(call.sets, f, [2, 3], why) for f in layout.factors]
-    return replace(layout, factors=settled(call.sets, factors))
-
-
-def _with_bias(call: Call, out: Layout, dim: int) -> Factors:
-    bias = call.optional("bias")
-    if bias is None:
-        return out.factors
-    call.flow.use(bias, bias.factors, PRODUCER)
-    return join(call.sets, [out, bias.placed(out.shape, [dim])], len(out.shape), call.place)
-
-
 def batch_norm(call: Call) -> Sequence[Factors]:
     """Per channel: weight, bias and statistics run along."""
     x = call.layout("input")
@@ -173,7 +62,7 @@ def layer_norm(call: Call) -> Sequence[Factors]:
 def group_norm(call: Call) -> Sequence[Factors]:
     """Either whole groups go, which changes nothing for the others, or equally many of each: what is finer.
 
-    Equally many of each group: those at the same place in their groups.
+    Equally many of each group: those at the same place in their groups. What has been decided before stays so.
     """
     x, groups = call.layout("input"), int(call.args["group"])
     rows = [row.placed(x.shape, [1]) for name in ("weight", "bias") if (row := call.optional(name)) is not None]
@@ -182,7 +71,8 @@ def group_norm(call: Call) -> Sequence[Factors]:
     for factor in factors:
         if factor.shape[1] > 1:
             parts = factor.reshape((*factor.shape[:1], groups, inside, *factor.shape[2:]))
-            if groups >= inside:
+            whole, places = (_constant(call, parts, axis) for axis in (2, 1))
+            if whole or (groups >= inside and not places):
                 call.sets.merge(parts, parts[:, :, :1])
             else:
                 call.sets.merge(parts, parts[:, :1])
@@ -190,6 +80,11 @@ def group_norm(call: Call) -> Sequence[Factors]:
     factors = settled(call.sets, factors)
     per_group = live(f.swapaxes(0, 1).reshape(f.shape[1], -1)[::inside, :1].T for f in factors if f.shape[1] > 1)
     return [factors] + [settled(call.sets, per_group)] * (len(call.outputs) - 1)
+
+
+def _constant(call: Call, labels: Labels, axis: int) -> bool:
+    roots = call.sets.roots(labels)
+    return bool((roots == roots.take([0], axis)).all())
 
 
 def weight_norm(call: Call) -> Sequence[Factors]:
@@ -245,6 +140,16 @@ def length(call: Call) -> Sequence[Factors]:
     return reduction(call, RESCALED, SUMMED)
 
 
+def along(call: Call) -> Sequence[Factors]:
+    """Sorting, cumulative sums, extremes: along one dimension, in which the order or the number counts."""
+    x = call.flow.of(call.tensors()[0])
+    rank, dim = len(x.shape), call.args.get("dim")
+    dims = range(rank) if not isinstance(dim, int) else [dim % max(rank, 1)]
+    left = call.fixed_over(x, dims, "the order of channels counts")
+    dropped = live(f.squeeze(tuple(dims)) for f in left.factors)
+    return [left.factors if out.dim() == rank else dropped for out in call.outputs]
+
+
 def spatial(call: Call) -> Sequence[Factors]:
     """Pooling, resizing, reflection: (N, C, pixels), each channel for itself."""
     name = next(x for x in ("self", "input") if x in call.args)
@@ -282,20 +187,17 @@ def copy(call: Call) -> Sequence[Factors]:
 
 POOLS = (
     *(f"{kind}_pool{n}d" for n in "123" for kind in ("avg", "max", "_adaptive_avg", "adaptive_avg", "adaptive_max")),
-    *(f"max_pool{n}d_with_indices" for n in "123"),
+    *(f"max_pool{n}d_with_indices" for n in "23"),
     *(f"{kind}_pad{n}d" for n in "123" for kind in ("reflection", "replication")),
-    *(f"upsample_{kind}" for kind in ("nearest1d", "nearest2d", "nearest3d", "linear1d", "bilinear2d", "bicubic2d")),
-    *(f"upsample_{kind}" for kind in ("trilinear3d", "_nearest_exact1d", "_nearest_exact2d", "_nearest_exact3d")),
-    *(f"_upsample_{kind}" for kind in ("nearest_exact1d", "nearest_exact2d", "bilinear2d_aa", "bicubic2d_aa")),
+    *(f"upsample_nearest{n}d" for n in "123"),
+    *(f"_upsample_nearest_exact{n}d" for n in "123"),
+    *("upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d"),
+    *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
 )
 UNTAGGED = ("hardswish", "hardswish_", "log_sigmoid_forward", "_prelu_kernel", "rrelu_with_noise", "rrelu_with_noise_")
 MIXING: dict[str, Rule] = {
     **dict.fromkeys(UNTAGGED, pointwise),
     "glu": glu,
-    **dict.fromkeys(("mm", "bmm"), matmul),
-    "mv": matvec,
-    **dict.fromkeys(("addmm", "baddbmm"), add_product),
-    "convolution": convolution,
     **dict.fromkeys(("native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"), batch_norm),
     "native_layer_norm": layer_norm,
     "_weight_norm_interface": weight_norm,
@@ -305,6 +207,9 @@ MIXING: dict[str, Rule] = {
     "linalg_vector_norm": length,
     **dict.fromkeys(("mean", "var", "std", "amax", "amin", "var_mean", "std_mean"), average),
     **dict.fromkeys(POOLS, spatial),
+    **dict.fromkeys(("sort", "topk", "argsort", "argmax", "argmin", "max", "min", "median", "kthvalue", "mode"), along),
+    **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "prod", "any", "all"), along),
+    "logsumexp": length,
     "pixel_shuffle": pixel_shuffle,
     "embedding": embedding,
     "copy_": copy,

@@ -188,6 +188,13 @@ def index(call: Call) -> Sequence[Factors]:
     return [left.mapped(lambda f: f.reshape(f.shape[:dim] + (1,) * extra + f.shape[dim + 1 :]))]
 
 
+def index_select(call: Call) -> Sequence[Factors]:
+    """Rows chosen by one index."""
+    call.fix(call.layout("index").factors, "channels choose rows")
+    layout = call.layout("self")
+    return [call.fixed_over(layout, [call.args["dim"] % len(layout.shape)], "rows are chosen by an index").factors]
+
+
 # Of these the output is a view of the one input, or a copy: what is a parameter stays one.
 MOVES: dict[str, Rule] = {
     **dict.fromkeys(
@@ -213,4 +220,5 @@ VIEWS: dict[str, Rule] = {
     "stack": stack,
     "constant_pad_nd": pad,
     "index": index,
+    "index_select": index_select,
 }

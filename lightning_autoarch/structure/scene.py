@@ -29,6 +29,7 @@ def scene(module: nn.Module, *, flipped: bool) -> Iterator[FakeTensorMode]:
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # in which operations would not come as their parts
         stack.enter_context(attributes_kept(module))
         if flipped:
             module.train(not module.training)

@@ -22,14 +22,17 @@ class Transaction:
 
     def __init__(self, module: nn.Module, tensors: Sequence[Tensor], optimizers: Sequence[Optimizer]) -> None:
         self.optimizers = optimizers
+        self._mode = torch.inference_mode(False)  # in which new data would be useless for training
         self._data = [(x, x.data, x.grad) for x in tensors]
         self._modules = [(m, type(m), dict(m.__dict__)) for m in module.modules()]
         self._states = [(o, {p: dict(state) for p, state in o.state.items()}) for o in optimizers]
 
     def __enter__(self) -> Transaction:
+        self._mode.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
+        self._mode.__exit__(None, None, None)
         if kind is None:
             return
         for tensor, data, grad in self._data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 
@@ -301,3 +302,87 @@ def test_parametrized_weights() -> None:
     assert torch.equal(module[4].parametrizations.weight[0]._u, iterated) and module[4].training
     assert module[0].out_channels == 3
     torch.testing.assert_close(call(module.eval(), inputs), call(unread(dense.eval(), groups, keep), inputs))
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.GroupNorm(4, 8, affine=False),
+        nn.GroupNorm(2, 8, affine=False),
+        nn.GroupNorm(1, 8),
+        nn.LayerNorm([8, 4, 4], elementwise_affine=False),
+        nn.LayerNorm([8, 4, 4]),
+        nn.BatchNorm2d(8, affine=False),
+        nn.BatchNorm2d(8, track_running_stats=False),
+        nn.InstanceNorm2d(8, affine=True, track_running_stats=True),
+        nn.LocalResponseNorm(3),
+        nn.Sequential(nn.Flatten(), nn.Unflatten(1, (8, 4, 4))),
+    ],
+    ids=str,
+)
+def test_norms_without_parameters_and_over_everything(norm: nn.Module) -> None:
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Conv2d(3, 8, 1), copy.deepcopy(norm), nn.Conv2d(8, 2, 1)).eval()
+    inputs = torch.randn(2, 3, 4, 4)
+    groups = {g.name: g for g in channel_groups(dense, inputs)}
+    group = groups["0.weight"]
+    if group.fixed is not None:
+        assert isinstance(norm, nn.LocalResponseNorm)
+        return
+    module, keep = copy.deepcopy(dense), {"0.weight": list(range(0, group.width, 2))}
+    remove_channels_(module, inputs, keep)
+    if group.exact:
+        torch.testing.assert_close(call(module, inputs), call(unread(dense, list(groups.values()), keep), inputs))
+    channels = module[0].out_channels
+    small = call(module, inputs)
+    rows = sorted(i for unit in keep["0.weight"] for i in group.members[0].index[unit])
+    assert channels == len(rows)
+    by_hand = nn.Conv2d(3, channels, 1)
+    by_hand.weight.data, by_hand.bias.data = dense[0].weight[rows], dense[0].bias[rows]
+    torch.testing.assert_close(module[2](module[1](by_hand(inputs))), small)
+
+
+class FailsForReal(nn.Module):
+    """Runs for its shapes, and not with less than 8 channels of values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if type(x) is Tensor and x.shape[1] < 8:
+            raise RuntimeError("a kernel says no")
+        return self.last(x)
+
+
+def test_a_forward_that_computes_is_run_and_rolled_back() -> None:
+    module = FailsForReal()
+    before = state(module)
+    with pytest.raises(StructureError, match="a kernel says no"):
+        remove_channels_(module, torch.randn(3, 4), {"first.weight": [0, 1]})
+    assert unchanged(module, before) and module.first.out_features == 8
+
+
+def test_sparse_gradients_are_dropped() -> None:
+    module = nn.Sequential(nn.Embedding(9, 6, sparse=True), nn.Linear(6, 2))
+    inputs = torch.randint(0, 9, (2, 3))
+    call(module, inputs).sum().backward()
+    remove_channels_(module, inputs, {"0.weight": [0, 1, 5]})
+    assert module[0].weight.grad is None and module[1].weight.grad is not None
+    call(module, inputs).sum().backward()
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_in_any_context(context: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+    module, inputs = CASES["lstm"][0](), CASES["lstm"][1]()
+    with context():
+        remove_channels_(module, inputs, {"rnn.weight_ih_l0": [0, 4, 5]})
+    call(module, inputs).sum().backward()
+
+
+def test_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        module, inputs = CASES["residual"][0](), torch.empty(2, 3, 6, 6)
+    remove_channels_(module, inputs, {"stem.weight": [0, 4, 5]})
+    assert module.stem.weight.shape == (3, 3, 3, 3) and module.stem.weight.is_meta

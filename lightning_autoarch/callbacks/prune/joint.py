@@ -92,7 +92,7 @@ class JointPruning:
             return
         state = checkpoint.get("callbacks", {}).get(self.trial.state_key)
         if state:
-            self.outer.load_state_dict({"masks": state["masks"], "changed_at": None})
+            self.outer.start_from(state)
 
     def warn_of_a_dense_fit(self) -> None:
         """Where the outer fit trains the winner, but nothing prunes there."""

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.rewind import Snapshot
 from lightning_autoarch.prune.allocation import check_not_emptied
@@ -31,8 +32,7 @@ class MagnitudePruning(MaskedTraining):
     Args:
         schedule: `CubicSparsity(0.9)`, `ConstantSparsity(0.8)`, `OneShot(0.5, at=0.5)`, `IterativeSparsity(0.9, 5,
             rewind_to="init")`.
-        scope: "global": all weights are compared; "layer": the same sparsity in each; "erk": wide layers sparser (Evci
-        et
+        scope: "global": all weights are compared; "layer": the same sparsity in each; "erk": wide layers sparser (Evci et
             al. 2020); "lamp": layer-adaptive magnitudes (Lee et al. 2021); {pattern: sparsity}: the final sparsity of
             the layers that match, in the schedule's time.
         criterion: "magnitude"; "gradient": |w g| of the step before; "random".
@@ -41,6 +41,7 @@ class MagnitudePruning(MaskedTraining):
             recurrent layers; never biases or normalisation unless a pattern names the parameter.
         exclude: patterns of what is not.
         seed: of the criterion "random".
+        distill: `Distillation(...)`: a teacher, by default the dense module, helps to recover.
         name: of the callback in checkpoints and logs, where a Trainer has two.
 
     Attributes:
@@ -67,9 +68,10 @@ class MagnitudePruning(MaskedTraining):
         targets: Patterns | None = None,
         exclude: Patterns = (),
         seed: int = 0,
+        distill: Distillation | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(targets=targets, exclude=exclude, every_n_steps=every_n_steps, name=name)
+        super().__init__(targets=targets, exclude=exclude, every_n_steps=every_n_steps, distill=distill, name=name)
         if not isinstance(schedule, SparsitySchedule):
             raise PruneTypeError(f"Expected `schedule` to be one such as CubicSparsity(0.9), got {schedule!r:.80}.")
         if not isinstance(scope, Mapping) and scope not in SCOPES:

@@ -10,7 +10,6 @@ What the other arguments were is read from the attributes of their names, as of 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 from collections.abc import Iterable, Mapping
@@ -23,7 +22,7 @@ from lightning_autoarch.search.space import BY_LAYER, Architecture
 
 PREFIX = "prune."
 _BY_LAYER = BY_LAYER.removeprefix(PREFIX)
-_NOT_VARIED = ("schedule", "name")  # an object, whose fields are; what a checkpoint finds the callback by
+_NOT_VARIED = ("schedule", "distill", "name")  # objects; what a checkpoint finds the callback by
 _KEPT_AS = {"sparsity": "target_sparsity"}  # where `sparsity` is what is reached
 _FINAL = ("sparsity", "final_sparsity")
 
@@ -95,8 +94,8 @@ def changes(callback: MaskedTraining, parameters: Mapping[str, Any]) -> dict[str
 
 
 def remade(callback: C, parameters: Mapping[str, Any]) -> C:
-    """Another one with these parameters (without `prune.`), which knows of no fit."""
-    return type(callback)(**copy.deepcopy({**arguments(callback), **changes(callback, parameters)}))
+    """Another one with these parameters (without `prune.`), which knows of no fit. Arguments are shared, not copied."""
+    return type(callback)(**{**arguments(callback), **changes(callback, parameters)})
 
 
 def parametrise_(callback: MaskedTraining, parameters: Mapping[str, Any]) -> None:
@@ -104,7 +103,7 @@ def parametrise_(callback: MaskedTraining, parameters: Mapping[str, Any]) -> Non
     if not parameters:
         return
     old = dict(vars(callback))
-    given = copy.deepcopy({**arguments(callback), **changes(callback, parameters)})
+    given = {**arguments(callback), **changes(callback, parameters)}
     try:
         type(callback).__init__(callback, **given)
     except BaseException:
