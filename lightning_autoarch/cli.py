@@ -16,6 +16,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import pickle
 import shlex
 import sys
 import zipfile
@@ -31,7 +32,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_autoarch._version import __version__
-from lightning_autoarch.callbacks.prune.finetune import load_weights, prune_trained
+from lightning_autoarch.callbacks.prune.finetune import load_weights, prune_trained, sizes_on_disk
 from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.parameters import as_config, changes, pruning_part
@@ -135,7 +136,7 @@ class AutoArchCLI(LightningCLI):
             print(f"fast_dev_run: one batch was trained; {output} is not written.")
             return
         self.trainer.save_checkpoint(output, weights_only=True)
-        print(f"{pruned_table(pruned, {'dense': Path(output).stat().st_size})}\n\nWrote {output}")
+        print(f"{pruned_table(pruned, sizes_on_disk(model, Path(output)))}\n\nWrote {output}")
 
     @property
     def _program(self) -> str:
@@ -296,12 +297,17 @@ class AutoArchCLI(LightningCLI):
         return super()._prepare_subcommand_parser(klass, subcommand, **{"usage": _USAGE, **kwargs})
 
     def _parse_ckpt_path(self) -> None:
-        if self.config.get("subcommand") == "prune":
-            path = self.config["prune"]["ckpt_path"]
-            read_checkpoint(path)  # says in one line what is wrong with it
-            if not (Path(path).is_file() and zipfile.is_zipfile(path)):
-                return  # weights without hyperparameters
-        super()._parse_ckpt_path()
+        if self.config.get("subcommand") != "prune":
+            super()._parse_ckpt_path()
+            return
+        given = self.config["prune"]
+        read_checkpoint(given["ckpt_path"])  # says in one line what is wrong with it
+        arguments = _hyperparameters(Path(given["ckpt_path"]))
+        if not arguments:
+            return
+        where = arguments.pop("_class_path", (given.get("model") or {}).get("class_path"))
+        model = arguments if where is None else {"class_path": where, "dict_kwargs": arguments}
+        self.config = self.parser.parse_object({"prune": {"model": model}}, self.config)
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
@@ -437,7 +443,24 @@ def _top_level(section: Any) -> dict[str, Any]:
 
 
 def _differs(section: str, given: Mapping[str, Any], parser: LightningArgumentParser) -> bool:
-    return any(value != parser.get_default(f"{section}.{name}") for name, value in given.items())
+    """Whether anything was given: a config that was parsed twice has lists where a default is a tuple."""
+    defaults = {name: parser.get_default(f"{section}.{name}") for name in given}
+    return any(value != defaults[name] and value != _as_list(defaults[name]) for name, value in given.items())
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _hyperparameters(path: Path) -> dict[str, Any]:
+    """The model's in a Lightning checkpoint; none in a file of weights alone, or where they are more than data."""
+    if not (path.is_file() and zipfile.is_zipfile(path)):
+        return {}
+    try:
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError:
+        return {}
+    return {k: v for k, v in dict(checkpoint.get("hyper_parameters") or {}).items() if k != "_instantiator"}
 
 
 def _first_search(callbacks: Sequence[Callback]) -> ArchitectureSearch | None:

@@ -18,6 +18,7 @@ import yaml
 from lightning.pytorch.cli import LightningCLI
 
 from lightning_autoarch import ArchitectureSearch
+from lightning_autoarch.callbacks.prune import MagnitudePruning
 from lightning_autoarch.cli import AutoArchCLI, main
 from lightning_autoarch.training.optimizers import LateOptimizers
 
@@ -312,7 +313,7 @@ class TestPrune:
         dense = cli_nets.OwnOptimizer.load_from_checkpoint(trained)
         [before] = L.Trainer(**TRAINER).validate(dense, datamodule=cli_nets.Data(), verbose=False)
         assert float(score[1]) == pytest.approx(before["val_loss"], rel=1e-3) and float(score[2]) > 0
-        assert f"dense {Path('pruned.ckpt').stat().st_size / 1000:.3g} kB" in said
+        assert f"on disk  dense {Path('pruned.ckpt').stat().st_size / 1000:.3g} kB, sparse " in said
         assert sorted(p.name for p in Path().iterdir()) == ["config.yaml", "dense.ckpt", "dense.yaml", "pruned.ckpt"]
         pruned = cli_nets.OwnOptimizer.load_from_checkpoint("pruned.ckpt")
         assert all(torch.equal(a, b) for a, b in zip(pruned.parameters(), cli.model.parameters(), strict=True))
@@ -327,6 +328,13 @@ class TestPrune:
         assert (cli.model.net[0][0].weight == 0).float().mean() == 0.5
         assert (cli.model.net[1].weight != 0).all()
         assert Path("out/p.ckpt").exists()
+
+    def test_whole_floats_are_parts_of_the_fit(self, config: Write, trained: str) -> None:
+        for at, expected in (("1.0", 1.0), ("1", 1)):
+            options = ["--prune.schedule=OneShot", "--prune.schedule.sparsity=0.5", f"--prune.schedule.at={at}"]
+            cli = AutoArchCLI(args=["prune", "--config", config(search=None), "--ckpt_path", trained, *options])
+            [pruning] = [c for c in cli.trainer.callbacks if isinstance(c, MagnitudePruning)]
+            assert type(pruning.schedule.at) is type(expected) and pruning.schedule.at == expected
 
     def test_options_alone(self, config: Write, trained: str) -> None:
         options = ["--prune.schedule=OneShot", "--prune.schedule.sparsity=0.75", "--prune.schedule.at=2"]

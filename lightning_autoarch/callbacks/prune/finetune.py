@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.prune.optional import MissingPackageError
+from lightning_autoarch.prune.sparse_file import save_sparse
 from lightning_autoarch.transfer.checkpoint import read_checkpoint
 
 Scores = Mapping[str, float]  # what validation logged; empty where there is none
@@ -62,6 +66,16 @@ def prune_trained(
     trainer.fit(module, datamodule=datamodule)
     after = _validated(trainer, module, datamodule)
     return Pruned(before, after, tuple(_layers(trainer.callbacks)))  # type: ignore[attr-defined]
+
+
+def sizes_on_disk(module: LightningModule, checkpoint: Path) -> dict[str, int]:
+    """Of a checkpoint, and of its weights in a `.sparse.safetensors` file where safetensors is installed; bytes."""
+    sizes = {"dense": checkpoint.stat().st_size}
+    with tempfile.TemporaryDirectory() as directory, contextlib.suppress(MissingPackageError):
+        file = Path(directory) / "weights.sparse.safetensors"
+        save_sparse(module.state_dict(), file)
+        sizes["sparse"] = file.stat().st_size
+    return sizes
 
 
 def _layers(callbacks: Iterable[Callback]) -> Iterator[Layer]:

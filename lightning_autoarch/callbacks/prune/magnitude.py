@@ -32,9 +32,9 @@ class MagnitudePruning(MaskedTraining):
     Args:
         schedule: `CubicSparsity(0.9)`, `ConstantSparsity(0.8)`, `OneShot(0.5, at=0.5)`, `IterativeSparsity(0.9, 5,
             rewind_to="init")`.
-        scope: "global": all weights are compared; "layer": the same sparsity in each; "erk": wide layers sparser (Evci et
-            al. 2020); "lamp": layer-adaptive magnitudes (Lee et al. 2021); {pattern: sparsity}: the final sparsity of
-            the layers that match, in the schedule's time.
+        scope: "global": all weights are compared; "layer": the same sparsity in each; "erk": wide layers sparser
+            (Evci et al. 2020); "lamp": layer-adaptive magnitudes (Lee et al. 2021); {pattern: sparsity}: the final
+            sparsity of the layers that match, in the schedule's time.
         criterion: "magnitude"; "gradient": |w g| of the step before; "random".
         every_n_steps: optimizer steps between two changes.
         targets: patterns of what is pruned; None: weights of Linear, convolutions, embeddings, MultiheadAttention and
