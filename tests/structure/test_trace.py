@@ -126,7 +126,7 @@ def test_wrong_inputs() -> None:
 @pytest.mark.parametrize(
     ("middle", "part"),
     [
-        (lambda m, x: x.cumsum(1), "not followed at `cumsum` in the forward"),
+        (lambda m, x: x.cumsum(1), "the order of channels counts at `cumsum` in the forward"),
         (lambda m, x: x.sort(1)[0], "`sort`"),
         (lambda m, x: x.topk(8, 1)[0], "`topk`"),
         (lambda m, x: x.roll(1, 1), "`roll`"),
