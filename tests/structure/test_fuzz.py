@@ -6,6 +6,7 @@ import copy
 import math
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from channel_nets import call, half, randomised, unread
@@ -127,6 +128,7 @@ def built(program: list[tuple[str, int, int, int]], flat: bool, seed: int) -> tu
     return module.eval(), torch.randn(2, 2, SIZE, SIZE, dtype=torch.double)
 
 
+@pytest.mark.slow
 @given(programs, st.booleans(), st.integers(0, 99))
 @examples
 def test_what_is_offered_can_be_removed(program: list[tuple[str, int, int, int]], flat: bool, seed: int) -> None:
@@ -145,6 +147,7 @@ def test_what_is_offered_can_be_removed(program: list[tuple[str, int, int, int]]
         torch.testing.assert_close(call(module, inputs), call(fresh, inputs))
 
 
+@pytest.mark.slow
 @given(programs, st.booleans(), st.integers(0, 99))
 @examples
 def test_what_is_offered_can_be_widened(program: list[tuple[str, int, int, int]], flat: bool, seed: int) -> None:
