@@ -3,12 +3,12 @@
 Every candidate may keep 1,000 weights: is a wide net that is very sparse better than a narrow one that is dense?
 """
 
+from typing import Any
+
 import lightning as L
 
-from lightning_autoarch import ArchitectureSearch, Categorical, Float, Int
-from lightning_autoarch.callbacks.prune import MagnitudePruning
+from lightning_autoarch import ArchitectureSearch, Categorical, CubicSparsity, Float, Int, MagnitudePruning
 from lightning_autoarch.demo import DigitsData, DigitsNet
-from lightning_autoarch.prune.schedule import CubicSparsity
 
 
 class Net(DigitsNet):
@@ -19,7 +19,7 @@ class Net(DigitsNet):
         self.save_hyperparameters()
 
 
-def small(architecture: dict) -> bool:
+def small(architecture: dict[str, Any]) -> bool:
     """Whether about 1,000 of the (64 + 10) * width weights are kept; parameters are counted dense."""
     kept = 74 * architecture["width"] * (1 - architecture["prune.sparsity"])
     return 700 <= kept <= 1000
