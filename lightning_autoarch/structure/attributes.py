@@ -18,7 +18,10 @@ from lightning_autoarch.structure.check import Failure
 
 
 def standard_attributes(module: nn.Module) -> dict[str, Any]:
-    """What the attributes of a layer of torch.nn have to be for the tensors that it has; empty for other modules."""
+    """What the attributes of a layer of torch.nn have to be for the tensors that it has; empty for other modules.
+
+    Of a GroupNorm they cannot be read off: see `group_norm_sizes`.
+    """
     if isinstance(module, nn.Linear):
         return {"out_features": module.weight.shape[0], "in_features": module.weight.shape[1]}
     if isinstance(module, _ConvNd):
@@ -28,8 +31,6 @@ def standard_attributes(module: nn.Module) -> dict[str, Any]:
         return {} if rows is None else {"num_features": rows.shape[0]}
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         return {} if not module.elementwise_affine else {"normalized_shape": tuple(module.weight.shape)}
-    if isinstance(module, nn.GroupNorm):
-        return _group_norm(module)
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return {"embedding_dim": module.weight.shape[1]}
     if isinstance(module, nn.MultiheadAttention):
@@ -52,15 +53,6 @@ def _convolution(module: _ConvNd) -> dict[str, Any]:
     inside = second * groups
     sizes = (first, inside) if transposed else (inside, first)
     return {"in_channels": sizes[0], "out_channels": sizes[1], "groups": groups}
-
-
-def _group_norm(module: nn.GroupNorm) -> dict[str, Any]:
-    """As the rule of group_norm has it: whole groups, or equally many of each."""
-    if not module.affine:
-        return {}
-    channels, groups = module.weight.shape[0], module.num_groups
-    inside = module.num_channels // groups
-    return {"num_channels": channels, "num_groups": channels // inside if groups >= inside else groups}
 
 
 def _recurrent(module: nn.RNNBase) -> dict[str, Any]:

@@ -68,6 +68,21 @@ def check(
     return None
 
 
+def group_norm_sizes(dense: Trace, planned: Plan) -> dict[str, tuple[int, int]]:
+    """Path of a module that runs a group norm -> channels and groups that it is to have.
+
+    Its statistics are (N, groups). Sizes alone cannot tell whether whole groups went or equally many of each.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+    for flow in dense.flows:
+        comparison = _Comparison(dense, planned, flow.steps)
+        for step in flow.steps:
+            if step.op == "aten::native_group_norm":
+                out, mean = (comparison.shape(layout) for layout in step.outputs[:2])
+                sizes[step.module] = (out[1], mean[1])
+    return sizes
+
+
 @dataclass
 class _Comparison:
     """With the steps of the dense forward, one after the other."""

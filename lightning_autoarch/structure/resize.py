@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from lightning_autoarch.errors import StructureError
 from lightning_autoarch.structure.attributes import candidates, fit_classes_, standard_attributes
-from lightning_autoarch.structure.check import Failure, check
+from lightning_autoarch.structure.check import Failure, check, group_norm_sizes
 from lightning_autoarch.structure.groups import ChannelGroup, groups_of
 from lightning_autoarch.structure.optimizer import carry_optimizer_state, indexed
 from lightning_autoarch.structure.plan import Change, Plan, changes, find_group, plan
@@ -89,7 +89,7 @@ def resize_(
     tensors = {name: (tensor, labels[name]) for name, (tensor, _) in seen.tensors.items()}
     with Transaction(module, [tensors[c.name][0] for c in changed], list(optimizers)) as transaction:
         apply_changes_({name: tensor for name, (tensor, _) in tensors.items()}, changed, scales or {})
-        attributes = _fit_standard(module)
+        attributes = _fit_standard(module, group_norm_sizes(seen, planned))
         _fit_others(module, attributes, lambda: check(module, example_inputs, seen, planned, tensors))
         for layer in module.modules():
             if isinstance(layer, nn.RNNBase):
@@ -119,13 +119,15 @@ def apply_changes_(tensors: Mapping[str, Tensor], changed: Sequence[Change], sca
             set_data(tensor, data, grad)
 
 
-def _fit_standard(module: nn.Module) -> dict[str, dict[str, Any]]:
+def _fit_standard(module: nn.Module, group_norms: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, Any]]:
     """Put the attributes of all layers of torch.nn right; those that changed."""
     fitted: dict[str, dict[str, Any]] = {}
     for path, layer in module.named_modules():
         with attributes_kept(layer):
             layer.eval()  # a weight that is parametrized is computed when it is read: then without side effects
             sizes = standard_attributes(layer)
+        if isinstance(layer, nn.GroupNorm) and path in group_norms:
+            sizes = dict(zip(("num_channels", "num_groups"), group_norms[path], strict=True))
         values = {k: v for k, v in sizes.items() if getattr(layer, k) != v}
         for name, value in values.items():
             setattr(layer, name, value)

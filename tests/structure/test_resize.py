@@ -386,3 +386,30 @@ def test_on_the_meta_device() -> None:
         module, inputs = CASES["residual"][0](), torch.empty(2, 3, 6, 6)
     remove_channels_(module, inputs, {"stem.weight": [0, 4, 5]})
     assert module.stem.weight.shape == (3, 3, 3, 3) and module.stem.weight.is_meta
+
+
+class NormOfHalves(nn.Module):
+    """Halves couple equal places of the groups of a norm that would otherwise lose whole groups."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, groups**2, 1), nn.GroupNorm(groups, groups**2)
+        self.groups, self.out = groups, nn.Conv2d(groups, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        parts = x.chunk(self.groups, 1)
+        return self.out(torch.stack(parts).sum(0) + torch.stack(self.norm(x).chunk(self.groups, 1)).sum(0))
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4])
+def test_a_group_norm_whose_groups_are_coupled_keeps_their_number(groups: int) -> None:
+    module, inputs = NormOfHalves(groups), torch.randn(2, 3, 4, 4)
+    (group,) = (g for g in channel_groups(module, inputs) if g.fixed is None)
+    assert group.width == groups and not group.exact
+    for width in range(groups - 1, 0, -1):
+        shrunk = copy.deepcopy(module)
+        done = remove_channels_(shrunk, inputs, {group.name: list(range(width))})
+        assert (shrunk.norm.num_groups, shrunk.norm.num_channels) == (groups, groups * width)
+        assert done.attributes["norm"] == {"num_channels": groups * width}
+        assert call(shrunk, inputs).shape == (2, 2, 4, 4)
