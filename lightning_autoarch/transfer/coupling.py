@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class _Dim:
     problem: str = ""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Coupling:
     """The graph of a module against the sizes of a source."""
 
@@ -51,7 +51,12 @@ class Coupling:
     rows: Rows
     widths: Mapping[int, int]  # of each group in the source
     assigned: Mapping[int, Assignment]
-    _known: dict[Place, _Dim] = field(default_factory=dict)
+
+    @property
+    def widened(self) -> dict[str, int]:
+        """Name of each group that is replicated -> its width in the source."""
+        units = enumerate(self.rows.units)
+        return {u.name: self.widths[g] for g, u in units if self.assigned[g].status == "widened" and u.grain == 1}
 
     def fit(self, target: Target, old: Shape, *, is_first: bool) -> Fit | None:
         """How a tensor of the source fits; None: nothing here that its shape alone would not say.

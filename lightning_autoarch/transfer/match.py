@@ -23,7 +23,7 @@ from lightning_autoarch.transfer.coupled import Axis
 from lightning_autoarch.transfer.names import Rule
 from lightning_autoarch.transfer.options import OnMismatch, checked_options
 from lightning_autoarch.transfer.plan import Plan
-from lightning_autoarch.transfer.proof import check_outputs
+from lightning_autoarch.transfer.proof import check_outputs, check_widths
 from lightning_autoarch.transfer.report import TransferReport
 
 
@@ -81,7 +81,11 @@ def transfer_weights(
     with torch.no_grad():
         plan = Plan(module, state, options)
         report = plan.report()
-        if isinstance(source, nn.Module) and not approximate:
-            check_outputs(module, plan.writes, source, example_inputs, report)
+        widths = {} if plan.coupling is None or approximate else plan.coupling.widened
+        if isinstance(source, nn.Module):
+            if not approximate:
+                check_outputs(module, plan.writes, source, example_inputs, report)
+        elif widths:
+            check_widths(module, example_inputs, widths)
         write_all(plan.writes)
     return report

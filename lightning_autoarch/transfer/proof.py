@@ -1,12 +1,17 @@
-"""Does a widened module compute what its source did? Both are run, where the source is a module.
+"""Does a widened module compute what its source did?
 
-Names and shapes do not show a scale made of a width (`x * sqrt(d_model)`), how many heads an attention has, or how many
-groups a norm: outputs do.
+A source that is a module is run: outputs show what names and shapes do not, such as a scale made of a width
+(`x * sqrt(d_model)`), the number of heads of an attention, or of groups of a norm.
+
+Of one that is only tensors, a copy of the module is made as narrow: its forward must do the same on the same channels.
+A size that is written into the code (`x.unflatten(1, (2, -1))`) may mean another order of channels in another width.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,11 +21,30 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.errors import StructureError, TransferError
+from lightning_autoarch.structure import remove_channels_
 from lightning_autoarch.transfer.commit import Write
 from lightning_autoarch.transfer.report import TransferReport
 
 WHOLE = {"loaded", "renamed", "widened", "identity", "unexpected"}
+
+
+def check_widths(module: nn.Module, example_inputs: Any, widths: Mapping[str, int]) -> None:
+    """Raises TransferError if the module would not be the same with these widths of its groups, less than now."""
+    kept = {id(value): value for each in module.modules() for value in vars(each).values() if not _is_copied(value)}
+    try:
+        narrow = copy.deepcopy(module, kept)
+        remove_channels_(narrow, example_inputs, {name: range(width) for name, width in widths.items()})
+    except StructureError as error:
+        raise TransferError(
+            f"Expected a forward that does the same on fewer channels. {error} Give the source as a module, which is "
+            "run, or `approximate=True`."
+        ) from error
+
+
+def _is_copied(value: Any) -> bool:
+    """Whether a resize may change it: a Trainer, say, is shared by the copy."""
+    return isinstance(value, nn.Module | Tensor | dict | list | tuple | set)
 
 
 def check_outputs(
@@ -88,4 +112,4 @@ def _distance(a: Tensor, b: Tensor) -> float:
     a, b = a.double().cpu(), b.double().cpu()
     scale = float(a.nan_to_num().abs().max()) if a.numel() else 0.0
     far = float((a - b).nan_to_num().abs().max()) if a.numel() else 0.0
-    return far / (float(coarser) ** 0.5 * max(scale, 1e-6))
+    return far / (math.sqrt(coarser) * max(scale, 1e-6))

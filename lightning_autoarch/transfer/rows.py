@@ -48,6 +48,7 @@ class Units:
     fixed: str | None
     exact: bool
     replicable: bool
+    grain: int = 1  # channels in what was one unit of the `ChannelGroup`
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _split(
     if any(segment.block % inside for row in rows.values() for segment in row if segment.group == group):
         return units, dict(rows)
     whole = units[group]
-    finer = replace(whole, width=whole.width * inside, exact=False)
+    finer = replace(whole, width=whole.width * inside, exact=False, grain=inside)
     cut = {
         place: tuple(replace(s, block=s.block // inside) if s.group == group else s for s in row)
         for place, row in rows.items()
