@@ -273,8 +273,6 @@ class TestFewer:
         state = hidden(source, module, inputs)
         back = randomised(nets.PAIRS[name][0]()).eval()
         transfer_weights(back, state, on_mismatch="slice", example_inputs=inputs)
-        back_outputs = call(back, inputs)
-        assert back_outputs.isfinite().all()
         assert_same_outputs(back, source, inputs)
 
     def test_some_wider_some_narrower(self) -> None:
