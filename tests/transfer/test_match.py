@@ -126,7 +126,7 @@ class TestNothingInCommon:
 
     @pytest.mark.parametrize("on_mismatch", ["wide", "strict", None])
     def test_other_words(self, on_mismatch: Any) -> None:
-        with pytest.raises(TransferError, match="'skip', 'slice', 'error'"):
+        with pytest.raises(TransferError, match="'skip', 'slice', 'widen', 'error'"):
             transfer_weights(net(), net(), on_mismatch=on_mismatch)
 
 
