@@ -94,11 +94,11 @@ class ArchitectureSearch(Callback):
         directory: for study and checkpoints; None: `autoarch/<study_name>` under the Trainer's `default_root_dir`.
         seed: one seed, one sequence of proposals and trainings (with one process, and a strategy given by name).
         keep_top_k: how many of the best trials keep their checkpoint.
-        inherit: whose weights a trial starts from, of the finished trials that keep a checkpoint: "best", or "nearest" by
-            architecture; None: fresh ones. What fits is taken over (see `transfer_weights`), channels replicated or
-            chosen where the module has an `example_input_array`. A child has seen more epochs than its score says:
-            `total_epochs` counts its parents'. Candidates trained on from different parents are compared less fairly
-            than fresh ones, and `after="train"` trains the winner from fresh weights. Not with `folds`.
+        inherit: whose weights a trial starts from, of the finished trials that keep a checkpoint: "best", or "nearest"
+            by architecture; None: fresh ones. What fits is taken over (see `transfer_weights`), channels replicated or
+            chosen where the module has an `example_input_array`. Scores are less comparable then: a child has seen more
+            epochs than its own, which `total_epochs` counts. `after="train"` trains the winner from fresh weights all
+            the same. Not with `folds`: a parent has been trained on what they validate with.
         resume_from: a checkpoint of an earlier fit whose winner is to be rebuilt without searching; seldom needed, as
             `fit(ckpt_path=...)` is seen.
 

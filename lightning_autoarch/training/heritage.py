@@ -1,9 +1,9 @@
 """A candidate that starts from an earlier trial's weights.
 
-They are matched as any checkpoint is (`transfer_weights`): with an `example_input_array` channels are replicated or chosen
-by the graph of the net, without one what both have is copied. What finds no place starts fresh; optimizer and schedules
-do in any case. Net2Net (Chen, Goodfellow & Shlens 2016) and Lamarckian evolution of nets (Elsken, Metzen & Hutter 2019)
-start children like this.
+They are matched as any checkpoint is (`transfer_weights`): with an `example_input_array` channels are replicated or
+chosen by the graph of the net, without one what both have is copied. What finds no place starts fresh; optimizer and
+schedules do in any case. Net2Net (Chen, Goodfellow & Shlens 2016) and Lamarckian evolution of nets (Elsken, Metzen &
+Hutter 2019) start children like this.
 
 A child has seen more epochs than its score says: those of its parents stand in `total_epochs`.
 """

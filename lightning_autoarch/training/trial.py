@@ -133,22 +133,22 @@ def _run(spec: TrialSpec, recorder: TrialRecorder, heritage: Sequence[WeightInhe
     return _finished(spec, recorder)
 
 
-def saved_states(directory: Path | None) -> dict[str, Any] | None:
-    """The states of the callbacks in a trial's last checkpoint, None where there is none."""
+def saved_state(directory: Path | None, key: str = STATE_KEY) -> dict[str, Any] | None:
+    """The recorder's state in a trial's last checkpoint, or another callback's; None where there is none."""
     if directory is None or not (directory / "last.ckpt").exists():
         return None
     checkpoint = torch.load(directory / "last.ckpt", map_location="cpu", mmap=True, weights_only=False)
-    states: dict[str, Any] = checkpoint["callbacks"]
-    return states
+    state: dict[str, Any] | None = checkpoint["callbacks"].get(key)
+    return state
 
 
 def _train(spec: TrialSpec, recorder: TrialRecorder, heritage: Sequence[WeightInheritance]) -> list[str]:
     """Fit the candidate; returns the names that were logged."""
-    saved = saved_states(spec.directory)
-    if saved is not None and (saved[STATE_KEY]["stopped"] or saved[STATE_KEY]["failure"]):
-        recorder.load_state_dict(saved[STATE_KEY])
+    saved = saved_state(spec.directory)
+    if saved is not None and (saved["stopped"] or saved["failure"]):
+        recorder.load_state_dict(saved)
         for each in heritage:
-            each.load_state_dict(saved.get(HERITAGE, {}))
+            each.load_state_dict(saved_state(spec.directory, HERITAGE) or {})
         return []
     architecture, data_parameters = split_architecture(spec.architecture)
     module = spec.builder.build(architecture)
