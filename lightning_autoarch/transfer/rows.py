@@ -95,13 +95,14 @@ def _codes(groups: Sequence[ChannelGroup]) -> dict[Place, list[Code]]:
 def _row(codes: Sequence[Code], groups: Sequence[ChannelGroup]) -> Row | None:
     runs = [(code, len(list(same))) for code, same in itertools.groupby(codes)]
     row: list[Segment] = []
-    while runs:
-        (group, _), block = runs[0]
+    start = 0
+    while start < len(runs):
+        (group, _), block = runs[start]
         width = groups[group].width
-        if runs[:width] != [((group, unit), block) for unit in range(width)]:
+        if runs[start : start + width] != [((group, unit), block) for unit in range(width)]:
             return None
         row.append(Segment(group, block))
-        runs = runs[width:]
+        start += width
     return tuple(row)
 
 

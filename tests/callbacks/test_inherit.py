@@ -139,28 +139,15 @@ class TestWeights:
     def test_forward_that_cannot_be_followed(self, tmp_path: Path) -> None:
         class Peeking(Shown):
             def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return self.net(x) if float(x.sum()) > 1e9 else self.net(x)
+                return self.net(x) if x.is_meta or x.isfinite().all() else x
 
         trials = fitted(tmp_path, search(n_trials=2, enqueue=[{"width": 4}, {"width": 8}]), Peeking())
         assert 0 < trials[1].user_attrs["inherited"] < 1
 
     def test_nothing_in_common_starts_fresh_and_says_why(self, tmp_path: Path) -> None:
-        class Other(Shown):
-            def __init__(self, width: int = 4):
-                super().__init__(width=width)
-                if width == 9:
-                    self.other = self.net
-                    del self.net
-
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return (self.other if self.hparams["width"] == 9 else self.net)(x)
-
-        class Unlike(Other):
+        class Unlike(Shown):
             def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-                state = super().state_dict(*args, **kwargs)
-                return {f"{name}.{name}": value for name, value in state.items()} if not args and not kwargs else state
-
-            def load_state_dict(self, state: Any, *args: Any, **kwargs: Any) -> Any: ...
+                return {f"{name}.of.width.{self.hparams['width']}": x for name, x in super().state_dict().items()}
 
         trials = fitted(tmp_path, search(n_trials=2, enqueue=[{"width": 4}, {"width": 9}]), Unlike())
         attributes = trials[1].user_attrs
