@@ -25,9 +25,10 @@ from lightning_autoarch import (
     SpaceError,
     cross_validate,
 )
-from lightning_autoarch.callbacks.prune import SET, MagnitudePruning, RigL, SemiStructuredPruning
+from lightning_autoarch.callbacks.prune import SET, Distillation, MagnitudePruning, RigL, SemiStructuredPruning
 from lightning_autoarch.callbacks.prune.parameters import remade
 from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, OneShot
+from lightning_autoarch.report import write_report
 
 SPACE: dict[str, Any] = {"width": Int(8, 24), "prune.sparsity": Float(0.5, 0.9)}
 
@@ -226,6 +227,42 @@ class TestTheWinner:
         assert all(((saved[n] == 0) == (p == 0)).all() for n, p in module.named_parameters() if p.dim() == 2)
         changed = any(not torch.equal(p, saved[n]) for n, p in module.named_parameters())
         assert changed == (after == "keep")
+
+    @pytest.mark.parametrize(
+        "outer",
+        [
+            RigL(every_n_steps=2),
+            MagnitudePruning(IterativeSparsity(0.7, rounds=2, rewind_to="init"), every_n_steps=5),
+            MagnitudePruning(CubicSparsity(0.7, end=0.5), distill=Distillation(), every_n_steps=5),
+        ],
+        ids=["RigL", "rewind", "distill"],
+    )
+    def test_kept_masks_of_every_kind(self, tmp_path: Path, outer: Any) -> None:
+        found = search(after="keep")
+        module = fit(tmp_path, found, outer)
+        assert zeros(module) == pytest.approx(found.best_architecture["prune.sparsity"], abs=0.02)
+
+    def test_a_parameter_that_exists_only_sometimes(self, tmp_path: Path) -> None:
+        outer = pruning(seed=7)
+        space = {
+            "prune.criterion": ["magnitude", "random"],
+            "prune.seed": Int(8, 9, when={"prune.criterion": ["random"]}),
+        }
+        found = search(space, enqueue=[{"prune.criterion": "magnitude"}], n_trials=1)
+        fit(tmp_path, found, outer)
+        assert found.best_architecture == {"prune.criterion": "magnitude"} and outer.seed == 7
+
+    def test_the_report_takes_its_study(self, tmp_path: Path) -> None:
+        pytest.importorskip("plotly")
+        outer = pruning()
+        fit(tmp_path, search({**SPACE, "prune.scope": ["global", "erk"]}, n_trials=4), outer)
+        page = write_report(tmp_path / "autoarch/Net/study.db", tmp_path / "report.html")
+        assert "prune.sparsity" in Path(page).read_text()
+
+    def test_fast_dev_run(self, tmp_path: Path) -> None:
+        found, outer = search(trial_trainer={}), pruning()
+        module = fit(tmp_path, found, outer, fast_dev_run=True)
+        assert zeros(module) == pytest.approx(found.best_architecture["prune.sparsity"], abs=0.01)
 
     def test_trial_callbacks_alone(self, tmp_path: Path) -> None:
         found = search(after="stop", trial_callbacks=[pruning()])
