@@ -47,6 +47,7 @@ from lightning_autoarch.training.isolation import seeded, trial_seed
 from lightning_autoarch.training.loop import Budget, SearchLoop, check_budget, trial_directory, winner_of
 from lightning_autoarch.training.module import Factory, ModuleBuilder
 from lightning_autoarch.training.optimizers import check_optimizers_hold_the_module
+from lightning_autoarch.training.parents import Inherit, Parents, check_inherit
 from lightning_autoarch.training.recorder import Report, TrialRecorder
 from lightning_autoarch.training.trial import TrialResult, TrialSpec, run_trial
 
@@ -93,6 +94,11 @@ class ArchitectureSearch(Callback):
         directory: for study and checkpoints; None: `autoarch/<study_name>` under the Trainer's `default_root_dir`.
         seed: one seed, one sequence of proposals and trainings (with one process, and a strategy given by name).
         keep_top_k: how many of the best trials keep their checkpoint.
+        inherit: whose weights a trial starts from, of the finished trials that keep a checkpoint: "best", or "nearest"
+            by architecture; None: fresh ones. What fits is taken over (see `transfer_weights`), channels replicated or
+            chosen where the module has an `example_input_array`. Scores are less comparable then: a child has seen more
+            epochs than its own, which `total_epochs` counts. `after="train"` trains the winner from fresh weights all
+            the same. Not with `folds`: a parent has been trained on what they validate with.
         resume_from: a checkpoint of an earlier fit whose winner is to be rebuilt without searching; seldom needed, as
             `fit(ckpt_path=...)` is seen.
 
@@ -137,6 +143,7 @@ class ArchitectureSearch(Callback):
         directory: str | Path | None = None,
         seed: int = 0,
         keep_top_k: int = 3,
+        inherit: Inherit | None = None,
         resume_from: str | Path | None = None,
     ) -> None:
         self.space = SearchSpace(space)
@@ -150,6 +157,7 @@ class ArchitectureSearch(Callback):
         self.factory: Factory | None = factory
         self.storage, self.study_name, self.directory = storage, study_name, directory
         self.keep_top_k, self.resume_from = keep_top_k, resume_from
+        self.inherit: Inherit | None = inherit
         self.best_architecture: Architecture | None = None
         self.best_score: float | None = None
         self.study: optuna.Study | None = None
@@ -232,6 +240,7 @@ class ArchitectureSearch(Callback):
     def _check_arguments(self) -> None:
         check_budget(self.budget)
         check_splitter(self.folds.splitter if self.folds is not None else None)
+        check_inherit(self.inherit, self.folds)
         for name, value, known in (
             ("mode", self.mode, ("min", "max")),
             ("after", self.after, ("train", "keep", "stop")),
@@ -275,9 +284,18 @@ class ArchitectureSearch(Callback):
         budget = dataclasses.replace(self.budget, n_trials=1) if directory is None else self.budget
         progress = self._progress(ledger, budget)
         spec = self._spec(trainer, builder, data)
+        parents = None
+        if self.inherit is not None and directory is not None:
+            parents = Parents(self.inherit, ledger, directory, self.keep_top_k)
         loop = SearchLoop(
             ledger=ledger,
-            run_trial=lambda number, architecture, report: self._run(spec, directory, number, architecture, report),
+            run_trial=lambda number, architecture, report: self._run(
+                spec if parents is None else parents.added(spec, number, architecture),
+                directory,
+                number,
+                architecture,
+                report,
+            ),
             limits=limits,
             facts=facts,
             budget=budget,

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from lightning_autoarch.report.facts import Record, reason_of, step_word
 from lightning_autoarch.report.page import Plots, nothing, section, table
 from lightning_autoarch.search.leaderboard import (
+    HERITAGE,
     architecture_of,
     count,
     duration,
     failure_kind,
     fate,
+    heritage,
     in_one_line,
     real,
     score_text,
@@ -31,15 +33,19 @@ def leaderboard(record: Record, plots: Plots) -> str:
     """The ranked trials, then the others and why they are not."""
     if not record.trials:
         return section("Leaderboard", nothing("There is no trial yet."))
-    header = ["rank", "trial", escape(record.score), "epochs", "time", "params", "flops", "architecture"]
+    best = record.ranked[:MAX_ROWS]
+    families = any(heritage(trial)[0] for trial in best)
+    between = HERITAGE if families else ()
+    header = ["rank", "trial", escape(record.score), *between, "epochs", "time", "params", "flops", "architecture"]
     rows = [
-        [str(rank), str(trial.number), score_text(trial), *_cost(trial), _architecture(trial)]
-        for rank, trial in enumerate(record.ranked[:MAX_ROWS], start=1)
-    ]
+        [str(rank), str(trial.number), score_text(trial), *(heritage(trial) if families else ()), *_cost(trial),
+         _architecture(trial)]
+        for rank, trial in enumerate(best, start=1)
+    ]  # fmt: skip
     body = nothing("No trial is complete.")
     if rows:
-        body = table(header, rows, css="wide ranks", text_columns=(7,)) + _more(len(record.ranked))
-        body += _block_legend(record.ranked[:MAX_ROWS])
+        body = table(header, rows, css="wide ranks", text_columns=(len(header) - 1,)) + _more(len(record.ranked))
+        body += _block_legend(best)
     others = record.of("pruned", "failed", "infeasible", "running", "duplicate", "refused")
     if others:
         body += "<h3>Not ranked</h3>" + _not_ranked(others[:MAX_ROWS], step_word(record)) + _more(len(others))

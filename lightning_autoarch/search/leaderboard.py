@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Fate: TypeAlias = Literal["complete", "pruned", "failed", "infeasible", "duplicate", "refused", "running", "waiting"]
 _FATES: dict[str, Fate] = {"PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
 
+HERITAGE = ("parent", "in all")  # headings of `heritage`
+
 
 def fate(trial: FrozenTrial) -> Fate:
     """What became of a trial. A score that is not finite is a failure, whatever Optuna calls it."""
@@ -128,6 +130,14 @@ def seconds_of(trial: FrozenTrial) -> float | None:
     return trial.duration.total_seconds()
 
 
+def heritage(trial: FrozenTrial) -> tuple[str, str]:
+    """Of a trial that took over weights: its parent with the share of its parameters, and all epochs they have seen."""
+    parent, share, epochs = (real(trial.user_attrs.get(name)) for name in ("parent", "inherited", "total_epochs"))
+    if parent is None or share is None:
+        return "", ""
+    return f"#{parent:.0f} {share:.0%}", "" if epochs is None else f"{epochs:.0f}"
+
+
 def failure_kind(trial: FrozenTrial) -> str:
     """What a failure is grouped by: the error's name, `OutOfMemory` of `OutOfMemory: tried to ...`."""
     error = str(trial.user_attrs.get("error", ""))
@@ -158,7 +168,7 @@ def leaderboard(study: Study, k: int = 10, *, columns: int = 100) -> str:
     if not best:
         return f"No trial is complete: {tally(trials)}."
     monitor = _printable(study.user_attrs.get("autoarch:monitor", "score"))
-    header = ("rank", "trial", monitor, "epochs", "time", "params")
+    header = ("rank", "trial", monitor, "epochs", *HERITAGE, "time", "params")
     rows = [_cells(rank, trial) for rank, trial in enumerate(best, start=1)]
     filled = [i for i in range(len(header)) if any(row[i] for row in rows)]
     lines = _aligned([[row[i] for i in filled] for row in (header, *rows)])
@@ -180,6 +190,7 @@ def _cells(rank: int, trial: FrozenTrial) -> tuple[str, ...]:
         str(trial.number),
         score_text(trial),
         "" if epochs is None else f"{epochs:.0f}",
+        *heritage(trial),
         "" if seconds is None else duration(seconds),
         "" if params is None else count(params),
     )

@@ -163,6 +163,9 @@ class SearchLoop:
 
     def _attributes(self, architecture: Architecture, result: TrialResult) -> dict[str, object]:
         attributes: dict[str, object] = {"seconds": result.seconds, "epochs": result.epochs}
+        if (taken := result.inherited) is not None:
+            attributes |= {"inherited": taken.share, "total_epochs": result.epochs + taken.epochs}
+            attributes |= {"inherited_reason": taken.reason} if taken.reason else {}
         if result.error is not None:
             return {**attributes, "error": result.error}
         if self._facts is not None:

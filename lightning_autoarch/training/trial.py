@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,8 @@ from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.callbacks import fresh
 from lightning_autoarch.training.data import TrialData, split_architecture
+from lightning_autoarch.training.heritage import STATE_KEY as HERITAGE
+from lightning_autoarch.training.heritage import Inherited, Parent, WeightInheritance
 from lightning_autoarch.training.isolation import isolated
 from lightning_autoarch.training.module import ModuleBuilder
 from lightning_autoarch.training.recorder import STATE_KEY, Report, TrialRecorder
@@ -58,6 +60,7 @@ class TrialSpec:
         monitor, mode: the score.
         seed: of this trial.
         directory: for its checkpoints; None writes nothing and cannot continue.
+        parent: a trial whose weights it starts from.
     """
 
     architecture: Architecture
@@ -69,6 +72,7 @@ class TrialSpec:
     seed: int
     directory: Path | None = None
     callbacks: Sequence[Callback] = ()
+    parent: Parent | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class TrialResult:
         checkpoint: Lightning checkpoint of the best epoch.
         error: the reason of a failure.
         stderr, fold_scores: with cross-validation.
+        inherited: with a parent.
     """
 
     state: State
@@ -95,6 +100,7 @@ class TrialResult:
     error: str | None = None
     stderr: float | None = None
     fold_scores: tuple[float, ...] = field(default=())
+    inherited: Inherited | None = None
 
 
 def run_trial(spec: TrialSpec, report: Report) -> TrialResult:
@@ -105,9 +111,15 @@ def run_trial(spec: TrialSpec, report: Report) -> TrialResult:
         MonitorMissing: it trained, but `monitor` was not logged.
     """
     recorder = TrialRecorder(spec.monitor, spec.mode, spec.directory, report)
+    heritage = None if spec.parent is None else WeightInheritance(spec.parent)
+    result = _run(spec, recorder, [] if heritage is None else [heritage])
+    return result if heritage is None else replace(result, inherited=heritage.inherited)
+
+
+def _run(spec: TrialSpec, recorder: TrialRecorder, heritage: Sequence[WeightInheritance]) -> TrialResult:
     try:
         with isolated(spec.seed):
-            logged = _train(spec, recorder)
+            logged = _train(spec, recorder, heritage)
     except (MonitorMissing, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -121,26 +133,28 @@ def run_trial(spec: TrialSpec, report: Report) -> TrialResult:
     return _finished(spec, recorder)
 
 
-def saved_state(directory: Path | None) -> dict[str, Any] | None:
-    """The recorder's state in a trial's last checkpoint, None where there is none."""
+def saved_state(directory: Path | None, key: str = STATE_KEY) -> dict[str, Any] | None:
+    """The recorder's state in a trial's last checkpoint, or another callback's; None where there is none."""
     if directory is None or not (directory / "last.ckpt").exists():
         return None
     checkpoint = torch.load(directory / "last.ckpt", map_location="cpu", mmap=True, weights_only=False)
-    state: dict[str, Any] = checkpoint["callbacks"][STATE_KEY]
+    state: dict[str, Any] | None = checkpoint["callbacks"].get(key)
     return state
 
 
-def _train(spec: TrialSpec, recorder: TrialRecorder) -> list[str]:
+def _train(spec: TrialSpec, recorder: TrialRecorder, heritage: Sequence[WeightInheritance]) -> list[str]:
     """Fit the candidate; returns the names that were logged."""
     saved = saved_state(spec.directory)
     if saved is not None and (saved["stopped"] or saved["failure"]):
         recorder.load_state_dict(saved)
+        for each in heritage:
+            each.load_state_dict(saved_state(spec.directory, HERITAGE) or {})
         return []
     architecture, data_parameters = split_architecture(spec.architecture)
     module = spec.builder.build(architecture)
     _decouple_metrics(module)
     _leave_out_checkpoints(module)
-    trainer = Trainer(**_trainer_arguments(spec, recorder))
+    trainer = Trainer(**_trainer_arguments(spec, [*heritage, *fresh(spec.callbacks), recorder]))
     with spec.data.for_trial(data_parameters) as data:
         _fit(
             trainer,
@@ -165,10 +179,9 @@ def _fit(trainer: Trainer, module: LightningModule, data: Mapping[str, Any], ckp
         raise KeyboardInterrupt
 
 
-def _trainer_arguments(spec: TrialSpec, recorder: TrialRecorder) -> dict[str, Any]:
-    callbacks = [*fresh(spec.callbacks), recorder]
+def _trainer_arguments(spec: TrialSpec, callbacks: Sequence[Callback]) -> dict[str, Any]:
     root = None if spec.directory is None else str(spec.directory)
-    ours = {"callbacks": callbacks, "default_root_dir": root, "use_distributed_sampler": False}
+    ours = {"callbacks": list(callbacks), "default_root_dir": root, "use_distributed_sampler": False}
     # Modules write to `self.logger.experiment`: the dummy takes everything and keeps nothing.
     return {**spec.trainer, **ours, "logger": DummyLogger()}
 

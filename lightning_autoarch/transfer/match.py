@@ -2,7 +2,8 @@
 
     targets   what the module has         names     which tensor of the source is which
     shapes    what becomes of it          values    its numbers, dequantised and checked
-    identity  blocks that are new         commit    the copies
+    coupling  channels that hang together identity  blocks that are new
+    proof     the same outputs            commit    the copies
 
 Nothing of the module is touched before the whole plan stands.
 """
@@ -11,20 +12,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
-from lightning_autoarch.errors import TransferError
 from lightning_autoarch.transfer.checkpoint import read_checkpoint
 from lightning_autoarch.transfer.commit import write_all
 from lightning_autoarch.transfer.coupled import Axis
 from lightning_autoarch.transfer.names import Rule
-from lightning_autoarch.transfer.plan import Options, Plan
+from lightning_autoarch.transfer.options import OnMismatch, checked_options
+from lightning_autoarch.transfer.plan import Plan
+from lightning_autoarch.transfer.proof import check_outputs, check_widths
 from lightning_autoarch.transfer.report import TransferReport
-
-OnMismatch: TypeAlias = Literal["skip", "slice", "error"]
 
 
 def transfer_weights(
@@ -37,6 +37,8 @@ def transfer_weights(
     reinit: Sequence[str] = (),
     head: str | None = None,
     groups: Iterable[Sequence[Axis]] | None = None,
+    example_inputs: Any = None,
+    approximate: bool = False,
 ) -> TransferReport:
     """Copy weights into a module, in place: parameters stay the same objects, and train if they did.
 
@@ -45,17 +47,25 @@ def transfer_weights(
         source: as for `read_checkpoint`, or what it has returned.
         rules: `(pattern, replacement)` for names of the source, in turn: `("^backbone\\\\.", "encoder.")`. Prefixes of
             wrappers (`module.`, `_orig_mod.`, `model.`) and the path of a net within another need none.
-        on_mismatch: of shapes or dtypes. "skip" leaves such a tensor as it is, "slice" copies what both have, "error"
-            raises. Position embeddings and the first convolution are adapted in all but "error".
+        on_mismatch: of shapes or dtypes. "skip" leaves such a tensor as it is, "slice" copies what both have, "widen"
+            replicates channels where the module has more of them, so that it computes what the source's module did, and
+            slices where it has fewer; "error" raises. Position embeddings and the first convolution are adapted in all
+            but "error".
         classes: row of the source's output layer -> row of the module's; others stay as they are.
         reinit: patterns of names in the module that are left as they are.
         head: pattern of the names of the output layer; by default the last linear or convolution that is registered.
             Its rows are classes, which "slice" does not cut.
         groups: for "slice", axes that count the same channels: the most important are kept instead of the first.
+        example_inputs: arguments of the module's forward, as for `structure.channel_groups`. "widen" needs them; with
+            "slice" they find the `groups`. Of the sizes inside of the source only its tensors are known: it is taken to
+            have heads of the same size, and GroupNorm the same number of groups.
+        approximate: let "widen" come near where the function cannot be kept; the report says where.
 
     Raises:
         TransferError: bad or unused rules, nothing in common, a mismatch with "error", tied weights of which the source
-            has different ones, numbers that do not fit. The module is then as it was.
+            has different ones, numbers that do not fit, a function that "widen" cannot keep. The module is then as it
+            was.
+        StructureError: the forward cannot be followed. Likewise.
         CheckpointError: the source cannot be read.
 
     >>> old = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -64,38 +74,18 @@ def transfer_weights(
     >>> report.counts, f"{report.share:.0%}"
     ({'loaded': 2, 'skipped': 2}, '47%')
     """
-    options = Options(
-        tuple(_listed(rules, "rules")), _checked(on_mismatch), _classes(classes),
-        tuple(_listed(reinit, "reinit")), head, tuple(map(tuple, groups or ())),
-    )  # fmt: skip
+    options = checked_options(
+        rules, on_mismatch, classes, reinit, head, groups=groups, example_inputs=example_inputs, approximate=approximate
+    )
     state = read_checkpoint(source)
     with torch.no_grad():
         plan = Plan(module, state, options)
         report = plan.report()
+        widths = {} if plan.coupling is None or approximate else plan.coupling.widened
+        if isinstance(source, nn.Module):
+            if not approximate:
+                check_outputs(module, plan.writes, source, example_inputs, report)
+        elif widths:
+            check_widths(module, example_inputs, widths)
         write_all(plan.writes)
     return report
-
-
-def _listed(given: Any, name: str) -> list[Any]:
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        raise TransferError(f"Expected `{name}` as a list, got {given!r}.")
-    return list(given)
-
-
-def _checked(on_mismatch: str) -> str:
-    if on_mismatch not in get_args(OnMismatch):
-        words = ", ".join(map(repr, get_args(OnMismatch)))
-        raise TransferError(f"Expected `on_mismatch` to be one of {words}, got {on_mismatch!r}.")
-    return on_mismatch
-
-
-def _classes(classes: Mapping[int, int] | None) -> dict[int, int]:
-    if classes is None:
-        return {}
-    pairs = dict(classes)
-    numbers = [*pairs, *pairs.values()]
-    if not pairs or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):
-        raise TransferError(f"Expected `classes` as {{row of the source: row here}}, got {classes!r}.")
-    if len(set(pairs.values())) < len(pairs):
-        raise TransferError(f"Expected a row of its own for each of `classes`, got {classes!r}.")
-    return pairs

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from lightning_autoarch.errors import TransferError
 from lightning_autoarch.transfer.commit import Write
-from lightning_autoarch.transfer.coupled import Axis, important_channels
+from lightning_autoarch.transfer.coupled import important_channels
+from lightning_autoarch.transfer.coupling import Coupling, Wanted, couple
 from lightning_autoarch.transfer.identity import ExtraBlock, extra_blocks, identity_values
-from lightning_autoarch.transfer.names import NameMatch, Rule, Shape, compiled, match_names, suggestion
+from lightning_autoarch.transfer.names import NameMatch, Shape, compiled, match_names, suggestion
+from lightning_autoarch.transfer.options import Options
 from lightning_autoarch.transfer.parametrized import Parametrized, parametrized
 from lightning_autoarch.transfer.report import TAKEN, TensorReport, TransferReport
 from lightning_autoarch.transfer.roles import check_classes, roles_of
@@ -20,22 +21,10 @@ from lightning_autoarch.transfer.shapes import Fit, adapted, equal, mapped, slic
 from lightning_autoarch.transfer.stacks import stacks_of
 from lightning_autoarch.transfer.state import StateDict, like
 from lightning_autoarch.transfer.targets import Target, check_writable, targets_of
-from lightning_autoarch.transfer.values import check_kind, check_packing, plain
+from lightning_autoarch.transfer.values import check_kind, check_packing, plain, same_numbers
 
 COUNTER, STATISTICS = "num_batches_tracked", "running_mean"
 SUGGESTED = 32  # names for which a near one is looked for
-
-
-@dataclass(frozen=True)
-class Options:
-    """The arguments of `transfer_weights`, checked."""
-
-    rules: tuple[Rule, ...] = ()
-    on_mismatch: str = "skip"
-    classes: Mapping[int, int] = field(default_factory=dict)
-    reinit: tuple[str, ...] = ()
-    head: str | None = None
-    groups: tuple[tuple[Axis, ...], ...] = ()
 
 
 class Plan:
@@ -52,6 +41,7 @@ class Plan:
         self.roles = roles_of(module, self.targets, options.head)
         self.stacks = stacks_of(module)
         self.chosen = self._chosen()
+        self.coupling = self._couple()
         self.reports: dict[str, TensorReport] = {}
         self.copies: dict[str, Write] = {}
         self._make()
@@ -109,6 +99,19 @@ class Plan:
             return {}
         return important_channels(self.options.groups, self.names.pairs, self.state, self.shapes)
 
+    def _couple(self) -> Coupling | None:
+        """The graph of coupled channels, where shapes differ."""
+        options, widen = self.options, self.options.on_mismatch == "widen"
+        found = [(self.targets[name], source) for name, source in self.names.pairs.items() if name in self.targets]
+        differ = any(target.shape != self.source_shapes[source] for target, source in found)
+        if options.example_inputs is None or not (widen or options.on_mismatch == "slice") or not differ:
+            return None
+        sources = {target.tied_to or target.name: source for target, source in reversed(found)}
+        wanted = Wanted(widen, strict=widen and not options.approximate)
+        return couple(
+            self.module, options.example_inputs, sources, self.state, self.source_shapes, self.targets, wanted
+        )
+
     def _same_memory(self) -> dict[str, list[str]]:
         """First name -> all names of that memory."""
         names: dict[str, list[str]] = {}
@@ -120,7 +123,7 @@ class Plan:
         first = self.names.pairs[names[0]]
         for name in names[1:]:
             other = self.names.pairs[name]
-            if not _equal(self.state[first], self.state[other]):
+            if not same_numbers(self.state[first], self.state[other]):
                 raise TransferError(
                     f"Expected one tensor for `{names[0]}` and `{name}`, which are tied, got different ones: `{first}` "
                     f"and `{other}`. Leave one out by a rule."
@@ -153,12 +156,16 @@ class Plan:
             return Fit("skipped", wrong)
         if is_head and self.options.classes:
             return mapped(self.options.classes, old, target.tensor)
+        if self.coupling is not None and not (is_head and old[:1] != new[:1]):
+            fit = self.coupling.fit(target, old, is_first=target.name == self.roles.first)
+            if fit is not None:
+                return fit
         if old == new:
             return replace(equal(new), status="renamed") if target.name in self.names.by_rule else equal(new)
         fit = adapted(target.name, old, new, is_first=target.name == self.roles.first)
         if fit is not None and self.options.on_mismatch != "error":
             return fit
-        if self.options.on_mismatch != "slice":
+        if self.options.on_mismatch not in ("slice", "widen"):
             return Fit("skipped", f"{old} in the source, {new} here")
         if is_head and old[:1] != new[:1]:
             return Fit("initialised", f"output layer, {old} in the source, {new} here")
@@ -239,12 +246,3 @@ class Plan:
         """What of the source has found no place."""
         used = set(self.names.pairs.values())
         return {name: shape for name, shape in self.source_shapes.items() if name not in used}
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    """The same numbers, NaN equal to NaN."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if a.device == b.device and a.data_ptr() == b.data_ptr() and a.stride() == b.stride():
-        return True
-    return bool(torch.isclose(a, b.to(a.device), rtol=0, atol=0, equal_nan=True).all())

@@ -97,3 +97,12 @@ def _check_range(name: str, tensor: Tensor, new: Tensor) -> None:
             )
     elif _rank(new) == 0 and not torch.equal(tensor.to(new.dtype).to(tensor.dtype), tensor):
         raise TransferError(f"Expected `{name}` within {new.dtype}, got {tensor.dtype} values that do not fit.")
+
+
+def same_numbers(a: Tensor, b: Tensor) -> bool:
+    """The same numbers, NaN equal to NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.device == b.device and a.data_ptr() == b.data_ptr() and a.stride() == b.stride():
+        return True
+    return bool(torch.isclose(a, b.to(a.device), rtol=0, atol=0, equal_nan=True).all())

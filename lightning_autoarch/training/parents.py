@@ -1,0 +1,91 @@
+"""Which finished trial a candidate inherits from: one of those that keep their checkpoint.
+
+"best"       with the best score
+"nearest"    whose architecture is the least far, |z - z'| of the embeddings of search/encoding.py; of equals the best
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from lightning_autoarch.errors import SearchError
+from lightning_autoarch.search.encoding import Encoding
+from lightning_autoarch.search.space import Architecture
+from lightning_autoarch.search.study import Ledger
+from lightning_autoarch.training.heritage import Parent
+from lightning_autoarch.training.loop import trial_directory
+from lightning_autoarch.training.trial import TrialSpec
+
+Inherit: TypeAlias = Literal["best", "nearest"]
+
+
+class Parents:
+    """Chooses parents in one study.
+
+    Args:
+        inherit: how.
+        ledger: of the trials. A parent is written to its child's record before the child trains, so that an interrupted
+            one keeps it.
+        directory: of the search.
+        keep_top_k: how many trials keep their checkpoints.
+    """
+
+    def __init__(self, inherit: Inherit, ledger: Ledger, directory: Path, keep_top_k: int) -> None:
+        self._inherit, self._ledger, self._directory, self._keep_top_k = inherit, ledger, directory, keep_top_k
+        self._encoding = Encoding(ledger.space.nodes)
+
+    def added(self, spec: TrialSpec, number: int, architecture: Architecture) -> TrialSpec:
+        """The spec of trial `number` with a parent, where there is one."""
+        return dataclasses.replace(spec, parent=self.of(number, architecture))
+
+    def of(self, number: int, architecture: Architecture) -> Parent | None:
+        """The parent of trial `number`; None before any trial has kept a checkpoint."""
+        trials = {trial.number: trial for trial in self._ledger.trials()}
+        known = trials[number].user_attrs
+        if "parent" in known:
+            return None if known["parent"] is None else self._parent(trials[known["parent"]])
+        kept = self._ledger.ranking(list(trials.values()))[: self._keep_top_k]
+        candidates = [trial for trial in kept if self._checkpoint(trial).exists()]
+        chosen = self._chosen(candidates, architecture) if candidates else None
+        storage = self._ledger.study._storage
+        storage.set_trial_user_attr(trials[number]._trial_id, "parent", None if chosen is None else chosen.number)
+        return None if chosen is None else self._parent(chosen)
+
+    def _chosen(self, candidates: Sequence[FrozenTrial], architecture: Architecture) -> FrozenTrial:
+        if self._inherit == "best":
+            return candidates[0]
+        here = self._embedded(architecture)
+        return min(candidates, key=lambda t: float(np.linalg.norm(self._embedded(t.user_attrs["architecture"]) - here)))
+
+    def _embedded(self, architecture: Architecture) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return self._encoding.embed(self._encoding.encode(self._ledger.space.flatten(architecture)))
+
+    def _parent(self, trial: FrozenTrial) -> Parent:
+        return Parent(trial.number, self._checkpoint(trial), total_epochs(trial.user_attrs))
+
+    def _checkpoint(self, trial: FrozenTrial) -> Path:
+        """Here, or where the process that trained it wrote it."""
+        own = trial_directory(self._directory, trial.number) / "best.ckpt"
+        return own if own.exists() else Path(trial.user_attrs.get("checkpoint", own))
+
+
+def total_epochs(attributes: Mapping[str, Any]) -> int:
+    """That the weights of a trial have seen at most: its own and its parents'."""
+    return int(attributes.get("total_epochs", attributes.get("epochs", 0)))
+
+
+def check_inherit(inherit: object, folds: object) -> None:
+    """Raises SearchError for an unknown way to inherit, or one across folds."""
+    if inherit not in (None, "best", "nearest"):
+        raise SearchError(f'Expected `inherit` to be "best", "nearest" or None, got {inherit!r}.')
+    if inherit is not None and folds is not None:
+        raise SearchError(
+            f"`inherit={inherit!r}` does not go with `folds`: the weights of a parent have been trained on what other "
+            "folds validate with, so that the scores would be too good."
+        )

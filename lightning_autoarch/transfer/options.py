@@ -1,0 +1,89 @@
+"""The arguments of `transfer_weights`, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, get_args
+
+from lightning_autoarch.errors import TransferError
+from lightning_autoarch.transfer.coupled import Axis
+from lightning_autoarch.transfer.names import Rule
+
+OnMismatch: TypeAlias = Literal["skip", "slice", "widen", "error"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of `transfer_weights`, checked."""
+
+    rules: tuple[Rule, ...] = ()
+    on_mismatch: str = "skip"
+    classes: Mapping[int, int] = field(default_factory=dict)
+    reinit: tuple[str, ...] = ()
+    head: str | None = None
+    groups: tuple[tuple[Axis, ...], ...] = ()
+    example_inputs: Any = None
+    approximate: bool = False
+
+
+def checked_options(
+    rules: Sequence[Rule],
+    on_mismatch: OnMismatch,
+    classes: Mapping[int, int] | None,
+    reinit: Sequence[str],
+    head: str | None,
+    *,
+    groups: Iterable[Sequence[Axis]] | None,
+    example_inputs: Any,
+    approximate: bool,
+) -> Options:
+    """See `transfer_weights`.
+
+    Raises:
+        TransferError: one of them is not what it has to be, or does not go with another.
+    """
+    options = Options(
+        tuple(_listed(rules, "rules")), _checked(on_mismatch), _classes(classes),
+        tuple(_listed(reinit, "reinit")), head, tuple(map(tuple, groups or ())), example_inputs, approximate,
+    )  # fmt: skip
+    _check_inputs(options)
+    return options
+
+
+def _listed(given: Any, name: str) -> list[Any]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TransferError(f"Expected `{name}` as a list, got {given!r}.")
+    return list(given)
+
+
+def _checked(on_mismatch: str) -> str:
+    if on_mismatch not in get_args(OnMismatch):
+        words = ", ".join(map(repr, get_args(OnMismatch)))
+        raise TransferError(f"Expected `on_mismatch` to be one of {words}, got {on_mismatch!r}.")
+    return on_mismatch
+
+
+def _check_inputs(options: Options) -> None:
+    given = options.example_inputs is not None
+    if options.on_mismatch == "widen" and not given:
+        raise TransferError(
+            'Expected `example_inputs` for `on_mismatch="widen"`: a forward that runs tells which layers read the '
+            "channels of which; names and shapes do not."
+        )
+    if options.groups and given:
+        raise TransferError("Expected `groups` or `example_inputs`, which find the groups, got both.")
+    if options.approximate and options.on_mismatch != "widen":
+        raise TransferError(f'`approximate` is for `on_mismatch="widen"`, got {options.on_mismatch!r}.')
+
+
+def _classes(classes: Mapping[int, int] | None) -> dict[int, int]:
+    if classes is None:
+        return {}
+    pairs = dict(classes)
+    numbers = [*pairs, *pairs.values()]
+    if not pairs or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):
+        raise TransferError(f"Expected `classes` as {{row of the source: row here}}, got {classes!r}.")
+    if len(set(pairs.values())) < len(pairs):
+        raise TransferError(f"Expected a row of its own for each of `classes`, got {classes!r}.")
+    return pairs
