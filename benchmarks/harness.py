@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import json
 import os
 import statistics
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 MIB = 2**20
 THREADS_REST = 0.02  # seconds; OpenMP's threads spin for a while after torch's own operations
@@ -55,6 +57,29 @@ def interleaved(cases: dict[str, Case], rounds: int, sync: Callable[[], None]) -
             sync()
             if number:
                 case.times.append(time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Of runs in pairs, each with the one of the same round: the median, its 95 % bootstrap interval, quartiles."""
+
+    median: float
+    low: float
+    high: float
+    lower_quartile: float
+    upper_quartile: float
+
+    @classmethod
+    def of(cls, times: list[float], baseline: list[float], resamples: int = 2000) -> Ratio:
+        each = torch.tensor(times, dtype=torch.float64) / torch.tensor(baseline, dtype=torch.float64)
+        rows = torch.randint(len(each), (resamples, len(each)), generator=torch.Generator().manual_seed(0))
+        medians = each[rows].quantile(0.5, dim=1)
+        low, high = medians.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        return cls(float(each.quantile(0.5)), low, high, float(each.quantile(0.25)), float(each.quantile(0.75)))
+
+    def __str__(self) -> str:
+        quartiles = f"quartiles {self.lower_quartile:.4f} to {self.upper_quartile:.4f}"
+        return f"{self.median:.4f} (95 %: {self.low:.4f} to {self.high:.4f}; {quartiles})"
 
 
 class Report:
@@ -145,6 +170,14 @@ def peak_on_cuda(run: Callable[[], Any]) -> int:
     return peak
 
 
+def held(module: nn.Module) -> int:  # bytes
+    """Of all tensors that a module keeps, parameters, buffers and plain attributes, each memory once."""
+    tensors = [*module.parameters(), *module.buffers()]
+    for child in module.modules():
+        tensors += [value for value in vars(child).values() if isinstance(value, torch.Tensor)]
+    return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
+
+
 def machine(device: str) -> dict[str, str]:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown CPU")
@@ -162,3 +195,10 @@ def output(command: list[str]) -> str:
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    """With the folder around it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"written: {path}")

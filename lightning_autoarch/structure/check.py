@@ -139,8 +139,10 @@ class _Comparison:
         for dim, row in self._rows(before):
             wanted = self.planned.row(row)[1]
             factor = out.factor_over(dim)
-            if factor is None or len(wanted) == len(row) or len(np.unique(wanted)) == 1:
+            if len(wanted) == len(row) or len(np.unique(wanted)) == 1:
                 continue  # nothing moved, or there is one unit
+            if factor is None:
+                return False
             found = sets.roots(squeezed_row(sets, factor, dim))
             known = found < self.planned.known
             if len(found) != len(wanted) or not np.array_equal(found[known], wanted[known]):

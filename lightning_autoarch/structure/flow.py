@@ -65,6 +65,7 @@ class Flow:
     tensors: Mapping[str, tuple[Tensor, tuple[Labels, ...]]]  # parameters and buffers, labels of each dimension
     steps: list[Step] = field(default_factory=list)
     roles: dict[tuple[str, int], set[str]] = field(default_factory=dict)
+    rescaled: list[Labels] = field(default_factory=list)  # of each norm or mean over channels
     reached: set[str] = field(default_factory=set)  # parameters and buffers that an operation took
     _marks: list[tuple[int, Labels, str]] = field(default_factory=list)
     _inputs: list[tuple[int, ...]] = field(default_factory=list)  # of each step: the tensors that it took
@@ -117,6 +118,7 @@ class Flow:
         for step, labels, mark in self._marks:
             if step in live:
                 self.sets.mark(labels, mark)
+                self.rescaled += [labels] if mark == RESCALED else []
         for tensor in outputs:
             fix_all(self.sets, self.of(tensor).factors, "it is visible at the module's output")
 

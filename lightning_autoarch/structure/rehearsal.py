@@ -22,7 +22,7 @@ def rehearse(module: nn.Module, example_inputs: Any) -> None:
     """
     given = tree_map_only(Tensor, torch.clone, example_inputs)
     kwargs = given if isinstance(given, dict) else {}
-    args = () if kwargs else given if isinstance(given, (tuple, list)) else (given,)
+    args = () if isinstance(given, dict) else given if isinstance(given, (tuple, list)) else (given,)
     devices = {p.device.index for p in module.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)), attributes_kept(module), _buffers_kept(module), torch.no_grad():
         try:

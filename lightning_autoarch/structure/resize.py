@@ -2,7 +2,7 @@
 
 Parameters keep their identity: only their data changes. Autograd allows it (`Module.to` does the same), an optimizer's
 param_groups, ties, and whoever else holds the parameter see the smaller one, and of an optimizer only the state has to
-be cut. A graph that was recorded before is stale; see `_set_data`.
+be cut. A graph that was recorded before is stale; see `set_data`.
 """
 
 from __future__ import annotations

@@ -57,6 +57,9 @@ class Trace:
 def trace(module: nn.Module, example_inputs: Any) -> Trace:
     """Follow every channel of `module`; the module, its buffers and the random state are left as they are.
 
+    Only what the forward runs is seen. Where a training_step calls parts of a module in another way, follow a small
+    module whose forward does both and returns both results.
+
     Args:
         module: any; a LightningModule's forward is traced as any other.
         example_inputs: a tensor (the one argument), a tuple or list (positional arguments) or a dict (keyword

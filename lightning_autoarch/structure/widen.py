@@ -59,6 +59,7 @@ def widen_(
     if not counts:
         raise StructureError("Expected groups to widen, but `widths` is empty.")
     planned = plan(seen, groups, counts)
+    _check_norms(seen, groups, planned)
     scales = _scales(seen, planned, list(chosen.values()), _shares(planned, spread, generator))
     return resize_(module, example_inputs, seen, planned, optimizers, scales)
 
@@ -83,6 +84,18 @@ def _counts(group: ChannelGroup, width: int, generator: torch.Generator | None) 
             f"over its channels, got {width}."
         )
     return [width // group.width] * group.width
+
+
+def _check_norms(seen: Trace, groups: Sequence[tuple[ChannelGroup, tuple[int, ...]]], planned: Plan) -> None:
+    """What a norm or mean is taken over grows everywhere by the same factor, over concatenated groups too."""
+    group_of = {root: group.name for group, roots in groups for root in roots}
+    for labels in (labels for flow in seen.flows for labels in flow.rescaled):
+        roots = np.unique(seen.sets.roots(labels)).tolist()
+        if len({len(planned.copies.get(root, (root,))) for root in roots}) > 1:
+            names = sorted({f"`{group_of[root]}`" for root in roots if root in group_of})
+            raise StructureError(
+                f"A norm or mean is taken over {' and '.join(names)} together: widen all of it by one factor, or none."
+            )
 
 
 def _shares(planned: Plan, spread: float, generator: torch.Generator | None) -> dict[int, float]:

@@ -126,7 +126,7 @@ def test_wrong_inputs() -> None:
 @pytest.mark.parametrize(
     ("middle", "part"),
     [
-        (lambda m, x: x.cumsum(1), "not followed at `cumsum` in the forward"),
+        (lambda m, x: x.cumsum(1), "the order of channels counts at `cumsum` in the forward"),
         (lambda m, x: x.sort(1)[0], "`sort`"),
         (lambda m, x: x.topk(8, 1)[0], "`topk`"),
         (lambda m, x: x.roll(1, 1), "`roll`"),
@@ -287,3 +287,28 @@ def test_frozen_modules_are_no_exception() -> None:
     module = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)).requires_grad_(False)
     remove_channels_(module, torch.randn(3, 4), {"0.weight": [0, 1]})
     assert module[0].weight.shape == (2, 4) and not module[0].weight.requires_grad
+
+
+def test_modules_with_nothing_to_find() -> None:
+    assert channel_groups(nn.ReLU(), torch.randn(3, 4)) == []
+    net = Forward(lambda m, x: x * m.scale)
+    net.scale, net.empty = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.empty(0, 3))
+    assert {group.name for group in channel_groups(net, torch.randn(3, 4)) if group.fixed is None} == {"first.weight"}
+
+
+class Both(nn.Module):
+    """What a forward and a training_step use, in one."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.module.trunk(x).relu()
+        return self.module(x)[0], self.module.extra(features)
+
+
+def test_a_training_step_that_calls_a_part() -> None:
+    module = Auxiliary().eval()
+    remove_channels_(Both(module), torch.randn(3, 4), {"module.trunk.weight": [1, 2]})
+    assert module.extra.weight.shape == (3, 2) and module.head.weight.shape == (2, 2)

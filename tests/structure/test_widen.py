@@ -179,3 +179,27 @@ def test_sizes_in_the_code_are_rolled_back() -> None:
     with pytest.raises(StructureError, match="nothing was changed"):
         widen_(module, torch.randn(5, 3), {"first.weight": 6})
     assert module.first.out_features == 4 and module.first.weight.shape == (4, 3)
+
+
+class JoinedNorm(nn.Module):
+    """A norm over two groups that are concatenated, or over one and the input."""
+
+    def __init__(self, with_input: bool) -> None:
+        super().__init__()
+        self.with_input, self.a, self.b = with_input, nn.Linear(3, 4), nn.Linear(3, 6)
+        self.norm, self.last = nn.LayerNorm(7 if with_input else 10), nn.Linear(7 if with_input else 10, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(torch.cat([self.a(x), x if self.with_input else self.b(x)], -1)))
+
+
+def test_a_norm_over_several_groups_wants_one_factor() -> None:
+    module, inputs = JoinedNorm(with_input=False), torch.randn(5, 3)
+    want = module(inputs)
+    for widths in ({"a.weight": 8}, {"a.weight": 8, "b.weight": 18}):
+        with pytest.raises(StructureError, match=r"over `a\.weight` and `b\.weight` together"):
+            widen_(module, inputs, widths)
+    widen_(module, inputs, {"a.weight": 8, "b.weight": 12})
+    torch.testing.assert_close(module(inputs), want)
+    with pytest.raises(StructureError, match="together"):
+        widen_(JoinedNorm(with_input=True), inputs, {"a.weight": 8})

@@ -91,6 +91,11 @@ class MaskedTraining(Callback):
         return 0.0 if self.weights is None else self.weights.sparsity
 
     @property
+    def settled(self) -> bool:
+        """Whether the weights are as sparse as they will be. A search takes no score before."""
+        return self._changed_at is not None
+
+    @property
     def masks(self) -> dict[str, BitMask]:
         """Parameter name -> mask; empty before the fit."""
         return {} if self.weights is None else dict(zip(self.weights.names, self.weights.masks, strict=True))
@@ -112,9 +117,18 @@ class MaskedTraining(Callback):
             if self.distill is not None:
                 self.distill.load_state_dict(state_dict["distill"])
 
+    def start_from(self, state_dict: Mapping[str, Any]) -> None:
+        """Let the next fit begin with the masks of another's `state_dict`."""
+        self._loaded, self._changed_at = masks_of(state_dict["masks"]), None
+
+    def forget(self) -> None:
+        """Give up the masks: the next fit starts with none."""
+        self.weights = self._loaded = self._changed_at = None
+
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles hold the masks, but no hook of this process and no parameter of its module."""
-        return {**self.__dict__, "_hooks": None, "weights": None, "_loaded": self._loaded or self.masks or None}
+        """Copies and pickles hold the masks, but no hook of this process and nothing of its module."""
+        own = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}  # the module's
+        return {**own, "_hooks": None, "weights": None, "_loaded": self._loaded or self.masks or None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

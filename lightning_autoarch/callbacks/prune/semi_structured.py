@@ -71,6 +71,10 @@ class SemiStructuredPruning(MaskedTraining):
             rank_zero_warn(f"{', '.join(unfit)}: not a multiple of {self.m} inputs, left dense.")
         return {name: parameter for name, parameter in found.items() if name not in unfit}
 
+    @property
+    def settled(self) -> bool:
+        return self._changed_at is not None and self._changed_at >= steps(self.at, self._total, "at")
+
     def check(self, weights: MaskedWeights, total: int | None) -> None:
         steps(self.at, total, "at")
 

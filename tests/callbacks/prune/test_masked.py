@@ -429,7 +429,7 @@ class TestBadInput:
             (lambda: MagnitudePruning(ConstantSparsity(0.5), targets="head"), "matches no weight"),
             (lambda: MagnitudePruning(ConstantSparsity(0.5), exclude="head"), "matches no weight"),
             (lambda: MagnitudePruning(ConstantSparsity(0.5), {"head": 0.5}), "matches none"),
-            (lambda: MagnitudePruning(ConstantSparsity(0.5), {"net.0": 1.0}), r"in \[0, 1\) for `net.0.weight`"),
+            (lambda: MagnitudePruning(ConstantSparsity(0.5), {"net.0": 1.0}), r"scope\['net.0'\]` in \[0, 1\)"),
             (lambda: MagnitudePruning(CubicSparsity(0.5, end=1000)), "within the fit's 12 optimizer steps"),
             (lambda: MagnitudePruning(CubicSparsity(0.5, start=0.9, end=3)), "`end` >= `start`"),
             (lambda: MagnitudePruning(IterativeSparsity(0.5, 20)), "more than 20 optimizer steps"),
