@@ -1,0 +1,77 @@
+"""What requires a gradient in which epoch, and which norms are held in eval meanwhile. Everything is put back at the end.
+
+`prepare`, before optimizers and DDP are made, lets everything require a gradient that is ever trained. `apply` is a
+function of the epoch alone: so a resumed fit needs no memory of what was frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+from torch.nn import Parameter
+from torch.utils.hooks import RemovableHandle
+
+from lightning_autoarch.transfer.norms import hold_in_eval
+from lightning_autoarch.transfer.patterns import Names
+from lightning_autoarch.transfer.thawing import Thaw, is_frozen
+
+
+class Freezing:
+    """Freezes the parameters of a module, and thaws them.
+
+    Args:
+        module: norms are looked for in it anew each time, as SyncBatchNorm takes the place of another.
+        parameters: name -> parameter.
+        thaw: of each, and of norms without any, the epoch from which it is trained.
+    """
+
+    def __init__(self, module: nn.Module, parameters: Mapping[str, Parameter], thaw: Thaw) -> None:
+        self._module, self._parameters, self.thaw = module, parameters, thaw
+        self._required = {name: parameter.requires_grad for name, parameter in parameters.items()}
+        self._training = {path: norm.training for path, (norm, _) in Names(module).norms.items()}
+        self._held: dict[str, tuple[nn.Module, RemovableHandle]] = {}
+
+    def prepare(self) -> None:
+        """Before optimizers are made."""
+        for name, parameter in self._parameters.items():
+            _require(parameter, self.thaw[name] is not None)
+
+    def apply(self, epoch: int) -> bool:
+        """As an epoch has it; returns whether a parameter has changed."""
+        changed = [
+            _require(parameter, not is_frozen(self.thaw[name], epoch)) for name, parameter in self._parameters.items()
+        ]
+        for path, (norm, units) in Names(self._module).norms.items():
+            if all(is_frozen(self.thaw[unit], epoch) for unit in units):
+                self._hold(path, norm)
+            else:
+                self._release(path)
+        return any(changed)
+
+    def restore(self) -> None:
+        """As it was before the fit."""
+        for name, parameter in self._parameters.items():
+            _require(parameter, self._required[name])
+        for path in list(self._held):
+            self._release(path)
+
+    def _hold(self, path: str, norm: nn.Module) -> None:
+        if path not in self._held or self._held[path][0] is not norm:
+            self._held[path] = norm, hold_in_eval(norm)
+
+    def _release(self, path: str) -> None:
+        if path in self._held:
+            norm, handle = self._held.pop(path)
+            handle.remove()
+            norm.train(self._training.get(path, True))
+
+
+def _require(parameter: Parameter, required: bool) -> bool:
+    """Set `requires_grad`; returns whether that is a change. What stops to train loses its gradient."""
+    if parameter.requires_grad == required:
+        return False
+    parameter.requires_grad_(required)
+    if not required:
+        parameter.grad = None
+    return True
