@@ -8,10 +8,10 @@ Order is that of registration, nearly always that of the data. From the root dow
                                                         class in a Sequential or list, as a whole ResNet does
     everything else                                     one block
 
-Parameters that an opened module has itself (a class token, position embeddings) belong to the first block in it. A block
-without a matrix (a norm, a scale) joins the block before it, a first one the block behind it. A tied parameter belongs
-to the first of its places. So a ViT is: patches and tokens, each encoder layer (with the last norm), head; ResNet-18 is:
-stem, 8 residual blocks, head. The block of the head is put on top, wherever it is registered.
+Parameters that an opened module has itself (a class token, position embeddings) belong to the first block in it. A
+block without a matrix (a norm, a scale) joins the block before it, a first one the block behind it. A tied parameter
+belongs to the first of its places. So a ViT is: patches and tokens, each encoder layer (with the last norm), head;
+ResNet-18 is: stem, 8 residual blocks, head. The block of the head is put on top, wherever it is registered.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ def _opened(module: nn.Module) -> Iterator[list[Parameter]]:
 def _opens(module: nn.Module, is_element: bool) -> bool:
     if isinstance(module, CONTAINERS):
         return True
+    if hasattr(module, "base_layer"):  # an adapter of peft around one layer
+        return False
     inner = [child for child in module.modules() if isinstance(child, CONTAINERS)]
     return any(map(_is_stack, inner)) if is_element else bool(inner)
 

@@ -28,9 +28,7 @@ from lightning_autoarch.errors import TransferError
 from lightning_autoarch.transfer.patterns import Names
 
 
-def layer_decay_factors(
-    blocks: Sequence[Sequence[str]], decay: float | None
-) -> dict[str, float]:  # name -> c^d
+def layer_decay_factors(blocks: Sequence[Sequence[str]], decay: float | None) -> dict[str, float]:  # name -> c^d
     """By what each learning rate is multiplied.
 
     >>> layer_decay_factors([["stem"], ["body"], ["head"]], 0.5)

@@ -26,12 +26,13 @@ class Names:
 
     Attributes:
         parameters: first name -> parameter, in the order of registration.
-        norms: path of each norm with running statistics -> the names that it depends on: of its parameters, or its own.
+        norms: path of each norm with running statistics -> the norm, and the names that it depends on: of its
+            parameters, or its own.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.parameters: dict[str, Parameter] = {}
-        self.norms: dict[str, list[str]] = {}
+        self.norms: dict[str, tuple[nn.Module, list[str]]] = {}
         self._first: dict[str, str] = {}  # any name -> the first of the same parameter
         self._raw: dict[str, list[str]] = {}  # first name -> all of them, as the module has them
         self._modules: list[str] = []
@@ -81,7 +82,8 @@ class Names:
         leaves = [leaf for leaf, _ in norm.named_parameters(recurse=False)]
         if not leaves:
             self._add(path, path, raw)
-        self.norms[path] = [self._first[f"{path}.{leaf}" if path else leaf] for leaf in leaves] or [path]
+        units = [self._first[f"{path}.{leaf}" if path else leaf] for leaf in leaves] or [path]
+        self.norms[path] = norm, units
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -19,7 +19,8 @@ def wrap_again(trainer: Trainer, module: LightningModule) -> None:
     """Let DDP see which parameters require a gradient now; nothing where there is no DDP."""
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
-        strategy.model._remove_autograd_hooks()  # of the one that goes, which may live on in a cycle
+        # Of the one that goes, which may live on in a cycle.
+        strategy.model._remove_autograd_hooks()  # type: ignore[no-untyped-call]
         strategy.model = module
         strategy.configure_ddp()
 

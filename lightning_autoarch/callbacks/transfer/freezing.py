@@ -1,4 +1,4 @@
-"""What requires a gradient in which epoch, and which norms are held in eval meanwhile. Everything is put back at the end.
+"""What requires a gradient in which epoch, and which norms are held in eval meanwhile. At the end all is put back.
 
 `prepare`, before optimizers and DDP are made, lets everything require a gradient that is ever trained. `apply` is a
 function of the epoch alone: so a resumed fit needs no memory of what was frozen.

@@ -165,8 +165,8 @@ def _scaled(group: Group, factor: float, suffix: str) -> Group:
 def _check_splittable(optimizer: Optimizer, parts: int) -> None:
     if isinstance(optimizer, torch.optim.LBFGS) and parts > 1:
         raise TransferError(
-            "Expected one learning rate for LBFGS, which knows no parameter groups; leave out `layer_decay`, `lr_scale` "
-            "and `warmup_epochs`, or take another optimizer."
+            "Expected one learning rate for LBFGS, which knows no parameter groups; leave out `layer_decay`, "
+            "`lr_scale` and `warmup_epochs`, or take another optimizer."
         )
 
 

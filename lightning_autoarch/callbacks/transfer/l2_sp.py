@@ -34,7 +34,8 @@ class StartingPoint:
 
     def value(self) -> Tensor:  # ()
         """Omega, of what is trained now: what is frozen has not moved."""
-        return l2_sp_value(((p, self._of(name)) for name, p in self._parameters.items() if p.requires_grad), self.weight)
+        trained = [(p, self._of(name)) for name, p in self._parameters.items() if p.requires_grad]
+        return l2_sp_value(trained, self.weight)
 
     def add_gradients_(self, optimizer: Optimizer, scale: float) -> None:
         """Add its gradient to what the optimizer is about to step.

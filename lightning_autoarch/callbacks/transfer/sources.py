@@ -76,8 +76,8 @@ def reset_parameters(module: nn.Module, names: Names, chosen: Collection[str]) -
         reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
         if not callable(reset):
             raise TransferError(
-                f"Expected a `reset_parameters` of {type(layer).__name__} to make `{here[0]}` anew, got none: initialise "
-                "it in the module, and leave it out of `reinit`."
+                f"Expected a `reset_parameters` of {type(layer).__name__} to make `{here[0]}` anew, got none: "
+                "initialise it in the module, and leave it out of `reinit`."
             )
         kept = [(parameter, parameter.detach().clone()) for parameter in own if id(parameter) not in wanted]
         reset()
