@@ -102,7 +102,8 @@ def listed(patterns: Patterns, argument: str) -> list[str]:
     Raises:
         TransferError: something else.
     """
-    given: list[object] = [patterns] if isinstance(patterns, str) else list(patterns or ())
+    several = isinstance(patterns, Iterable) and not isinstance(patterns, str)
+    given: list[object] = list(patterns) if several else [patterns]
     if not all(isinstance(pattern, str) and pattern for pattern in given):
         raise TransferError(f"Expected `{argument}` as patterns of names, got {patterns!r:.80}.")
     return [str(pattern) for pattern in given]

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 
 from torch import nn
 from torch.nn import Parameter
-from torch.utils.hooks import RemovableHandle
 
-from lightning_autoarch.transfer.norms import hold_in_eval
+from lightning_autoarch.transfer.norms import HeldInEval
 from lightning_autoarch.transfer.patterns import Names
 from lightning_autoarch.transfer.thawing import Thaw, is_frozen
 
@@ -30,7 +29,7 @@ class Freezing:
         self._module, self._parameters, self.thaw = module, parameters, thaw
         self._required = {name: parameter.requires_grad for name, parameter in parameters.items()}
         self._training = {path: norm.training for path, (norm, _) in Names(module).norms.items()}
-        self._held: dict[str, tuple[nn.Module, RemovableHandle]] = {}
+        self._held: dict[str, HeldInEval] = {}
 
     def prepare(self) -> None:
         """Before optimizers are made."""
@@ -49,6 +48,11 @@ class Freezing:
                 self._release(path)
         return any(changed)
 
+    def show(self) -> None:
+        """Let what is held also say so: `training` is False. Not before a fit starts, which warns of modules in eval."""
+        for held in self._held.values():
+            held.norm.training = False
+
     def restore(self) -> None:
         """As it was before the fit."""
         for name, parameter in self._parameters.items():
@@ -57,14 +61,14 @@ class Freezing:
             self._release(path)
 
     def _hold(self, path: str, norm: nn.Module) -> None:
-        if path not in self._held or self._held[path][0] is not norm:
-            self._held[path] = norm, hold_in_eval(norm)
+        if path not in self._held or self._held[path].norm is not norm:
+            self._held[path] = HeldInEval(norm)
 
     def _release(self, path: str) -> None:
         if path in self._held:
-            norm, handle = self._held.pop(path)
-            handle.remove()
-            norm.train(self._training.get(path, True))
+            held = self._held.pop(path)
+            held.release()
+            held.norm.train(self._training.get(path, True))
 
 
 def _require(parameter: Parameter, required: bool) -> bool:

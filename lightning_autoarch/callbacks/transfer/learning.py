@@ -179,12 +179,13 @@ class TransferLearning(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         assert self._fit is not None
+        self._fit.freezing.show()
         if self._fit.found_rates is not None and batch_idx == 0:
             self._fit.found_rates.scale(trainer)
         if self._fit.warm_up is not None:
             batches = trainer.num_training_batches  # inf where it is not known: then whole epochs count
             part = 1.0 if batches == float("inf") else (batch_idx + 1) / batches
-            self._fit.warm_up.position = trainer.current_epoch + part
+            self._fit.warm_up.begin(trainer.current_epoch + part)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self._fit is not None and self._fit.start is not None:

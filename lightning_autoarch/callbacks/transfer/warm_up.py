@@ -24,10 +24,11 @@ class WarmUp:
     """
 
     def __init__(self, epochs: float, thaw: Mapping[int, int | None]) -> None:
-        self.position = 0.0  # of the running batch, in epochs
+        self._position = 0.0  # of the running batch, in epochs
         self._epochs, self._thaw = epochs, thaw
         self._handles: list[RemovableHandle] = []
-        self._rates: dict[Optimizer, list[Any]] = {}
+        self._rates: dict[Optimizer, list[Any]] = {}  # of those that step now
+        self._depth: dict[Optimizer, int] = {}  # a step that calls another one's has its hooks called twice
 
     def attach(self, optimizers: Sequence[Optimizer]) -> None:
         """To these optimizers."""
@@ -35,25 +36,35 @@ class WarmUp:
             self._handles.append(optimizer.register_step_pre_hook(self._before))
             self._handles.append(optimizer.register_step_post_hook(self._after))
 
-    def detach(self) -> None:
-        """From all of them; a step that was interrupted leaves its rates as they were."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+    def begin(self, position: float) -> None:
+        """A batch begins; a step that was interrupted in the one before leaves its rates as they were."""
+        self._position = position
         for optimizer in list(self._rates):
             self._put_back(optimizer)
 
+    def detach(self) -> None:
+        """From all of them."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.begin(0.0)
+
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Mapping[str, Any]) -> None:
-        self._put_back(optimizer)
+        self._depth[optimizer] = self._depth.get(optimizer, 0) + 1
+        if self._depth[optimizer] > 1:
+            return
         self._rates[optimizer] = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             thaw = self._thaw.get(id(group["params"][0])) if group["params"] else None
             if thaw:  # not what is trained from the start: that is for the user's scheduler
-                group["lr"] = group["lr"] * warm_up_factor(self.position, thaw, self._epochs)
+                group["lr"] = group["lr"] * warm_up_factor(self._position, thaw, self._epochs)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Mapping[str, Any]) -> None:
-        self._put_back(optimizer)
+        self._depth[optimizer] -= 1
+        if self._depth[optimizer] == 0:
+            self._put_back(optimizer)
 
     def _put_back(self, optimizer: Optimizer) -> None:
+        self._depth.pop(optimizer, None)
         for group, rate in zip(optimizer.param_groups, self._rates.pop(optimizer, ()), strict=False):
             group["lr"] = rate
