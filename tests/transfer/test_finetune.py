@@ -102,7 +102,9 @@ class TestBlocks:
         net[2].weight = net[0].weight
         assert blocks_of(net, Names(net)) == [["1.weight", "1.bias"], ["0.weight"]]
 
-    @pytest.mark.parametrize("net", [ResNet(), ViT(), nn.LSTM(3, 4, 2), nn.Linear(2, 2), nn.TransformerDecoderLayer(8, 2)])
+    @pytest.mark.parametrize(
+        "net", [ResNet(), ViT(), nn.LSTM(3, 4, 2), nn.Linear(2, 2), nn.TransformerDecoderLayer(8, 2)]
+    )
     def test_every_parameter_is_in_one_block(self, net: nn.Module) -> None:
         names = [name for block in blocks_of(net, Names(net)) for name in block]
         assert sorted(names) == sorted(name for name, _ in net.named_parameters())

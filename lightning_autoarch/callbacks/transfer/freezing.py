@@ -49,7 +49,7 @@ class Freezing:
         return any(changed)
 
     def show(self) -> None:
-        """Let what is held also say so: `training` is False. Not before a fit starts, which warns of modules in eval."""
+        """Let what is held say so: `training` is False. Not before a fit starts, which warns of modules in eval."""
         for held in self._held.values():
             held.norm.training = False
 

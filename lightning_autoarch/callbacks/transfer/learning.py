@@ -31,12 +31,11 @@ from lightning_autoarch.callbacks.transfer.freezing import Freezing
 from lightning_autoarch.callbacks.transfer.groups import add_missing, check_each_once, split_groups
 from lightning_autoarch.callbacks.transfer.l2_sp import StartingPoint
 from lightning_autoarch.callbacks.transfer.lora import add_lora
+from lightning_autoarch.callbacks.transfer.order import FoundRates, come_before_tuners, is_rebuilt_later, is_trial
 from lightning_autoarch.callbacks.transfer.recipe import Plan, Recipe
 from lightning_autoarch.callbacks.transfer.resume import check_state, planned_epochs
 from lightning_autoarch.callbacks.transfer.sources import Source, reset_parameters, started_from, take_over
-from lightning_autoarch.callbacks.transfer.tuners import FoundRates, come_before_tuners
 from lightning_autoarch.callbacks.transfer.warm_up import WarmUp
-from lightning_autoarch.training.recorder import TrialRecorder
 from lightning_autoarch.transfer.patterns import Patterns
 from lightning_autoarch.transfer.report import TransferReport
 from lightning_autoarch.transfer.thawing import Strategy
@@ -140,7 +139,7 @@ class TransferLearning(Callback):
         return {**self.__dict__, "_fit": None, "_taken_by": None, "_loaded": None}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit":
+        if stage != "fit" or is_rebuilt_later(self, trainer, pl_module):
             return
         self._end()
         self._loaded, self._begun = None, False
@@ -214,7 +213,7 @@ class TransferLearning(Callback):
             self.report = take_over(
                 module, plan.names, self.checkpoint, reinit=plan.reinit, head=plan.head, **self.matching
             )
-            if not any(isinstance(cb, TrialRecorder) for cb in trainer.callbacks):  # type: ignore[attr-defined]
+            if not is_trial(trainer):
                 rank_zero_info(str(self.report))
         else:
             reset_parameters(module, plan.names, plan.reinit)

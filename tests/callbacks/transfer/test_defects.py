@@ -43,7 +43,11 @@ def test_parameters_of_equal_value_are_not_the_same_parameter() -> None:
         def __init__(self) -> None:
             super().__init__(optimizer="head")
             self.backbone = nn.Sequential(
-                nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8, bias=False), nn.BatchNorm1d(8)
+                nn.Linear(4, 8, bias=False),
+                nn.BatchNorm1d(8),
+                nn.ReLU(),
+                nn.Linear(8, 8, bias=False),
+                nn.BatchNorm1d(8),
             )  # six parameters, and two of the head
 
         def configure_optimizers(self) -> Any:

@@ -52,10 +52,10 @@ def test_as_a_trial_callback(tmp_path: Path) -> None:
             self.starts.append(all(torch.equal(p, pretrained()[name]) for name, p in self.named_parameters()))
 
     transfer = TransferLearning(pretrained(), strategy="linear_probe")
-    callback = search(tmp_path, trial_callbacks=[transfer], after="keep")
+    callback = search(tmp_path, trial_callbacks=[transfer], after="stop")
     module = Watched(8, layers=LAYERS)
     nets.trainer(tmp_path, callback, max_epochs=1).fit(module, *nets.loaders())
-    assert Watched.starts == [True, True, False]
+    assert Watched.starts == [True, True]
     assert torch.equal(module.net[0].weight, pretrained()["net.0.weight"])
     assert transfer.report is None  # trials have copies
 

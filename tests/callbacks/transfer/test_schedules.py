@@ -203,7 +203,11 @@ class TestWarmUp:
 
 class TestTuners:
     def test_learning_rate_finder_as_a_callback(self, tmp_path: Path) -> None:
-        finder, spy, module = LearningRateFinder(num_training_steps=30, early_stop_threshold=None), Epochs(), Tuned(lr=1e-3)
+        finder, spy, module = (
+            LearningRateFinder(num_training_steps=30, early_stop_threshold=None),
+            Epochs(),
+            Tuned(lr=1e-3),
+        )
         transfer = TransferLearning(source(), strategy="gradual", layer_decay=0.5, l2_sp=0.1)
         trainer = L.Trainer(**QUIET, max_epochs=3, callbacks=[finder, transfer, spy], default_root_dir=tmp_path)
         trainer.fit(module, datamodule=Data(batch_size=4))
