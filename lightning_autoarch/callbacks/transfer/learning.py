@@ -160,6 +160,7 @@ class TransferLearning(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._fit is not None
+        self._fit.plan.check_same(pl_module)
         state = check_state(self._loaded, self.recipe, resumes=checkpoint_path(trainer)[0] is not None)
         self._epochs = planned_epochs(trainer) if state is None else state["epochs"]
         self._start = self._start if state is None else dict(state["start"])

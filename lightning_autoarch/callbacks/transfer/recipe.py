@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lightning_autoarch.errors import TransferError
 from lightning_autoarch.transfer.blocks import blocks_of
@@ -110,6 +111,9 @@ class Plan:
             TransferError: a pattern matches nothing, or the module has no layers for the strategy.
         """
         names = Names(module)
+        lazy = next((name for name, p in names.parameters.items() if is_lazy(p)), None)
+        if lazy is not None:
+            raise TransferError(f"Expected `{lazy}` with a shape: run a batch through the module first.")
         head = frozenset(names.matching(recipe.head, "head"))
         blocks = blocks_of(module, names, head)
         if recipe.strategy in ("linear_probe", "lp_ft", "gradual") and len(blocks) < 2:
@@ -129,6 +133,16 @@ class Plan:
             head=head,
             factors={name: decay.get(name, 1.0) * scale.get(name, 1.0) for name in names.parameters},
         )
+
+    def check_same(self, module: nn.Module) -> None:
+        """Raises TransferError where the parameters of the module are not those that the plan was made for."""
+        known = {id(p) for p in self.names.parameters.values()}
+        new = next((name for name, p in module.named_parameters() if id(p) not in known), None)
+        if new is not None:
+            raise TransferError(
+                f"Expected the parameters of `setup` still to be the module's, got a new one for `{new}`. Lightning "
+                "calls `configure_model` more than once: let it make only what is not there yet."
+            )
 
     def thaw(self, epochs: int | None) -> Thaw:
         """When what is trained, in a fit of so many epochs.

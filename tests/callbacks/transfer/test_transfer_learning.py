@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies import FSDPStrategy
 from nets import loaders
 from torch import nn
@@ -132,6 +132,29 @@ class TestWeights:
         module = Late()
         fit(module, TransferLearning(source(), freeze="backbone"), max_epochs=1)
         assert moved(module, source()) == set(HEAD)
+
+    def test_configure_model_that_makes_everything_again(self) -> None:
+        class Again(Tuned):
+            def configure_model(self) -> None:
+                self.head = nn.Linear(8, 1)
+
+        with pytest.raises(TransferError, match=r"got a new one for `head.weight`.*`configure_model` more than once"):
+            fit(Again(), TransferLearning(source()))
+
+    @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+    def test_lazy_parameters(self) -> None:
+        module = Tuned()
+        module.head = nn.LazyLinear(1)
+        with pytest.raises(TransferError, match=r"`head.weight` with a shape: run a batch"):
+            TransferLearning(source()).setup(L.Trainer(**QUIET, max_epochs=1), module, "fit")
+
+    @pytest.mark.parametrize("first", [True, False])
+    def test_averages_begin_with_them(self, first: bool) -> None:
+        module = Tuned(seed=9)
+        callbacks = [EMAWeightAveraging(decay=0.9), TransferLearning(source(), freeze="backbone")]
+        fit(module, *(callbacks if first else callbacks[::-1]), max_epochs=2)
+        for name in source().keys() - set(HEAD):  # as near as an average of equal numbers is
+            torch.testing.assert_close(module.state_dict()[name], source()[name])
 
 
 class TestFreezing:
@@ -368,6 +391,32 @@ class TestObject:
             fit(module, TransferLearning(source(), freeze="backbone"))
         assert all(p.requires_grad for p in module.parameters())
         assert not module.backbone[1]._forward_pre_hooks
+
+    def test_from_a_config(self) -> None:
+        parser = pytest.importorskip("jsonargparse").ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(L.Callback, "callback")
+        config = """
+            callback:
+              class_path: lightning_autoarch.callbacks.transfer.TransferLearning
+              init_args:
+                checkpoint: pretrained.ckpt
+                rules: [["^a", "b"]]
+                freeze: backbone
+                unfreeze: {2: [backbone.3], 4: backbone}
+                lr_scale: {head: 2}
+                layer_decay: 0.75
+                lora: null
+        """
+        transfer = parser.instantiate(parser.parse_string(config)).callback
+        assert transfer.checkpoint == "pretrained.ckpt"
+        assert transfer.recipe.unfreeze == {2: ["backbone.3"], 4: "backbone"}
+
+    def test_half_precision_and_accumulation(self) -> None:
+        for precision in ("bf16-mixed", "bf16-true"):
+            module = Tuned()
+            transfer = TransferLearning(source(), strategy="gradual", l2_sp=0.1, warmup_epochs=1, layer_decay=0.5)
+            fit(module, transfer, precision=precision, accumulate_grad_batches=2, gradient_clip_val=1.0)
+            assert len(moved(module.float(), source())) > 12
 
 
 class TestErrors:
