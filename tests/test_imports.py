@@ -46,6 +46,7 @@ PLACES = {
     "gpytorch": {"search.surrogate", "search.acquisition"},
     "linear_operator": {"search.surrogate", "search.acquisition"},
     "optuna": {"search", "training", "callbacks.search", "report"},
+    "peft": {"callbacks.transfer.lora"},
     "lightning_autoarch._C": {"prune._ops"},
 }
 

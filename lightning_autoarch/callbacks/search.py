@@ -185,6 +185,10 @@ class ArchitectureSearch(Callback):
         """Copies and pickles know nothing of this process: not the module that was searched, not its signal handler."""
         return {**self.__dict__, "_searched": None, "_sigint": None, "_joint": None}
 
+    def has_searched(self, module: LightningModule) -> bool:
+        """Whether it has rebuilt this module already, and leaves it alone."""
+        return self._searched is not None and self._searched() is module
+
     def trials_dataframe(self) -> pd.DataFrame:
         """Optuna's table of all trials (needs pandas): number, value, times, `params_*`, `user_attrs_*`, state.
 
@@ -196,7 +200,7 @@ class ArchitectureSearch(Callback):
         return self.study.trials_dataframe()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit" or (self._searched is not None and self._searched() is pl_module):
+        if stage != "fit" or self.has_searched(pl_module):
             return
         if any(isinstance(cb, TrialRecorder) for cb in trainer.callbacks):  # type: ignore[attr-defined]
             return  # a trial of ours, whose module brings the search along in its `configure_callbacks`

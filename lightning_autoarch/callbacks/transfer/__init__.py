@@ -1,0 +1,6 @@
+"""Fine-tuning while a Trainer trains: weights taken over, layers frozen and thawed, learning rates by layer."""
+
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
+from lightning_autoarch.callbacks.transfer.lora import merge_lora
+
+__all__ = ["TransferLearning", "merge_lora"]

@@ -1,0 +1,250 @@
+"""`TransferLearning`: add it to a Trainer, and `fit` starts from what is already known and fine-tunes it.
+
+setup            ─► weights taken over, adapters put in; what is ever trained requires a gradient, for
+configure_optimizers and DDP, which see all of it
+on_fit_start     ─► each parameter in one group; groups split by learning rate; frozen as the epoch says
+epoch            ─► thawed, as the epoch says
+optimizer step   ─► the pull of L2-SP before it, warm-up around it
+teardown         ─► the module requires gradients as it did before
+
+What is frozen is a function of the epoch, and groups one of the arguments: a resumed fit finds both again by itself.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.call import _call_configure_model
+from lightning_utilities.core.rank_zero import rank_zero_info
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from lightning_autoarch.callbacks.outer import checkpoint_path
+from lightning_autoarch.callbacks.prune.steps import loss_scale, optimizers_of
+from lightning_autoarch.callbacks.transfer.ddp import check_strategy, wrap_again
+from lightning_autoarch.callbacks.transfer.freezing import Freezing
+from lightning_autoarch.callbacks.transfer.groups import add_missing, check_each_once, split_groups
+from lightning_autoarch.callbacks.transfer.l2_sp import StartingPoint
+from lightning_autoarch.callbacks.transfer.lora import add_lora
+from lightning_autoarch.callbacks.transfer.order import FoundRates, come_before_tuners, is_rebuilt_later, is_trial
+from lightning_autoarch.callbacks.transfer.recipe import Plan, Recipe
+from lightning_autoarch.callbacks.transfer.resume import check_state, planned_epochs
+from lightning_autoarch.callbacks.transfer.sources import Source, reset_parameters, started_from, take_over
+from lightning_autoarch.callbacks.transfer.warm_up import WarmUp
+from lightning_autoarch.transfer.patterns import Patterns
+from lightning_autoarch.transfer.report import TransferReport
+from lightning_autoarch.transfer.thawing import Strategy
+
+
+@dataclass
+class _Fit:
+    """What holds for one fit only."""
+
+    plan: Plan
+    freezing: Freezing
+    warm_up: WarmUp | None = None
+    found_rates: FoundRates | None = None
+    start: StartingPoint | None = None
+
+
+class TransferLearning(Callback):
+    """Takes over weights in `setup(stage="fit")`, and decides what is trained when and how fast.
+
+    The module's `configure_optimizers` stays as it is. Patterns are globs over dotted names, of parameters or of
+    modules around them: `backbone`, `encoder.layers.[0-5]`, `*.bias`.
+
+    Args:
+        checkpoint: what `read_checkpoint` takes; None where the module comes with its weights. A fit that resumes
+            (`ckpt_path`) takes nothing over.
+        rules, on_mismatch, classes: as for `transfer_weights`.
+        freeze: patterns of what is not trained. A norm with running statistics is in eval while it is frozen.
+        unfreeze: epoch -> patterns of what is trained from then on, from 1.
+        strategy: "full" trains everything, "linear_probe" the head, "lp_ft" the head and then everything, "gradual" one
+            more block from the top each epoch, "lora" adapters (by `peft`) and the head.
+        layer_decay: factor of the learning rate from each block to the one below it, see `transfer/blocks.py`.
+        lr_scale: pattern -> factor of the learning rate; of several that match the first counts.
+        l2_sp: weight of the penalty ||w - w_0||^2 on what was taken over, logged as `l2_sp`. Its start w_0 is kept in
+            each checkpoint.
+        reinit: patterns of what is not taken over; without `checkpoint`, of what is initialised anew.
+        warmup_epochs: over which the learning rate of what has been thawed grows from 0, also a part of one.
+        head: patterns of the output layer; by default the block of the last linear or convolution that is registered.
+        probe_epochs: of "lp_ft"; by default half of the fit's.
+        lora: options of `peft.LoraConfig`: {"r": 8, "lora_alpha": 16}.
+
+    Attributes:
+        report: what was taken over; None without `checkpoint`, and where the fit resumes.
+
+    Raises:
+        TransferError, CheckpointError: in `setup`, with the module as it was, for everything that can be known by then.
+
+    Example::
+
+        transfer = TransferLearning("pretrained.ckpt", strategy="gradual", layer_decay=0.75, reinit=["head"])
+        L.Trainer(max_epochs=20, callbacks=[transfer]).fit(model, datamodule=dm)
+    """
+
+    def __init__(
+        self,
+        checkpoint: Source | None = None,
+        *,
+        rules: Sequence[tuple[str, str]] = (),
+        on_mismatch: Literal["skip", "slice", "error"] = "skip",
+        classes: Mapping[int, int] | None = None,
+        freeze: Patterns = (),
+        unfreeze: Mapping[int, Patterns] | None = None,
+        strategy: Strategy = "full",
+        layer_decay: float | None = None,
+        lr_scale: Mapping[str, float] | None = None,
+        l2_sp: float | None = None,
+        reinit: Patterns = (),
+        warmup_epochs: float = 0.0,
+        head: Patterns = (),
+        probe_epochs: int | None = None,
+        lora: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.matching: dict[str, Any] = {"rules": rules, "on_mismatch": on_mismatch, "classes": classes}
+        self.recipe = Recipe(
+            strategy=strategy, freeze=freeze, unfreeze={} if unfreeze is None else unfreeze, layer_decay=layer_decay,
+            lr_scale={} if lr_scale is None else lr_scale, warmup_epochs=warmup_epochs, probe_epochs=probe_epochs,
+            head=head, reinit=reinit, l2_sp=l2_sp, lora={} if lora is None else lora,
+        )  # fmt: skip
+        self.report: TransferReport | None = None
+        self._start: dict[str, Tensor] = {}  # of L2-SP
+        self._epochs: int | None = None  # that the plan is made for
+        self._begun = False
+        self._loaded: dict[str, Any] | None = None
+        self._taken_by: weakref.ref[Parameter] | None = None  # a parameter of the module that has the weights
+        self._fit: _Fit | None = None
+
+    @property
+    def state_key(self) -> str:
+        return "lightning_autoarch.TransferLearning"
+
+    def state_dict(self) -> dict[str, Any]:
+        if not self._begun:
+            return {}
+        return {"format": 1, "epochs": self._epochs, "groups": self.recipe.groups(), "start": dict(self._start)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._loaded = state_dict or None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles know nothing of a fit that runs, nor of its module."""
+        return {**self.__dict__, "_fit": None, "_taken_by": None, "_loaded": None}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit" or is_rebuilt_later(self, trainer, pl_module):
+            return
+        self._end()
+        self._loaded, self._begun = None, False
+        check_strategy(self, trainer)
+        come_before_tuners(self, trainer)
+        _call_configure_model(trainer)
+        plan = Plan.of(self.recipe, pl_module)
+        thaw = plan.thaw(planned_epochs(trainer))
+        if not self._has_weights(pl_module) and checkpoint_path(trainer)[0] is None:
+            self._take_over(trainer, pl_module, plan)
+        if self.recipe.strategy == "lora":
+            add_lora(pl_module, plan.blocks[-1], self.recipe.lora)
+            plan = Plan.of(self.recipe, pl_module)
+            thaw = plan.thaw(planned_epochs(trainer))
+        self._taken_by = weakref.ref(next(pl_module.parameters()))
+        self._fit = _Fit(plan, Freezing(pl_module, plan.names.parameters, thaw))
+        self._fit.freezing.prepare()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._fit is not None
+        self._fit.plan.check_same(pl_module)
+        state = check_state(self._loaded, self.recipe, resumes=checkpoint_path(trainer)[0] is not None)
+        self._epochs = planned_epochs(trainer) if state is None else state["epochs"]
+        self._start = self._start if state is None else dict(state["start"])
+        self._fit.freezing.thaw = self._fit.plan.thaw(self._epochs)
+        self._begun = True
+        self._group(trainer, self._fit)
+        if self.recipe.l2_sp is not None:
+            self._fit.start = StartingPoint(self.recipe.l2_sp, self._fit.plan.names.parameters, self._start)
+        self._apply(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._apply(trainer, pl_module)  # the epoch of a resumed fit is known by now
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._apply(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        assert self._fit is not None
+        self._fit.freezing.show()
+        if self._fit.found_rates is not None and batch_idx == 0:
+            self._fit.found_rates.scale(trainer)
+        if self._fit.warm_up is not None:
+            batches = trainer.num_training_batches  # inf where it is not known: then whole epochs count
+            part = 1.0 if batches == float("inf") else (batch_idx + 1) / batches
+            self._fit.warm_up.begin(trainer.current_epoch + part)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if self._fit is not None and self._fit.start is not None:
+            self._fit.start.add_gradients_(optimizer, loss_scale(trainer, optimizer))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._fit is not None and self._fit.start is not None and trainer._logger_connector.should_update_logs:
+            pl_module.log("l2_sp", self._fit.start.value().to(pl_module.device))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._end()
+
+    def _has_weights(self, module: LightningModule) -> bool:
+        """Whether this module has them from a fit before; a search may have made all its parameters new since."""
+        first = next(module.parameters(), None)
+        return self._taken_by is not None and first is not None and self._taken_by() is first
+
+    def _take_over(self, trainer: Trainer, module: LightningModule, plan: Plan) -> None:
+        self.report = None
+        if self.checkpoint is not None:
+            self.report = take_over(
+                module, plan.names, self.checkpoint, reinit=plan.reinit, head=plan.head, **self.matching
+            )
+            if not is_trial(trainer):
+                rank_zero_info(str(self.report))
+        else:
+            reset_parameters(module, plan.names, plan.reinit)
+        if self.recipe.l2_sp is not None:
+            chosen = started_from(plan.names, self.report, plan.reinit)
+            self._start = {name: plan.names.parameters[name].detach().clone() for name in sorted(chosen)}
+
+    def _group(self, trainer: Trainer, fit: _Fit) -> None:
+        """Every trained parameter in one group, with its learning rate."""
+        thaw, parameters = fit.freezing.thaw, fit.plan.names.parameters
+        optimizers = optimizers_of(trainer)
+        had = add_missing(optimizers, {name: p for name, p in parameters.items() if thaw[name]})
+        check_each_once(optimizers, {name: p for name, p in parameters.items() if thaw[name] is not None})
+        warm = self.recipe.warmup_epochs > 0
+        keys = {id(p): (fit.plan.factors[name], thaw[name] if warm else None) for name, p in parameters.items()}
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        splits = [split_groups(o, lambda p: keys.get(id(p), (1.0, None)), schedulers, had) for o in optimizers]
+        fit.found_rates = FoundRates(splits)
+        if warm:
+            fit.warm_up = WarmUp(self.recipe.warmup_epochs, {id(p): thaw[name] for name, p in parameters.items()})
+            fit.warm_up.attach(optimizers)
+
+    def _apply(self, trainer: Trainer, module: LightningModule) -> None:
+        assert self._fit is not None
+        if self._fit.freezing.apply(trainer.current_epoch):
+            wrap_again(trainer, module)
+
+    def _end(self) -> None:
+        if self._fit is not None:
+            self._fit.freezing.restore()
+            if self._fit.warm_up is not None:
+                self._fit.warm_up.detach()
+            self._fit = None

@@ -1,0 +1,90 @@
+"""Where the weights come from: a checkpoint, or the module as it is; and what of them is made new."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from lightning_autoarch.errors import TransferError
+from lightning_autoarch.transfer.match import transfer_weights
+from lightning_autoarch.transfer.patterns import Names
+from lightning_autoarch.transfer.report import TAKEN, TransferReport
+
+Source: TypeAlias = str | os.PathLike[str] | nn.Module | Mapping[str, Any]
+
+
+def take_over(
+    module: nn.Module,
+    names: Names,
+    source: Source,
+    *,
+    reinit: Collection[str],
+    head: Collection[str],
+    rules: Sequence[tuple[str, str]],
+    on_mismatch: Any,
+    classes: Mapping[int, int] | None,
+) -> TransferReport:
+    """Transfer a checkpoint into a module; `reinit` and `head` are names.
+
+    Raises:
+        TransferError: not a parameter came from it, or as `transfer_weights`.
+        CheckpointError: it cannot be read.
+    """
+    report = transfer_weights(
+        module,
+        source,
+        rules=rules,
+        on_mismatch=on_mismatch,
+        classes=classes,
+        reinit=[_regex(names.raw(reinit))] if reinit else [],
+        head=_regex(names.raw(head)) if head else None,
+    )
+    if not report.taken:
+        where = source if isinstance(source, str | os.PathLike) else type(source).__name__
+        raise TransferError(
+            f"Expected weights for {type(module).__name__} in {where}, but not one parameter was taken over: it is of "
+            f"another architecture, or its names need `rules`.\n{report}"
+        )
+    return report
+
+
+def started_from(names: Names, report: TransferReport | None, reinit: Collection[str]) -> set[str]:
+    """Parameters that have weights of before: from the checkpoint, or all where the module came with them."""
+    if report is None:
+        return set(names.parameters) - set(reinit)
+    taken = {tensor.name for tensor in report if tensor.status in TAKEN}
+    return {name for name in names.parameters if taken.intersection(names.raw([name]))}
+
+
+def reset_parameters(module: nn.Module, names: Names, chosen: Collection[str]) -> None:
+    """Initialise parameters anew, as their layers do; others of the same layer stay.
+
+    Raises:
+        TransferError: a layer has no `reset_parameters`.
+    """
+    wanted = {id(names.parameters[name]): name for name in chosen if name in names.parameters}
+    for layer in module.modules():
+        own = list(layer.parameters(recurse=False))
+        here = [wanted[id(parameter)] for parameter in own if id(parameter) in wanted]
+        if not here:
+            continue
+        reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
+        if not callable(reset):
+            raise TransferError(
+                f"Expected a `reset_parameters` of {type(layer).__name__} to make `{here[0]}` anew, got none: "
+                "initialise it in the module, and leave it out of `reinit`."
+            )
+        kept = [(parameter, parameter.detach().clone()) for parameter in own if id(parameter) not in wanted]
+        reset()
+        with torch.no_grad():
+            for parameter, values in kept:
+                parameter.copy_(values)
+
+
+def _regex(names: Collection[str]) -> str:
+    return f"^({'|'.join(map(re.escape, names))})$"

@@ -1,0 +1,70 @@
+"""A gentle beginning for what has just thawed: its learning rate grows from 0 over some epochs.
+
+The rate is lowered around each optimizer step and put back behind it, so that schedulers and monitors never see it and
+go on as if it were not there. As it is a function of epoch and batch alone, a resumed fit goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from lightning_autoarch.transfer.finetune import warm_up_factor
+
+
+class WarmUp:
+    """Lowers the learning rates of groups while they are new.
+
+    Args:
+        epochs: how long.
+        thaw: id of a parameter -> the epoch in which it thaws; all of a group in one.
+    """
+
+    def __init__(self, epochs: float, thaw: Mapping[int, int | None]) -> None:
+        self._position = 0.0  # of the running batch, in epochs
+        self._epochs, self._thaw = epochs, thaw
+        self._handles: list[RemovableHandle] = []
+        self._rates: dict[Optimizer, list[Any]] = {}  # of those that step now
+        self._depth: dict[Optimizer, int] = {}  # a step that calls another one's has its hooks called twice
+
+    def attach(self, optimizers: Sequence[Optimizer]) -> None:
+        """To these optimizers."""
+        for optimizer in optimizers:
+            self._handles.append(optimizer.register_step_pre_hook(self._before))
+            self._handles.append(optimizer.register_step_post_hook(self._after))
+
+    def begin(self, position: float) -> None:
+        """A batch begins; a step that was interrupted in the one before leaves its rates as they were."""
+        self._position = position
+        for optimizer in list(self._rates):
+            self._put_back(optimizer)
+
+    def detach(self) -> None:
+        """From all of them."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.begin(0.0)
+
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Mapping[str, Any]) -> None:
+        self._depth[optimizer] = self._depth.get(optimizer, 0) + 1
+        if self._depth[optimizer] > 1:
+            return
+        self._rates[optimizer] = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            thaw = self._thaw.get(id(group["params"][0])) if group["params"] else None
+            if thaw:  # not what is trained from the start: that is for the user's scheduler
+                group["lr"] = group["lr"] * warm_up_factor(self._position, thaw, self._epochs)
+
+    def _after(self, optimizer: Optimizer, args: Any, kwargs: Mapping[str, Any]) -> None:
+        self._depth[optimizer] -= 1
+        if self._depth[optimizer] == 0:
+            self._put_back(optimizer)
+
+    def _put_back(self, optimizer: Optimizer) -> None:
+        self._depth.pop(optimizer, None)
+        for group, rate in zip(optimizer.param_groups, self._rates.pop(optimizer, ()), strict=False):
+            group["lr"] = rate

@@ -1,0 +1,83 @@
+"""Two processes: what thaws is averaged from then on, so that the ranks stay one module."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nets
+import pytest
+import torch
+from transfer_nets import Tuned, fit, source
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = """
+import ast, os, sys, warnings
+import torch
+import lightning as L
+from nets import samples
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import DataLoader, DistributedSampler
+from transfer_nets import QUIET, Epochs, Tuned, source
+from lightning_autoarch.callbacks.transfer import TransferLearning
+warnings.simplefilter("ignore")
+
+folder, options, ddp, resume = sys.argv[1], ast.literal_eval(sys.argv[2]), ast.literal_eval(sys.argv[3]), sys.argv[4]
+module, spy = Tuned(lr=0.05, optimizer="filter", seed=7), Epochs()
+transfer = TransferLearning(source(), **options)
+saver = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
+trainer = L.Trainer(**{
+    **QUIET, "devices": 2, "strategy": DDPStrategy(process_group_backend="gloo", **ddp), "max_epochs": 4,
+    "callbacks": [transfer, spy, saver], "enable_checkpointing": True, "default_root_dir": folder,
+    "use_distributed_sampler": False,
+})
+sampler = DistributedSampler(samples(), 2, int(os.environ.get("LOCAL_RANK", 0)), shuffle=False)
+data = DataLoader(samples(), batch_size=8, sampler=sampler)
+trainer.fit(module, data, DataLoader(samples(16, 1), batch_size=8), ckpt_path=resume or None, weights_only=False)
+weights = torch.cat([p.detach().flatten() for p in module.parameters()])
+everybody = trainer.strategy.all_gather(weights)
+assert (everybody == weights).all(), "the ranks differ"
+if trainer.global_rank == 0:
+    torch.save({"state": module.state_dict(), "trained": [len(n) for n in spy.trained]}, folder + "/end.pt")
+"""
+
+
+def run(folder: Path, ddp: dict[str, Any], resume: str = "", **options: Any) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    (folder / "fit.py").write_text(SCRIPT)
+    paths = [str(Path(nets.__file__).parent), *sys.path[1:]]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "MASTER_ADDR": "127.0.0.1"}
+    arguments = [str(folder), repr(options), repr(ddp), resume]
+    command = [sys.executable, str(folder / "fit.py"), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = torch.load(folder / "end.pt", weights_only=True)
+    return found
+
+
+@pytest.mark.parametrize("ddp", [{}, {"static_graph": True}, {"gradient_as_bucket_view": True}])
+def test_gradual_thawing(ddp: dict[str, Any], tmp_path: Path) -> None:
+    options: dict[str, Any] = {"strategy": "gradual", "layer_decay": 0.5, "warmup_epochs": 1, "l2_sp": 0.1}
+    found = run(tmp_path, ddp, **options)
+    assert found["trained"] == [2, 6, 10, 10]
+    assert not torch.equal(found["state"]["backbone.0.weight"], source()["backbone.0.weight"])
+    if not ddp:
+        again = run(tmp_path, ddp, str(tmp_path / "epoch=1.ckpt"), **options)
+        assert again["trained"] == [10, 10]
+        torch.testing.assert_close(again["state"], found["state"])
+
+
+def test_as_in_one_process(tmp_path: Path) -> None:
+    """Where all norms are in eval two half batches are one whole batch: rank r has samples r, r + 2, ... of it."""
+    from lightning_autoarch.callbacks.transfer import TransferLearning
+
+    options: dict[str, Any] = {"freeze": "backbone", "unfreeze": {1: "backbone.3", 2: "backbone.0"}}
+    found = run(tmp_path, {}, **options)
+    module = Tuned(lr=0.05, optimizer="filter", seed=7)
+    fit(module, TransferLearning(source(), **options))
+    torch.testing.assert_close(found["state"], module.state_dict(), rtol=1e-4, atol=1e-5)
