@@ -19,6 +19,7 @@ from lightning_autoarch.callbacks.prune import (
     SemiStructuredPruning,
 )
 from lightning_autoarch.callbacks.search import ArchitectureSearch
+from lightning_autoarch.callbacks.transfer import TransferLearning
 from lightning_autoarch.errors import AutoArchError, SearchError, SpaceError, SpaceExhausted
 from lightning_autoarch.prune.load import load_pruned
 from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, OneShot
@@ -52,6 +53,7 @@ __all__ = [
     "SemiStructuredPruning",
     "SpaceError",
     "SpaceExhausted",
+    "TransferLearning",
     "__version__",
     "cross_validate",
     "export",
