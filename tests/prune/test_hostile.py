@@ -178,7 +178,7 @@ NO_NUMBERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: f"{type(value).__name__} {value}"[:40])
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: type(value).__name__)
 def test_what_is_no_number(value: Any) -> None:
     tensor = torch.ones(4, 2)
     calls: dict[str, Callable[[], Any]] = {
@@ -510,7 +510,7 @@ def test_a_trace_is_one_clear_error(call: str, recorder: str) -> None:
 
 
 @pytest.mark.parametrize("transform", [torch.vmap, torch.func.grad, torch.func.functionalize])
-@pytest.mark.parametrize("call", CALLS.keys() - {"apply_masks_"})
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "apply_masks_"])
 def test_values_inside_of_torch_func_have_no_memory(call: str, transform: Any) -> None:
     tensor = torch.ones(4)
 

@@ -159,7 +159,7 @@ class TestArguments:
             (mask,) = magnitude_masks([normal(n)], sparsity=sparsity)
             assert mask.numel - mask.count() == round(sparsity * n)
 
-    @pytest.mark.parametrize("make", [np.float32, np.float64, np.array, torch.tensor, Fraction], ids=str)
+    @pytest.mark.parametrize("make", [np.float32, np.float64, np.array, torch.tensor, Fraction])
     def test_shares_of_any_kind(self, make: Callable[[float], Any]) -> None:
         tensors = [normal(3, 4), normal(8)]
         half = nn.Parameter(make(0.5)) if make is torch.tensor else make(0.5)
@@ -173,7 +173,7 @@ class TestArguments:
         soft_threshold_([moved], half)
         assert torch.equal(moved, nn.functional.softshrink(tensors[0], 0.5))
 
-    @pytest.mark.parametrize("make", [np.int64, np.uint8, np.array, torch.tensor], ids=str)
+    @pytest.mark.parametrize("make", [np.int64, np.uint8, np.array, torch.tensor])
     def test_counts_of_any_kind(self, make: Callable[[int], Any]) -> None:
         tensors = [normal(3, 4), normal(8)]
         assert magnitude_masks(tensors, k=make(7)) == magnitude_masks(tensors, k=7)

@@ -79,8 +79,7 @@ class TestNames:
             (RigL(0.8), {"sparsity": 0.6, "end": 0.5}, {"target_sparsity": 0.6, "end": 0.5, "alpha": 0.3}),
             (SET(0.8, every_n_steps=9), {"alpha": 0.1}, {"alpha": 0.1, "every_n_steps": 9, "target_sparsity": 0.8}),
             (SemiStructuredPruning(), {"n": 1, "at": 0.25}, {"n": 1, "m": 4, "at": 0.25}),
-        ],
-        ids=str,
+        ]
     )  # fmt: skip
     def test_what_they_set(self, callback: Any, parameters: dict[str, Any], expected: dict[str, Any]) -> None:
         before = dict(vars(callback))
@@ -120,7 +119,6 @@ class TestNames:
             (pruning(), {"transfer.freeze": Int(1, 2)}, r"reserved"),
             (pruning(), {"prune.sparsity.": Float(0.5, 0.9)}, r"`prune.sparsity.`"),
         ],
-        ids=str,
     )
     def test_what_is_refused_before_training(self, tmp_path: Path, callback: Any, space: Any, message: str) -> None:
         with pytest.raises(SpaceError, match=message):
