@@ -7,24 +7,53 @@ best architecture -> your own module, rebuilt in place and trained -> plain chec
 """
 
 from lightning_autoarch._version import __version__
+from lightning_autoarch.callbacks.prune import (
+    SET,
+    ChannelPruning,
+    Distillation,
+    GroupLasso,
+    L1Regularization,
+    L2Regularization,
+    MagnitudePruning,
+    RigL,
+    SemiStructuredPruning,
+)
 from lightning_autoarch.callbacks.search import ArchitectureSearch
 from lightning_autoarch.errors import AutoArchError, SearchError, SpaceError, SpaceExhausted
+from lightning_autoarch.prune.load import load_pruned
+from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, OneShot
 from lightning_autoarch.search.parameters import Categorical, Float, Int, Repeat
 from lightning_autoarch.search.space import SearchSpace
+from lightning_autoarch.training.export import export
 from lightning_autoarch.training.folds import FoldScores, cross_validate
 
 __all__ = [
+    "SET",
     "ArchitectureSearch",
     "AutoArchError",
     "Categorical",
+    "ChannelPruning",
+    "ConstantSparsity",
+    "CubicSparsity",
+    "Distillation",
     "Float",
     "FoldScores",
+    "GroupLasso",
     "Int",
+    "IterativeSparsity",
+    "L1Regularization",
+    "L2Regularization",
+    "MagnitudePruning",
+    "OneShot",
     "Repeat",
+    "RigL",
     "SearchError",
     "SearchSpace",
+    "SemiStructuredPruning",
     "SpaceError",
     "SpaceExhausted",
     "__version__",
     "cross_validate",
+    "export",
+    "load_pruned",
 ]

@@ -22,6 +22,8 @@ EXTRAS = {
     "dashboard": ("optuna-dashboard",),
     "ray": ("ray",),
     "safetensors": ("safetensors",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "hub": ("huggingface_hub",),
 }
 
 

@@ -1,10 +1,12 @@
-"""`autoarch`: LightningCLI with a search, and `AutoArchCLI(MyModule, MyData)` for a script of your own.
+"""`autoarch`: LightningCLI that searches and prunes, and `AutoArchCLI(MyModule, MyData)` for a script of your own.
 
     config.yaml, `search:` in it ─► autoarch search ─► best.yaml: the config with the winner's arguments ─► autoarch fit
                                  └► autoarch fit: searches, then trains the winner
 
-The keys of `search:` are the arguments of `ArchitectureSearch`. A config with the callback among `trainer.callbacks`
-instead, as a plain LightningCLI takes it, is searched as well.
+    config.yaml, model.ckpt ─► autoarch prune ─► pruned.ckpt: trained on while `prune:` prunes it
+
+The keys of `search:` are the arguments of `ArchitectureSearch`, those of `prune:` of `MagnitudePruning`. A config with
+a callback among `trainer.callbacks` instead, as a plain LightningCLI takes it, is searched and pruned as well.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import pickle
 import shlex
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,22 +32,38 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_autoarch._version import __version__
+from lightning_autoarch.callbacks.prune.finetune import load_weights, prune_trained, sizes_on_disk
+from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
+from lightning_autoarch.callbacks.prune.masked import MaskedTraining
+from lightning_autoarch.callbacks.prune.parameters import as_config, changes, pruning_part
 from lightning_autoarch.callbacks.search import ArchitectureSearch
 from lightning_autoarch.errors import AutoArchError, SearchError, SpaceError
+from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.prune.schedule import CubicSparsity, SparsitySchedule
+from lightning_autoarch.report.pruned import pruned_table
 from lightning_autoarch.training.data import split_architecture
 from lightning_autoarch.training.optimizers import LateOptimizers
+from lightning_autoarch.transfer.checkpoint import read_checkpoint
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130  # exit codes: jsonargparse's, Python's, the shell's for Ctrl-C
 _NEEDED = ("jsonargparse", "docstring_parser", "typeshed_client")
 _MISSING = 'The command line needs jsonargparse: pip install "lightning-autoarch[cli]"'
 _MARK = "# Written by the subcommand `search`"
-_ABOUT = "Find an architecture for a LightningModule, train it, report."
+_ABOUT = "Find an architecture for a LightningModule, train it, prune it, report."
+_ABOUT_OWN = {
+    "search": "Search an architecture, write a config with it, train nothing afterwards.",
+    "prune": "Load weights, train on while pruning, say what came of it, save a plain checkpoint.",
+}
+_SPARSITY = 0.9  # where `prune:` has no schedule
 _USAGE = "%(prog)s [--config FILE] [--KEY VALUE ...]"  # jsonargparse's own names every key: 70 lines before each error
 _SEARCHING = (None, "fit", "search")  # the subcommands in which `search:` means something; None: `run=False`
+_PRUNING = (*_SEARCHING, "prune")  # and `prune:`
 
 
 class AutoArchCLI(LightningCLI):
     """LightningCLI whose `fit` searches first if the config has `search:`, with the subcommand `search` for that alone.
+
+    With `prune:` in the config training prunes; the subcommand `prune` does so from a checkpoint on.
 
     Takes what LightningCLI takes. Optimizers and schedulers of the config are made anew for each candidate. An error in
     the space or the search ends the program with one line, with `JSONARGPARSE_DEBUG=true` in a traceback.
@@ -93,6 +113,31 @@ class AutoArchCLI(LightningCLI):
         _write_config(path, config, f"study `{search.study.study_name}`, {winner}")
         self._say_where(search, path)
 
+    def prune(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str = "",
+        output: str = "pruned.ckpt",
+    ) -> None:
+        """Load weights, train on while pruning, say what came of it, save a plain checkpoint.
+
+        Args:
+            model: pruned.
+            datamodule: its data.
+            ckpt_path: where its weights are.
+            output: the checkpoint to write: weights and hyperparameters, zeros where it is pruned.
+        """
+        load_weights(model, ckpt_path)
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        self._runs = True
+        pruned = prune_trained(self.trainer, model, datamodule)
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            print(f"fast_dev_run: one batch was trained; {output} is not written.")
+            return
+        self.trainer.save_checkpoint(output, weights_only=True)
+        print(f"{pruned_table(pruned, sizes_on_disk(model, Path(output)))}\n\nWrote {output}")
+
     @property
     def _program(self) -> str:
         return f"python {name}" if (name := Path(sys.argv[0]).name).endswith(".py") else name
@@ -118,12 +163,25 @@ class AutoArchCLI(LightningCLI):
         seed = given.get("seed_everything")
         config = {"seed_everything": seed, **{k: v for k, v in config.items() if k not in ("search", "output")}}
         if callbacks := (config.get("trainer") or {}).get("callbacks"):
-            config["trainer"]["callbacks"] = [c for c in callbacks if not _is_search(c)]
+            config["trainer"]["callbacks"] = [c for c in callbacks if not _is_a(c, ArchitectureSearch)]
         module, data = split_architecture(dict(architecture))
         for key, arguments in (("model", module), ("data", data)):
             if arguments:
                 config[key] = _with_arguments(config.get(key) or {}, given[key], arguments)
+        self._write_pruning(config, pruning_part(architecture))
         return config
+
+    def _write_pruning(self, config: dict[str, Any], parameters: Mapping[str, Any]) -> None:
+        """Put the winner's parameters of the pruning callback where the config has the callback."""
+        found = [cb for cb in self.trainer.callbacks if isinstance(cb, MaskedTraining)]  # type: ignore[attr-defined]
+        if not parameters or not found:
+            return
+        written = as_config(changes(found[0], parameters))
+        listed = [c for c in (config.get("trainer") or {}).get("callbacks") or () if _is_a(c, MaskedTraining)]
+        if listed:
+            listed[0]["init_args"] = {**(listed[0].get("init_args") or {}), **written}
+        else:
+            config["prune"] = {**(config.get("prune") or {}), **written}
 
     def _search_of(self, trainer: Trainer) -> ArchitectureSearch:
         search = _first_search(trainer.callbacks)  # type: ignore[attr-defined]
@@ -140,27 +198,47 @@ class AutoArchCLI(LightningCLI):
             parser.add_class_arguments(_Options, "search", instantiate=False, fail_untyped=False)
         else:
             parser.add_argument("--search", type=dict, help="Of `fit` and `search`; not used here.")
+        if self._building in _PRUNING:
+            parser.add_class_arguments(_PruneOptions, "prune", instantiate=False, fail_untyped=False)
+        else:
+            parser.add_argument("--prune", type=dict, help="Of `fit`, `search` and `prune`; not used here.")
         super().add_core_arguments_to_parser(parser)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        search = self._configured_search()
+        callbacks = kwargs.get("callbacks", self._get(self.config_init, "trainer", default={}).get("callbacks"))
+        others = callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
+        if self.subcommand == "prune":  # what the checkpoint holds is searched already
+            others = [callback for callback in others if not isinstance(callback, ArchitectureSearch)]
+        search, pruning = self._configured_search(), self._configured_pruning(others)
         if search is not None:
-            callbacks = kwargs.get("callbacks", self._get(self.config_init, "trainer", default={}).get("callbacks"))
-            others = callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
             if _first_search(others) is not None:
                 raise SearchError("There are two searches: give `search:` or the callback, not both.")
-            kwargs["callbacks"] = [search, *others]
             # The same command again is how a search resumes: its config.yaml is there already.
             self.save_config_kwargs = {"overwrite": True, **self.save_config_kwargs}
-        if self.subcommand == "search":
-            self.save_config_callback = None  # it writes a config itself
+        if callbacks is not None or search is not None or pruning is not None:
+            kwargs["callbacks"] = [callback for callback in (search, pruning, *others) if callback is not None]
+        if self.subcommand in _ABOUT_OWN:
+            self.save_config_callback = None  # they write something of their own
         return super().instantiate_trainer(**kwargs)
 
+    def _configured_pruning(self, others: Sequence[Callback]) -> Callback | None:
+        if self.subcommand not in _PRUNING:
+            return None
+        given = _top_level(self._get(self.config, "prune"))
+        there = any(isinstance(callback, MaskedTraining) for callback in others)
+        if _differs("prune", given, self._parser(self.subcommand)):
+            if there:
+                raise PruneValueError("There are two pruning callbacks: give `prune:` or the callback, not both.")
+        elif there or self.subcommand != "prune":
+            return None
+        options = _top_level(self._get(self.config_init, "prune"))
+        return MagnitudePruning(**{**options, "schedule": options["schedule"] or CubicSparsity(_SPARSITY)})
+
     def _configured_search(self) -> Callback | None:
-        given = dict(self._get(self.config, "search") or {})
+        given = _top_level(self._get(self.config, "search"))
         if self.subcommand not in _SEARCHING:
             return _Searched() if given else None
-        if not _differs(given, self._parser(self.subcommand)):
+        if not _differs("search", given, self._parser(self.subcommand)):
             return None
         for name in ("space", "monitor"):
             if given.get(name) is None:
@@ -201,29 +279,40 @@ class AutoArchCLI(LightningCLI):
 
     def _setup_parser_kwargs(self, parser_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         main, subcommands = super()._setup_parser_kwargs(parser_kwargs)
-        if "search" in main:
-            subcommands["search"] = main.pop("search")
+        subcommands |= {name: main.pop(name) for name in _ABOUT_OWN if name in main}
         return main, subcommands
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
-        about = "Search an architecture, write a config with it, train nothing afterwards."
-        self._building = "search"
-        own = self.init_parser(**{"description": about, "usage": _USAGE, **kwargs.get("search", {})})
-        own.add_argument("--output", default="best.yaml", help="The config to write; `fit` takes it.")
-        self._add_arguments(own)
-        self._subcommand_method_arguments["search"] = ["output"]
-        self._subcommand_parsers["search"] = own
-        _list_subcommand(parser, "search", own, about)
+        for name, about in _ABOUT_OWN.items():
+            self._building = name
+            own = self.init_parser(**{"description": about, "usage": _USAGE, **kwargs.get(name, {})})
+            self._subcommand_method_arguments[name] = _add_options(name, own)
+            self._add_arguments(own)
+            self._subcommand_parsers[name] = own
+            _list_subcommand(parser, name, own, about)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._building = subcommand
         return super()._prepare_subcommand_parser(klass, subcommand, **{"usage": _USAGE, **kwargs})
 
+    def _parse_ckpt_path(self) -> None:
+        if self.config.get("subcommand") != "prune":
+            super()._parse_ckpt_path()
+            return
+        given = self.config["prune"]
+        read_checkpoint(given["ckpt_path"])  # says in one line what is wrong with it
+        arguments = _hyperparameters(Path(given["ckpt_path"]))
+        if not arguments:
+            return
+        where = arguments.pop("_class_path", (given.get("model") or {}).get("class_path"))
+        model = arguments if where is None else {"class_path": where, "dict_kwargs": arguments}
+        self.config = self.parser.parse_object({"prune": {"model": model}}, self.config)
+
     def _run_subcommand(self, subcommand: str) -> None:
         try:
-            if subcommand == "search":
-                self.search(**self._prepare_subcommand_kwargs("search"))
+            if subcommand in _ABOUT_OWN:
+                getattr(self, subcommand)(**self._prepare_subcommand_kwargs(subcommand))
             else:
                 self._runs = True
                 super()._run_subcommand(subcommand)
@@ -243,6 +332,19 @@ class _Options(ArchitectureSearch):
     # Only for jsonargparse to read: without `search:` nothing of it is required.
     def __init__(self, space: dict[str, Any] | None = None, *, monitor: str | None = None, **kwargs: Any) -> None:
         super().__init__(space or {}, monitor=monitor or "", **kwargs)
+
+
+class _PruneOptions(MagnitudePruning):
+    """Prune in training.
+
+    Args:
+        schedule: CubicSparsity, ConstantSparsity, OneShot or IterativeSparsity, by `class_path` and `init_args`; None:
+            CubicSparsity(0.9) where anything else of `prune` is given, and in the subcommand `prune`.
+    """
+
+    # Only for jsonargparse to read: without `prune:` nothing of it is required.
+    def __init__(self, schedule: SparsitySchedule | None = None, **kwargs: Any) -> None:
+        super().__init__(schedule or CubicSparsity(_SPARSITY), **kwargs)
 
 
 class _Searched(Callback):
@@ -325,19 +427,51 @@ def _demo(args: Sequence[str]) -> None:
 _COMMANDS = {"report": _report, "demo": _demo}
 
 
-def _differs(given: Mapping[str, Any], parser: LightningArgumentParser) -> bool:
-    return any(value != parser.get_default(f"search.{name}") for name, value in given.items())
+def _add_options(subcommand: str, parser: LightningArgumentParser) -> list[str]:
+    """The arguments of our own subcommands' methods; returns their names."""
+    if subcommand == "search":
+        parser.add_argument("--output", default="best.yaml", help="The config to write; `fit` takes it.")
+        return ["output"]
+    parser.add_argument("--ckpt_path", required=True, help="A checkpoint of the model, or its weights alone.")
+    parser.add_argument("--output", default="pruned.ckpt", help="The checkpoint to write: weights, hyperparameters.")
+    return ["ckpt_path", "output"]
+
+
+def _top_level(section: Any) -> dict[str, Any]:
+    """The keys of a section and what they hold; a Namespace of jsonargparse iterates over the keys below them too."""
+    return {} if section is None else dict(section if isinstance(section, Mapping) else vars(section))
+
+
+def _differs(section: str, given: Mapping[str, Any], parser: LightningArgumentParser) -> bool:
+    """Whether anything was given: a config that was parsed twice has lists where a default is a tuple."""
+    defaults = {name: parser.get_default(f"{section}.{name}") for name in given}
+    return any(value != defaults[name] and value != _as_list(defaults[name]) for name, value in given.items())
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _hyperparameters(path: Path) -> dict[str, Any]:
+    """The model's in a Lightning checkpoint; none in a file of weights alone, or where they are more than data."""
+    if not (path.is_file() and zipfile.is_zipfile(path)):
+        return {}
+    try:
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError:
+        return {}
+    return {k: v for k, v in dict(checkpoint.get("hyper_parameters") or {}).items() if k != "_instantiator"}
 
 
 def _first_search(callbacks: Sequence[Callback]) -> ArchitectureSearch | None:
     return next((callback for callback in callbacks if isinstance(callback, ArchitectureSearch)), None)
 
 
-def _is_search(callback: Mapping[str, Any]) -> bool:
-    """Whether an entry of `trainer.callbacks` in a config is the search."""
+def _is_a(callback: Mapping[str, Any], kind: type[Callback]) -> bool:
+    """Whether an entry of `trainer.callbacks` in a config is of this class."""
     module, _, name = str(callback.get("class_path", "")).rpartition(".")
     cls = getattr(importlib.import_module(module), name, None) if module else None
-    return isinstance(cls, type) and issubclass(cls, ArchitectureSearch)
+    return isinstance(cls, type) and issubclass(cls, kind)
 
 
 def _with_arguments(written: dict[str, Any], given: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:

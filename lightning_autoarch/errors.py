@@ -22,6 +22,18 @@ class SpaceExhausted(SearchError):
     """Every architecture of a finite space has been proposed already: there is nothing left to try."""
 
 
+class StructureError(AutoArchError, RuntimeError):
+    """The channels of a module cannot be found, removed or widened as asked."""
+
+
+class CheckpointError(AutoArchError, RuntimeError):
+    """A checkpoint cannot be read, or is not what it says that it is."""
+
+
+class TransferError(AutoArchError, ValueError):
+    """Weights cannot be taken over as asked; the module is as it was."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" Did you mean `width`?"` for the nearest known name, or an empty string when none is near."""
     names = list(known)

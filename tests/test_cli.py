@@ -18,6 +18,7 @@ import yaml
 from lightning.pytorch.cli import LightningCLI
 
 from lightning_autoarch import ArchitectureSearch
+from lightning_autoarch.callbacks.prune import MagnitudePruning
 from lightning_autoarch.cli import AutoArchCLI, main
 from lightning_autoarch.training.optimizers import LateOptimizers
 
@@ -287,6 +288,175 @@ class _Remember(L.Callback):
         self.started.update({k: v.clone() for k, v in pl_module.state_dict().items()})
 
 
+class TestPrune:
+    @pytest.fixture
+    def trained(self, config: Write) -> str:
+        """A checkpoint of a net of 32 hidden units, which the configs do not name."""
+        model = {"class_path": "cli_nets.OwnOptimizer", "init_args": {"width": 32}}
+        cli = AutoArchCLI(args=["fit", "--config", config("dense.yaml", search=None, model=model)])
+        cli.trainer.save_checkpoint("dense.ckpt")
+        Path("config.yaml").unlink()
+        return "dense.ckpt"
+
+    def zeros(self, module: Any) -> float:
+        weights = [p for p in module.parameters() if p.dim() == 2]
+        return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+
+    def test_default(self, config: Write, trained: str, capsys: Any) -> None:
+        cli = AutoArchCLI(args=["prune", "--config", config(search=None), "--ckpt_path", trained])
+        said = capsys.readouterr().out
+        assert cli.model.net[0][0].out_features == 32  # as the checkpoint says
+        assert self.zeros(cli.model) == 0.9
+        lines = [line.split() for line in said.splitlines()]
+        assert ["all", "of", "them", "160", "16", "90.0%"] in lines
+        [score] = [line for line in lines if line[:1] == ["val_loss"]]
+        dense = cli_nets.OwnOptimizer.load_from_checkpoint(trained)
+        [before] = L.Trainer(**TRAINER).validate(dense, datamodule=cli_nets.Data(), verbose=False)
+        assert float(score[1]) == pytest.approx(before["val_loss"], rel=1e-3) and float(score[2]) > 0
+        assert f"on disk  dense {Path('pruned.ckpt').stat().st_size / 1000:.3g} kB, sparse " in said
+        assert sorted(p.name for p in Path().iterdir()) == ["config.yaml", "dense.ckpt", "dense.yaml", "pruned.ckpt"]
+        pruned = cli_nets.OwnOptimizer.load_from_checkpoint("pruned.ckpt")
+        assert all(torch.equal(a, b) for a, b in zip(pruned.parameters(), cli.model.parameters(), strict=True))
+        held = torch.load("pruned.ckpt", weights_only=True)
+        assert "callbacks" not in held and "optimizer_states" not in held
+
+    def test_section(self, config: Write, trained: str) -> None:
+        schedule = {"class_path": "CubicSparsity", "init_args": {"final_sparsity": 0.5, "end": 0.5}}
+        path = config(search=None, prune={"schedule": schedule, "scope": "layer", "every_n_steps": 1})
+        args = ["--config", path, "--ckpt_path", trained, "--output", "out/p.ckpt", "--prune.targets", "net.0"]
+        cli = AutoArchCLI(args=["prune", *args])
+        assert (cli.model.net[0][0].weight == 0).float().mean() == 0.5
+        assert (cli.model.net[1].weight != 0).all()
+        assert Path("out/p.ckpt").exists()
+
+    def test_whole_floats_are_parts_of_the_fit(self, config: Write, trained: str) -> None:
+        for at, expected in (("1.0", 1.0), ("1", 1)):
+            options = ["--prune.schedule=OneShot", "--prune.schedule.sparsity=0.5", f"--prune.schedule.at={at}"]
+            cli = AutoArchCLI(args=["prune", "--config", config(search=None), "--ckpt_path", trained, *options])
+            [pruning] = [c for c in cli.trainer.callbacks if isinstance(c, MagnitudePruning)]
+            assert type(pruning.schedule.at) is type(expected) and pruning.schedule.at == expected
+
+    def test_options_alone(self, config: Write, trained: str) -> None:
+        options = ["--prune.schedule=OneShot", "--prune.schedule.sparsity=0.75", "--prune.schedule.at=2"]
+        cli = AutoArchCLI(args=["prune", "--config", config(search=None), "--ckpt_path", trained, *options])
+        assert self.zeros(cli.model) == 0.75
+
+    @pytest.mark.parametrize("name", ["RigL", "SET", "SemiStructuredPruning"])
+    def test_callback_of_the_config(self, config: Write, trained: str, name: str) -> None:
+        callback = {"class_path": f"lightning_autoarch.callbacks.prune.{name}"}
+        callback["init_args"] = {"targets": "net.0"} if name == "SemiStructuredPruning" else {"sparsity": 0.5}
+        path = config(trainer={**TRAINER, "callbacks": [callback]})  # with `search:`, of no use here
+        cli = AutoArchCLI(args=["prune", "--config", path, "--ckpt_path", trained])
+        assert (cli.model.net[0][0].weight == 0).float().mean() == pytest.approx(0.5, abs=0.15)
+        assert not Path("autoarch").exists()
+
+    def test_a_search_among_the_callbacks_is_left_out(self, config: Write, trained: str) -> None:
+        callback = {"class_path": BY_CLASS, "init_args": SEARCH}
+        path = config(search=None, trainer={**TRAINER, "callbacks": [callback]})
+        AutoArchCLI(args=["prune", "--config", path, "--ckpt_path", trained])
+        assert not Path("autoarch").exists()
+
+    def test_checkpoint_of_a_script(self, config: Write) -> None:
+        module = cli_nets.OwnOptimizer(width=9)
+        trainer = L.Trainer(**TRAINER)
+        trainer.fit(module, datamodule=cli_nets.Data())
+        trainer.save_checkpoint("script.ckpt")
+        for extra in ([], ["--model.init_args.width=9"]):
+            cli = AutoArchCLI(args=["prune", "--config", config(search=None), "--ckpt_path", "script.ckpt", *extra])
+            assert cli.model.net[0][0].out_features == 9
+
+    def test_weights_alone(self, config: Write) -> None:
+        torch.save(cli_nets.Net().state_dict(), "weights.pt")
+        cli = AutoArchCLI(args=["prune", "--config", config(search=None), "--ckpt_path", "weights.pt"])
+        assert self.zeros(cli.model) == 0.9
+
+    def test_fit_prunes_too(self, config: Write) -> None:
+        section = {"schedule": {"class_path": "ConstantSparsity", "init_args": {"sparsity": 0.5}}}
+        cli = AutoArchCLI(args=["fit", "--config", config("fit.yaml", search=None, prune=section)])
+        assert self.zeros(cli.model) == 0.5
+        tested = AutoArchCLI(args=["test", "--config", "fit.yaml"], save_config_callback=None)
+        assert tested.trainer.callback_metrics["test_loss"] > 0
+
+    @pytest.mark.parametrize("where", ["section", "callback"])
+    def test_joint_search_writes_the_winners_sparsity(self, config: Write, where: str) -> None:
+        schedule = {"class_path": "lightning_autoarch.prune.schedule.CubicSparsity"}
+        schedule["init_args"] = {"final_sparsity": 0.9, "end": 0.5}
+        init = {"schedule": schedule, "every_n_steps": 1}
+        callback = {"class_path": "lightning_autoarch.callbacks.prune.MagnitudePruning", "init_args": init}
+        space = {"width": {"low": 8, "high": 32}, "prune.sparsity": {"low": 0.5, "high": 0.8}, "prune.scope": ["erk"]}
+        path = config(
+            "both.yaml",
+            search={**SEARCH, "space": space},
+            **({"prune": init} if where == "section" else {"trainer": {**TRAINER, "callbacks": [callback]}}),
+        )
+        cli = AutoArchCLI(args=["search", "--config", path])
+        [search] = [c for c in cli.trainer.callbacks if isinstance(c, ArchitectureSearch)]
+        best = yaml.safe_load(Path("best.yaml").read_text())
+        given = best["prune"] if where == "section" else best["trainer"]["callbacks"][0]["init_args"]
+        assert given["scope"] == "erk" and given["every_n_steps"] == 1
+        assert given["schedule"]["init_args"]["final_sparsity"] == search.best_architecture["prune.sparsity"]
+        fitted = AutoArchCLI(args=["fit", "--config", "best.yaml"], save_config_callback=None)
+        assert self.zeros(fitted.model) == pytest.approx(search.best_architecture["prune.sparsity"], abs=0.02)
+        assert fitted.model.hparams["width"] == search.best_architecture["width"]
+
+    @pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no `validation_step`")
+    def test_without_validation(self, config: Write, capsys: Any) -> None:
+        torch.save(cli_nets.OwnOptimizer().state_dict(), "weights.pt")
+        path = config(search=None, model={"class_path": "cli_nets.NoValidation"})
+        AutoArchCLI(args=["prune", "--config", path, "--ckpt_path", "weights.pt"])
+        said = capsys.readouterr().out
+        assert "before" not in said and "90.0%" in said
+
+    def test_fast_dev_run_writes_nothing(self, config: Write, trained: str, capsys: Any) -> None:
+        args = ["prune", "--config", config(search=None), "--ckpt_path", trained, "--trainer.fast_dev_run", "true"]
+        main(args)
+        assert "not written" in capsys.readouterr().out
+        assert not Path("pruned.ckpt").exists()
+
+    @pytest.mark.parametrize(
+        ("sections", "options", "code", "said"),
+        [
+            ({}, ["--ckpt_path", "nothing.ckpt"], 2, "Expected a checkpoint at nothing.ckpt"),
+            ({}, ["--ckpt_path", "config.yaml"], 2, "config.yaml"),
+            ({}, ["--ckpt_path", "broken.ckpt"], 2, "broken.ckpt"),
+            ({}, ["--ckpt_path", "other.pt"], 2, "Expected `net.0.0.weight` of shape (4, 4) in other.pt, got (7, 4)"),
+            ({}, ["--ckpt_path", "more.pt"], 2, "more.pt has `more`"),
+            ({}, ["--ckpt_path", "good.pt", "--prune.scope", "lamp", "--prune.criterion", "random"], 2, "lamp"),
+            ({}, ["--ckpt_path", "good.pt", "--prune.targets", "nett.*"], 1, "`nett.*` of `targets` matches no weight"),
+            ({"prune": {"schedule": {"class_path": "OneShot", "init_args": {"sparsity": 1.5}}}},
+             ["--ckpt_path", "good.pt"], 2, "Expected `sparsity` in [0, 1), got 1.5"),
+            ({"prune": {"scope": "erk"}, "trainer": {**TRAINER, "callbacks": [
+                {"class_path": "lightning_autoarch.callbacks.prune.RigL"}]}},
+             ["--ckpt_path", "good.pt"], 2, "not both"),
+        ],
+    )  # fmt: skip
+    def test_errors_are_one_line(
+        self, config: Write, capsys: Any, sections: Any, options: list[str], code: int, said: str
+    ) -> None:
+        state = cli_nets.Net().state_dict()
+        torch.save(state, "good.pt")
+        torch.save({**state, "more": torch.ones(1)}, "more.pt")
+        torch.save(cli_nets.Net(width=7).state_dict(), "other.pt")
+        Path("broken.ckpt").write_bytes(Path("good.pt").read_bytes()[:500])
+        assert exit_code("prune", "--config", config(**{"search": None, **sections}), *options) == code
+        [line] = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+        assert line.startswith("autoarch: error: ")
+        assert said in line
+        assert not Path("pruned.ckpt").exists()
+
+    def test_without_a_checkpoint(self, config: Write, capsys: Any) -> None:
+        assert exit_code("prune", "--config", config(search=None)) == 2
+        assert "ckpt_path" in capsys.readouterr().err
+
+    def test_help(self, capsys: Any) -> None:
+        assert exit_code("prune", "--help") == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert "--ckpt_path CKPT_PATH" in text and "--prune.schedule" in text and "--prune.every_n_steps" in text
+        assert exit_code("test", "--help") == 0
+        text = capsys.readouterr().out
+        assert "--prune PRUNE" in text and "--prune.scope" not in text
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("change", "code", "said"),
@@ -363,7 +533,7 @@ class TestHelp:
     def test_lists_every_subcommand(self, capsys: Any) -> None:
         assert exit_code("--help") == 0
         listed = capsys.readouterr().out
-        for name in ("fit", "validate", "test", "predict", "search", "report", "demo"):
+        for name in ("fit", "validate", "test", "predict", "search", "prune", "report", "demo"):
             assert f"\n    {name}  " in listed
 
     def test_of_search_explains_its_options(self, capsys: Any) -> None:

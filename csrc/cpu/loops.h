@@ -50,8 +50,8 @@ struct Cut {
 
 template <typename Storage>
 struct Loops {
-  // Sorts the candidates by the bracket, low < high; returns how many elements it got through: n, or a multiple of 64
-  // when the collector is full.
+  // Sorts the candidates by the bracket, low < high and low <= infinity; returns how many elements it got through: n, or
+  // a multiple of 64 when the collector is full.
   std::int64_t (*tally)(const Storage* x, std::int64_t n, Candidates, Bracket<Storage>, Storage infinity,
                         Tally<Storage>*, Collector<Storage>*);
   // Adds the candidates with low <= key <= high to bins[(key - low) >> shift].

@@ -38,10 +38,9 @@ void apply_masks(const Arrays& arrays, const std::vector<Bits>& masks, Dtype dty
   threads = useful_threads(blocks.elements(), threads);
   with_bits(dtype, [&](auto storage) {
     using Storage = decltype(storage);
-    each_span<Storage>(arrays, blocks, threads, true,
-                       [&](std::size_t a, std::int64_t start, Storage* x, std::int64_t n) {
-                         loops<Storage>().apply(x, n, masks[a] + start / block);
-                       });
+    write_spans<Storage>(arrays, blocks, threads, [&](std::size_t a, std::int64_t start, Storage* x, std::int64_t n) {
+      loops<Storage>().apply(x, n, masks[a] + start / block);
+    });
   });
 }
 

@@ -24,26 +24,27 @@ struct Tile {
   std::int64_t begin, end;
 };
 
-// Calls f(tile) for tiles of all slices, in parallel.
-template <typename F>
-void each_tile(const Array& array, const Groups& shape, int threads, F&& f) {
+// Calls f(window, tile) for tiles of all slices, in parallel.
+template <typename Storage, typename F>
+void each_tile(const Arrays& one, const Groups& shape, int threads, F&& f) {
+  const Array& array = one[0];
   check_groups(array, shape);
   if (shape.length == 0) return;
   const std::int64_t width =
       std::clamp<std::int64_t>(tuning::gathered_elements / std::max<std::int64_t>(shape.inner, 1), 1, widest);
   const std::int64_t tiles = (shape.length + width - 1) / width;
   threads = static_cast<int>(std::min<std::int64_t>(useful_threads(array.n, threads), tiles));
+  auto windows = Window<Storage>::for_writing(one, threads);
   parallel(threads, [&](int t) {
     for (std::int64_t i = tiles * t / threads; i < tiles * (t + 1) / threads; ++i)
-      f(Tile{i * width, std::min((i + 1) * width, shape.length)});
+      f(windows[static_cast<std::size_t>(t)], Tile{i * width, std::min((i + 1) * width, shape.length)});
   });
 }
 
 // Calls f(g, e, data, n) for runs of a tile's elements as they lie in the array: e is the number of the first in slice
 // g.
 template <typename Storage, typename F>
-void each_run(const Arrays& one, const Groups& shape, Tile tile, bool write, F&& f) {
-  Window<Storage> window(one);
+void each_run(Window<Storage>& window, const Groups& shape, Tile tile, bool write, F&& f) {
   for (std::int64_t o = 0; o < shape.outer; ++o) {
     const std::int64_t first = (o * shape.length + tile.begin) * shape.inner;
     const std::int64_t count = (tile.end - tile.begin) * shape.inner;
@@ -68,11 +69,10 @@ double total(double* sums) {
   return sums[0];
 }
 
-template <Dtype dtype>
-void norms_of_tile(const Arrays& one, const Groups& shape, Tile tile, int p, double* norms) {
-  using Storage = typename Number<dtype>::Storage;
+template <Dtype dtype, typename Storage>
+void norms_of_tile(Window<Storage>& window, const Groups& shape, Tile tile, int p, double* norms) {
   std::vector<double> sums(static_cast<std::size_t>((tile.end - tile.begin) * lanes));
-  each_run<Storage>(one, shape, tile, false, [&](std::int64_t g, std::int64_t e, const Storage* x, std::int64_t n) {
+  each_run<Storage>(window, shape, tile, false, [&](std::int64_t g, std::int64_t e, const Storage* x, std::int64_t n) {
     double* own = &sums[static_cast<std::size_t>((g - tile.begin) * lanes)];
     for (std::int64_t i = 0; i < n; ++i) {
       const auto magnitude = static_cast<double>(Number<dtype>::widen(magnitude_key(x[i])));
@@ -97,7 +97,7 @@ void soft_threshold(const Arrays& arrays, const std::vector<double>& amounts, Dt
   with_dtype(dtype, [&](auto constant) {
     using N = Number<decltype(constant)::value>;
     using Storage = typename N::Storage;
-    each_span<Storage>(arrays, blocks, threads, true, [&](std::size_t a, std::int64_t, Storage* x, std::int64_t n) {
+    write_spans<Storage>(arrays, blocks, threads, [&](std::size_t a, std::int64_t, Storage* x, std::int64_t n) {
       const auto amount = static_cast<typename N::Work>(amounts[a]);
       for (std::int64_t i = 0; i < n; ++i) x[i] = soft_thresholded<decltype(constant)::value>(x[i], amount);
     });
@@ -108,8 +108,10 @@ void group_norms(const Array& array, const Groups& shape, int p, double* norms, 
   if (p != 1 && p != 2) throw std::invalid_argument("Expected `p` to be 1 or 2, got " + std::to_string(p) + ".");
   const Arrays one{array};
   with_dtype(dtype, [&](auto constant) {
-    each_tile(array, shape, threads,
-              [&](Tile tile) { norms_of_tile<decltype(constant)::value>(one, shape, tile, p, norms); });
+    constexpr Dtype d = decltype(constant)::value;
+    using Storage = typename Number<d>::Storage;
+    each_tile<Storage>(one, shape, threads,
+                       [&](Window<Storage>& window, Tile tile) { norms_of_tile<d>(window, shape, tile, p, norms); });
   });
 }
 
@@ -120,8 +122,8 @@ void group_soft_threshold(const Array& array, const Groups& shape, const double*
   with_dtype(dtype, [&](auto constant) {
     constexpr Dtype d = decltype(constant)::value;
     using Storage = typename Number<d>::Storage;
-    each_tile(array, shape, threads, [&](Tile tile) {
-      each_run<Storage>(one, shape, tile, true, [&](std::int64_t g, std::int64_t, Storage* x, std::int64_t n) {
+    each_tile<Storage>(one, shape, threads, [&](Window<Storage>& window, Tile tile) {
+      each_run<Storage>(window, shape, tile, true, [&](std::int64_t g, std::int64_t, Storage* x, std::int64_t n) {
         const double factor = shrinkage(norms[g], amount);
         if (factor == 1) return;
         for (std::int64_t i = 0; i < n; ++i) x[i] = scaled<d>(x[i], factor);

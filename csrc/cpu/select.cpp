@@ -245,7 +245,8 @@ class Selection {
       for (int i = t; i < 2; i += both)
         if (ranks[i] >= 1 && ranks[i] <= static_cast<std::int64_t>(keys.size())) ends[i] = key_of(keys, ranks[i]);
     });
-    if (ends[0] == ends[1]) ++ends[1];  // an atom; `top` itself is a NaN that no rank is at
+    ends[0] = std::min(ends[0], Number<dtype>::infinity);  // `tally` sees a NaN above `low` only
+    if (ends[0] == ends[1]) ++ends[1];                     // an atom; `top` itself is a NaN that no rank is at
     return {ends[0], ends[1]};
   }
 
@@ -375,8 +376,9 @@ class Selection {
     if (found.kept_equal > 0)
       for (std::size_t t = 0; t < left.size(); ++t)
         left[t] = std::max<std::int64_t>(0, found.kept_equal - equal_before(cut.key)[t]);
+    auto windows = Window<Storage>::for_writing(arrays_, threads_);
     team_.run(threads_, [&](int t) {
-      Window<Storage> window(arrays_);
+      Window<Storage>& window = windows[static_cast<std::size_t>(t)];
       const auto longest = [&](std::size_t a) { return Window<Storage>::longest(arrays_[a]); };
       blocks_.spans(part(t), part(t + 1), longest, [&](std::size_t a, std::int64_t start, std::int64_t n) {
         mark_span(window, a, start, n, cut, &left[static_cast<std::size_t>(t)]);

@@ -24,10 +24,13 @@ struct MaskSieve {
     below += __builtin_popcountll(candidates & ~past_low);
     above += __builtin_popcountll(past_high);
     most = candidates == ~std::uint64_t{0} ? Simd::largest(x, most) : largest_of_candidates(x, past_high);
-    for (std::uint64_t in = past_low & ~past_high; in; in &= in - 1) *next++ = magnitude_key(x[__builtin_ctzll(in)]);
+    for (std::uint64_t in = past_low & ~past_high; in; in &= in - 1) {
+      const Storage key = magnitude_key(x[__builtin_ctzll(in)]);
+      most = key > most ? key : most;  // a NaN too, where the bracket ends above infinity
+      *next++ = key;
+    }
   }
 
-  // Only keys from `high` on can be NaN.
   Storage largest_of_candidates(const Storage* x, std::uint64_t which) const {
     Storage result = most;
     for (; which; which &= which - 1) {

@@ -62,6 +62,17 @@ class Window {
  public:
   explicit Window(const Arrays& arrays) : arrays_(arrays) {}
 
+  // One a thread. With their memory: what is written through them must not end for want of it.
+  static std::vector<Window> for_writing(const Arrays& arrays, int threads) {
+    std::int64_t most = 0;
+    for (const Array& array : arrays)
+      if (array.layout.dims != 0)
+        most = std::max(most, std::min(array.n, std::max(longest(array), tuning::gathered_elements)));
+    std::vector<Window> windows(static_cast<std::size_t>(threads), Window(arrays));
+    for (Window& window : windows) window.copy_.resize(static_cast<std::size_t>(most));
+    return windows;
+  }
+
   // A copy is whole rows where they are gapless runs of memory and not too long (channels_last): then so is the window.
   static bool whole_rows(const Array& array) {
     const std::int64_t unit = rows_in_blocks(array);
@@ -103,16 +114,17 @@ class Window {
   std::vector<Storage> copy_;
 };
 
-// f(array, start, data, n) for every run of elements in logical order, on `threads` threads.
+// f(array, start, data, n) for every run of elements in logical order, on `threads` threads; `data` may be written.
 template <typename Storage, typename F>
-void each_span(const Arrays& arrays, const Blocks& blocks, int threads, bool write, F&& f) {
+void write_spans(const Arrays& arrays, const Blocks& blocks, int threads, F&& f) {
+  auto windows = Window<Storage>::for_writing(arrays, threads);
   parallel(threads, [&](int t) {
-    Window<Storage> window(arrays);
+    Window<Storage>& window = windows[static_cast<std::size_t>(t)];
     const auto longest = [&](std::size_t a) { return Window<Storage>::longest(arrays[a]); };
     blocks.spans(blocks.count() * t / threads, blocks.count() * (t + 1) / threads, longest,
                  [&](std::size_t a, std::int64_t start, std::int64_t n) {
                    f(a, start, window.read(a, start, n), n);
-                   if (write) window.write(a, start, n);
+                   window.write(a, start, n);
                  });
   });
 }

@@ -33,6 +33,7 @@ from lightning_autoarch.callbacks.outer import (
     writable,
 )
 from lightning_autoarch.callbacks.progress import SearchProgress
+from lightning_autoarch.callbacks.prune.joint import JointPruning
 from lightning_autoarch.errors import SearchError, SpaceError
 from lightning_autoarch.search.leaderboard import leaderboard
 from lightning_autoarch.search.space import Architecture, SearchSpace
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 After = Literal["train", "keep", "stop"]
-_RESERVED = ("prune.", "transfer.")
+_RESERVED = ("transfer.",)
 
 
 class ArchitectureSearch(Callback):
@@ -65,8 +66,11 @@ class ArchitectureSearch(Callback):
 
     Args:
         space: name of an `__init__` argument -> `Int`, `Float`, `Categorical`, `Repeat`, or their compact form. Names
-            that begin with `data.` are arguments of the datamodule.
-        monitor: the logged value that is the score: the best epoch's counts.
+            that begin with `data.` are arguments of the datamodule, those with `prune.` of the one pruning callback
+            among `trial_callbacks`, or else among the Trainer's: `prune.sparsity`, `prune.end`, `prune.scope`,
+            `prune.sparsity.<pattern>` for some layers. Trials then prune, and the outer fit does as the winner.
+        monitor: the logged value that is the score: the best epoch's counts, in a trial that prunes the best of those
+            at the final sparsity.
         mode: "min" or "max".
         n_trials: how many trials, over all resumes and processes; duplicates and refused architectures do not count.
         timeout: seconds of the trials' training after which no further trial starts, over all resumes and processes.
@@ -75,9 +79,9 @@ class ArchitectureSearch(Callback):
         folds: a number of folds or a scikit-learn splitter: the score is the mean over the folds.
         labels: for splitters that need them: an array with a value a training sample, or a function of the set.
         groups: likewise.
-        max_params: most parameters of a candidate.
+        max_params: most parameters of a candidate, dense.
         max_flops: most FLOPs of a candidate's forward pass of `example_input_array`, or of the first batch.
-        constraints: functions `f(architecture) -> bool`: whether it is allowed.
+        constraints: functions `f(architecture) -> bool`: whether it is allowed. `architecture` has the `prune.*` too.
         enqueue: architectures to try first.
         trial_trainer: Trainer arguments that differ in the trials, such as `{"max_epochs": 3}`.
         trial_callbacks: copied for each trial, such as EarlyStopping.
@@ -153,6 +157,7 @@ class ArchitectureSearch(Callback):
         self._weights: Path | None = None
         self._searched: weakref.ref[LightningModule] | None = None
         self._minima: Minima | None = None
+        self._joint: JointPruning | None = None
         self._sigint: Any = None
         self._check_arguments()
 
@@ -170,7 +175,7 @@ class ArchitectureSearch(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles know nothing of this process: not the module that was searched, not its signal handler."""
-        return {**self.__dict__, "_searched": None, "_sigint": None}
+        return {**self.__dict__, "_searched": None, "_sigint": None, "_joint": None}
 
     def trials_dataframe(self) -> pd.DataFrame:
         """Optuna's table of all trials (needs pandas): number, value, times, `params_*`, `user_attrs_*`, state.
@@ -192,6 +197,7 @@ class ArchitectureSearch(Callback):
         self._sigint = signal.getsignal(signal.SIGINT)
         builder = ModuleBuilder.of(pl_module, self.factory)
         data = TrialData.of(trainer)
+        self._joint = JointPruning.of(self.space, self.trial_callbacks, trainer, pl_module)
         if not self._resumes(trainer):
             check_one_process(trainer)
             save_cli_config(trainer, pl_module)
@@ -208,6 +214,8 @@ class ArchitectureSearch(Callback):
         checkpoint = torch.load(self._weights, map_location="cpu", mmap=True, weights_only=False)
         pl_module.on_load_checkpoint(checkpoint)
         pl_module.load_state_dict(checkpoint["state_dict"], strict=pl_module.strict_loading)
+        if self._joint is not None:
+            self._joint.take_masks(checkpoint)
         self._weights = None
         if self.after == "stop":
             self._minima = end_before_training(trainer)
@@ -259,7 +267,8 @@ class ArchitectureSearch(Callback):
     def _search(self, trainer: Trainer, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
         self._check_buildable(module, builder, data)
         facts = Facts(builder, data, flops=True if self.max_flops is not None else None)
-        limits = Limits(facts, self.max_params, self.max_flops, self.constraints)
+        checks = [] if self._joint is None else [self._joint.why_not]
+        limits = Limits(facts, self.max_params, self.max_flops, self.constraints, checks)
         directory = None if trainer.fast_dev_run else self._directory(trainer, module)  # type: ignore[attr-defined]
         ledger = self._open(directory, self._name(module), self._sampler(facts, limits))
         self._enqueue(ledger, limits)
@@ -297,6 +306,8 @@ class ArchitectureSearch(Callback):
         example, data_example = split_architecture(self.space.architecture(self.space.random(np.random.default_rng(0))))
         builder.check(names, example)
         data.check(data_names, data_example)
+        if self._joint is not None and self.after != "stop":
+            self._joint.warn_of_a_dense_fit()
         try:
             fresh = builder.build(example if builder.factory is not None else {})
         except Exception:  # one impossible architecture is a failed trial, not the end
@@ -364,6 +375,8 @@ class ArchitectureSearch(Callback):
         if own is not None:
             own.mkdir(parents=True, exist_ok=True)
         spec = dataclasses.replace(spec, architecture=architecture, seed=trial_seed(self.seed, number), directory=own)
+        if self._joint is not None:
+            spec = dataclasses.replace(spec, callbacks=self._joint.callbacks(architecture))
         return run_trial(spec, report) if self.folds is None else run_folds(spec, self.folds, report)
 
     def _progress(self, ledger: Ledger, budget: Budget) -> SearchProgress:
@@ -394,6 +407,8 @@ class ArchitectureSearch(Callback):
         with seeded(trial_seed(self.seed, self._winner or 0)):
             builder.rebuild_(module, architecture)
         data.rebuild_(parameters)
+        if self._joint is not None:
+            self._joint.parametrise_outer_(self.best_architecture)
         reattach(trainer, module)
 
     def _name(self, module: LightningModule) -> str:

@@ -249,7 +249,7 @@ def _masks(weights: Weights, masks: Iterable[BitMask]) -> list[BitMask]:
     passed = listed(masks, "masks", "BitMask")
     for i, mask in enumerate(passed):
         if not isinstance(mask, BitMask):
-            raise PruneTypeError(f"Expected a BitMask for tensors[{i}], got {type(mask).__name__}.")
+            raise _no_mask(mask, i)
     given = weights.distinct(passed, "masks")
     for tensor, mask, name in zip(weights.unique, given, weights.names, strict=True):
         if mask.shape != tuple(tensor.shape) or mask.device != tensor.device:
@@ -258,6 +258,11 @@ def _masks(weights: Weights, masks: Iterable[BitMask]) -> list[BitMask]:
                 f"got {mask.shape} on {mask.device}."
             )
     return given
+
+
+def _no_mask(item: object, i: int) -> PruneTypeError:
+    hint = ": pass `BitMask.pack(mask.bool())`" if isinstance(item, Tensor) else ""
+    return PruneTypeError(f"Expected a BitMask for tensors[{i}], got {type(item).__name__}{hint}.")
 
 
 def _choose(

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from lightning_autoarch.prune.allocation import counts, erdos_renyi_kernel, lamp_scores
@@ -94,6 +95,18 @@ class MaskedWeights:
 def masks_of(state: Mapping[str, Any]) -> dict[str, BitMask]:
     """What `MaskedWeights.state` saved."""
     return {name: BitMask.from_state(each) for name, each in state.items()}
+
+
+def cut_masks(masks: Mapping[str, BitMask], recipe: Mapping[str, Any]) -> dict[str, BitMask]:
+    """Masks of parameters that lost channels by a recipe of `structure`."""
+    cut = {}
+    for name, mask in masks.items():
+        keep = mask.unpack()
+        for dim, places in recipe["tensors"].get(name, {"index": {}})["index"].items():
+            chosen = torch.cat([torch.arange(*place) for place in places]).to(keep.device)
+            keep = keep.index_select(int(dim), chosen)
+        cut[name] = BitMask.pack(keep)
+    return cut
 
 
 def prune_further(

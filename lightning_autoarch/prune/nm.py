@@ -60,7 +60,10 @@ def _check_shape(tensor: Tensor, name: str, m: int, dim: int, transposable: bool
         if not -tensor.dim() <= d < tensor.dim():
             raise PruneValueError(f"Expected {name} to have a dimension {d}, got shape {tuple(tensor.shape)}.")
         if tensor.shape[d] % m:
-            raise PruneValueError(f"Expected a multiple of {m} along dimension {d} of {name}, got {tensor.shape[d]}.")
+            raise PruneValueError(
+                f"Expected a multiple of {m} along dimension {d} of {name}, got {tensor.shape[d]}: "
+                "leave it out, or pass another `dim` (1 is the input channels of a convolution)."
+            )
 
 
 def _mask(tensor: Tensor, n: int, m: int, dim: int, transposable: bool) -> BitMask:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from lightning_autoarch.prune.amounts import real
 from lightning_autoarch.prune.errors import PruneValueError
 
-Place = float | int
+Place = int | float  # in this order: a command line takes the first that fits, and 2 is a step
 
 
 class SparsitySchedule(ABC):

@@ -37,6 +37,7 @@ Architecture: TypeAlias = dict[str, Any]
 Flat: TypeAlias = dict[str, Scalar]
 
 PREFIXES = ("data.", "prune.", "transfer.")
+BY_LAYER = "prune.sparsity."  # and a pattern of layers' names, `encoder.*`
 
 
 @dataclass(frozen=True)
@@ -208,8 +209,9 @@ def architecture_key(architecture: Mapping[str, Any]) -> str:
 
 def _check_name(name: Any, prefixes: tuple[str, ...]) -> None:
     if isinstance(name, str):
-        prefix = next((p for p in prefixes if name.startswith(p)), "")
-        if name.removeprefix(prefix).isidentifier():
+        prefix = next((p for p in (BY_LAYER, *prefixes) if prefixes and name.startswith(p)), "")
+        rest = name.removeprefix(prefix)
+        if rest.isidentifier() or (prefix == BY_LAYER and rest):
             return
     hint = f", optionally after {', '.join(prefixes)}" if prefixes else ""
     raise SpaceError(f"Parameter `{name}`: expected the name of an argument{hint}.")

@@ -17,7 +17,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from lightning_autoarch.errors import SearchError
-from lightning_autoarch.search.space import Architecture
+from lightning_autoarch.search.space import PREFIXES, Architecture
 from lightning_autoarch.training.arguments import Constructor, check_binds, check_names
 from lightning_autoarch.training.generators import kept
 
@@ -27,12 +27,12 @@ _REMEDY = "Call `self.save_hyperparameters()` in the datamodule's `__init__`."
 
 
 def split_architecture(architecture: Architecture) -> tuple[Architecture, Architecture]:
-    """The module's part, and the datamodule's part without its prefix.
+    """The module's part, and the datamodule's part without its prefix; what callbacks are made of is left out.
 
-    >>> split_architecture({"width": 8, "data.batch_size": 32})
+    >>> split_architecture({"width": 8, "data.batch_size": 32, "prune.sparsity": 0.9})
     ({'width': 8}, {'batch_size': 32})
     """
-    module = {name: value for name, value in architecture.items() if not name.startswith(PREFIX)}
+    module = {name: value for name, value in architecture.items() if not name.startswith(PREFIXES)}
     data = {name.removeprefix(PREFIX): value for name, value in architecture.items() if name.startswith(PREFIX)}
     return module, data
 

@@ -24,6 +24,7 @@ from lightning_autoarch.training.data import TrialData, split_architecture
 from lightning_autoarch.training.module import ModuleBuilder
 
 Constraint = Callable[[Architecture], bool]
+Check = Callable[[Architecture], str | None]
 
 
 class Facts:
@@ -44,13 +45,16 @@ class Facts:
     def of(self, architecture: Architecture) -> dict[str, float]:
         """`params`, `layers` (modules without children), a count `layers.Kind` of each kind, and `flops` if measured.
 
+        Of the dense module, whatever will be pruned.
+
         Raises:
             SearchError: FLOPs are needed, but no input for `forward` is known.
             Exception: whatever the module's `__init__` raises for an impossible architecture.
         """
-        key = architecture_key(architecture)
+        module = split_architecture(architecture)[0]
+        key = architecture_key(module)
         if key not in self._known:
-            self._known[key] = self._measure(split_architecture(architecture)[0])
+            self._known[key] = self._measure(module)
         return self._known[key]
 
     def features(self, architecture: Architecture) -> dict[str, float]:
@@ -123,6 +127,7 @@ class Limits:
         max_params: most parameters.
         max_flops: most FLOPs of a forward pass of the example.
         constraints: each returns whether an architecture is allowed.
+        checks: each returns why an architecture cannot be, None where it can.
     """
 
     def __init__(
@@ -131,8 +136,9 @@ class Limits:
         max_params: int | None = None,
         max_flops: int | None = None,
         constraints: Sequence[Constraint] = (),
+        checks: Sequence[Check] = (),
     ) -> None:
-        self._facts, self._constraints = facts, constraints
+        self._facts, self._constraints, self._checks = facts, constraints, checks
         self._most = {name: most for name, most in (("params", max_params), ("flops", max_flops)) if most is not None}
 
     def allows(self, architecture: Architecture) -> bool:
@@ -145,6 +151,9 @@ class Limits:
         Raises:
             SearchError: FLOPs cannot be counted, or a constraint raised.
         """
+        for check in self._checks:
+            if (reason := check(architecture)) is not None:
+                return reason
         for i, constraint in enumerate(self._constraints):
             if not _allows(constraint, i, architecture):
                 return f"constraint `{getattr(constraint, '__name__', constraint)}` does not allow it"

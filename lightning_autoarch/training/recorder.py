@@ -1,9 +1,12 @@
 """The callback inside every trial: follows the monitored value, keeps the trial continuable, and ends it early.
 
 At each epoch's end, after every other callback: the value joins the history, `last.ckpt` is replaced atomically (the
-best epoch's file is a hard link to it), and the value is reported; the report may ask to stop. A killed trial continues
-from `last.ckpt` bit for bit: the checkpoint carries the RNG states, restored in `on_fit_start` (later is too late: the
-loader's iterator has drawn its seed), and the step of metric-driven schedulers, which Lightning skips on resume.
+best epoch's file is a hard link to it), and the value is reported; the report may ask to stop. While a callback is not
+settled, values neither count nor are reported: of a net that is being pruned, an early, dense epoch would be the best.
+
+A killed trial continues from `last.ckpt` bit for bit: the checkpoint carries the RNG states, restored in `on_fit_start`
+(later is too late: the loader's iterator has drawn its seed), and the step of metric-driven schedulers, which Lightning
+skips on resume.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
+from lightning_autoarch.training.callbacks import unsettled
 from lightning_autoarch.training.generators import held, restore, states
 from lightning_autoarch.training.isolation import rng_state, set_rng_state
 
@@ -39,6 +43,7 @@ class TrialRecorder(Checkpoint):
 
     Attributes:
         history: the monitored values so far; their index is the step.
+        awaited: the callbacks that were not settled at the last value; none: it counts.
         stopped: somebody (a pruner, EarlyStopping) asked to end the trial.
         pruned: it was `report`.
         failure: why the trial is worthless, None as long as it is not.
@@ -48,6 +53,9 @@ class TrialRecorder(Checkpoint):
     def __init__(self, monitor: str, mode: str, directory: Path | None, report: Report) -> None:
         self.monitor, self.mode, self.directory, self.report = monitor, mode, directory, report
         self.history: list[float] = []
+        self.awaited: list[str] = []
+        self._counts: list[bool] = []  # of `history`
+        self._awaited_at_start: list[str] = []  # of the epoch: what training logs is of all of it
         self.stopped = self.pruned = False
         self.failure: str | None = None
         self.validated = False
@@ -74,9 +82,11 @@ class TrialRecorder(Checkpoint):
         return self._epochs
 
     @property
-    def best_step(self) -> int:
-        """The step of the best value so far, the earliest of equals."""
-        return self.history.index(min(self.history) if self.mode == "min" else max(self.history))
+    def best_step(self) -> int | None:
+        """The step of the best value that counts, the earliest of equals; None before there is one."""
+        sign = 1 if self.mode == "min" else -1
+        counting = [(sign * value, step) for step, value in enumerate(self.history) if self._counts[step]]
+        return min(counting)[1] if counting else None
 
     def state_dict(self) -> dict[str, Any]:
         trainer = self._saving
@@ -84,6 +94,8 @@ class TrialRecorder(Checkpoint):
             return {}
         return {
             "history": list(self.history),
+            "counts": list(self._counts),
+            "awaited": list(self.awaited),
             "stopped": self.stopped,
             "pruned": self.pruned,
             "failure": self.failure,
@@ -98,6 +110,8 @@ class TrialRecorder(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = state_dict
         self.history = list(state_dict["history"])
+        self._counts = list(state_dict.get("counts", [True] * len(self.history)))
+        self.awaited = list(state_dict.get("awaited", []))
         self.stopped, self.pruned = state_dict["stopped"], state_dict["pruned"]
         self.failure = state_dict["failure"]
         self._epochs = state_dict["epochs"]
@@ -122,6 +136,9 @@ class TrialRecorder(Checkpoint):
             if config.reduce_on_plateau and due and config.monitor in self._resumed["metrics"]:
                 config.scheduler.step(self._resumed["metrics"][config.monitor])
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._awaited_at_start = unsettled(trainer)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
@@ -129,13 +146,13 @@ class TrialRecorder(Checkpoint):
         if self._at_validation is None:  # before any epoch has ended, only the validation can have logged it
             self._at_validation = not self.history and self.monitor in trainer.callback_metrics
         if self._at_validation:
-            self._record(trainer)
+            self._record(trainer, unsettled(trainer))
             if self._improved and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
                 self._save(trainer, "best.ckpt")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._at_validation and self.monitor in trainer.callback_metrics:
-            self._record(trainer)
+            self._record(trainer, self._awaited_at_start)
         self._epochs = trainer.current_epoch + 1
         self.stopped = self.stopped or trainer.should_stop
         self._save(trainer, "last.ckpt")
@@ -143,13 +160,17 @@ class TrialRecorder(Checkpoint):
             _link(self.directory / "last.ckpt", self.directory / "best.ckpt")
         self._improved = False
 
-    def _record(self, trainer: Trainer) -> None:
+    def _record(self, trainer: Trainer, awaited: list[str]) -> None:
         value = float(trainer.callback_metrics[self.monitor])
         self.history.append(value)
+        self.awaited = awaited
+        self._counts.append(not awaited)
         step = len(self.history) - 1
         if not math.isfinite(value):
             self.failure = f"`{self.monitor}` became {value} at step {step}"
             trainer.should_stop = True
+            return
+        if awaited:
             return
         self._improved = self._improved or self.best_step == step
         if not self.pruned and self.report(step, value):

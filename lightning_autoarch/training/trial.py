@@ -24,6 +24,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.space import Architecture
+from lightning_autoarch.training.callbacks import fresh
 from lightning_autoarch.training.data import TrialData, split_architecture
 from lightning_autoarch.training.isolation import isolated
 from lightning_autoarch.training.module import ModuleBuilder
@@ -48,7 +49,8 @@ class TrialSpec:
     """All that a trial depends on.
 
     Attributes:
-        architecture: the module's arguments, those of the datamodule with the prefix `data.`.
+        architecture: the module's arguments, those of the datamodule with the prefix `data.`. What else has a prefix
+            is not the trial's: `callbacks` are made of it already.
         builder: makes the module.
         data: where batches come from.
         trainer: arguments of the trial's Trainer.
@@ -75,8 +77,8 @@ class TrialResult:
 
     Attributes:
         state: "complete", "pruned" (stopped early by the report) or "failed".
-        score: the best monitored value; None when failed.
-        history: the monitored value at each validation (or epoch).
+        score: the best monitored value that counts (of a net that is pruned: once it is); None when failed.
+        history: the monitored value at each validation (or epoch), those that do not count included.
         epochs: trained, those before an interruption included.
         seconds: of training, likewise.
         checkpoint: Lightning checkpoint of the best epoch.
@@ -164,9 +166,7 @@ def _fit(trainer: Trainer, module: LightningModule, data: Mapping[str, Any], ckp
 
 
 def _trainer_arguments(spec: TrialSpec, recorder: TrialRecorder) -> dict[str, Any]:
-    import copy
-
-    callbacks = [*copy.deepcopy(list(spec.callbacks)), recorder]
+    callbacks = [*fresh(spec.callbacks), recorder]
     root = None if spec.directory is None else str(spec.directory)
     ours = {"callbacks": callbacks, "default_root_dir": root, "use_distributed_sampler": False}
     # Modules write to `self.logger.experiment`: the dummy takes everything and keeps nothing.
@@ -196,6 +196,8 @@ def _leave_out_checkpoints(module: LightningModule) -> None:
 
 
 def _finished(spec: TrialSpec, recorder: TrialRecorder) -> TrialResult:
+    if recorder.best_step is None:
+        return _failed(recorder, _never_settled(spec.monitor, recorder))
     best = None if spec.directory is None else spec.directory / "best.ckpt"
     return TrialResult(
         state="pruned" if recorder.pruned else "complete",
@@ -242,6 +244,14 @@ def _missing(monitor: str, logged: Sequence[str], validated: bool) -> str:
     return (
         f"`monitor={monitor!r}` was not logged by the first trial, which logged {names}.{did_you_mean(monitor, logged)}"
         f"{'' if validated else _NO_VALIDATION}"
+    )
+
+
+def _never_settled(monitor: str, recorder: TrialRecorder) -> str:
+    n, names = len(recorder.history), ", ".join(recorder.awaited)
+    return (
+        f"none of the {n} values of `{monitor}` counts: {names} was not done yet with pruning. Let the schedule end "
+        "earlier, or a trial train longer"
     )
 
 

@@ -275,7 +275,7 @@ class TestFailures:
             ({"keep_top_k": 0}, "`keep_top_k`"),
             ({"trial_trainer": {"max_epoch": 1}}, "Did you mean `max_epochs`"),
             ({"trial_trainer": {"callbacks": []}}, "trial_callbacks"),
-            ({"space": {"prune.sparsity": [0.5, 0.9]}}, "reserved"),
+            ({"space": {"transfer.freeze": [1, 2]}}, "reserved"),
             ({"space": {}}, "at least one"),
         ],
     )

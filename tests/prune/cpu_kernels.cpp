@@ -1,8 +1,10 @@
 // The CPU kernels without Python, for the sanitizers: each instruction set against plain C++, selections against a
 // sort. Prints "ok" and exits 0, or says what differs.
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <new>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -13,6 +15,23 @@
 #include "prune.h"
 
 using namespace autoarch;
+
+namespace {
+
+std::atomic<std::int64_t> allocations_left{-1};  // negative: any number
+
+}  // namespace
+
+void* operator new(std::size_t bytes) {
+  if (allocations_left >= 0 && allocations_left.fetch_sub(1) <= 0) {
+    allocations_left = 0;
+    throw std::bad_alloc();
+  }
+  if (void* memory = std::malloc(bytes + (bytes == 0))) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -46,15 +65,20 @@ std::vector<std::uint64_t> words(std::int64_t n) {
 
 template <typename Storage>
 void compare_loops(const Loops<Storage>& some, const Loops<Storage>& plain, Storage infinity) {
+  constexpr Storage top = magnitude_key(static_cast<Storage>(~Storage{0}));
   for (int round = 0; round < 60; ++round) {
     const std::int64_t n = 1 + below(400);
-    const auto x = values<Storage>(n, 200);
+    auto x = values<Storage>(n, 200);
+    const bool nan = round % 4 == 0;
+    if (nan) x[static_cast<std::size_t>(below(n))] = static_cast<Storage>(infinity + 1);
     const auto given = words(n);
     const Candidates candidates =
         round % 3 ? Candidates{given.data(), round % 3 == 1 ? 0 : ~std::uint64_t{0}} : Candidates{};
     Bracket<Storage> bracket = {magnitude_key(x[static_cast<std::size_t>(below(n))]),
                                 magnitude_key(x[static_cast<std::size_t>(below(n))])};
     if (bracket.low > bracket.high) std::swap(bracket.low, bracket.high);
+    if (round % 8 == 0) bracket.high = top;  // above every NaN but one
+    bracket.low = std::min(bracket.low, infinity);
     bracket.high = static_cast<Storage>(bracket.high + (bracket.low == bracket.high));
     std::vector<Storage> inside[2] = {std::vector<Storage>(1024), std::vector<Storage>(1024)};
     Tally<Storage> tallies[2];
@@ -67,6 +91,7 @@ void compare_loops(const Loops<Storage>& some, const Loops<Storage>& plain, Stor
     expect(inside[0] == inside[1] && tallies[0].to_low == tallies[1].to_low &&
                tallies[0].from_high == tallies[1].from_high && tallies[0].nan == tallies[1].nan,
            "tally", n);
+    if (!candidates.given) expect(tallies[1].nan == nan, "NaN", n);
     expect(some.count_equal(x.data(), n, candidates, bracket.low) ==
                    plain.count_equal(x.data(), n, candidates, bracket.low) &&
                some.count_above(x.data(), n, candidates, bracket.low) ==
@@ -148,6 +173,51 @@ void selections(int rounds) {
   }
 }
 
+// A matrix transposed in memory and one in channels_last: both are worked on in copies, which take memory.
+struct Strided {
+  std::vector<std::uint32_t> memory = values<std::uint32_t>(2 * 512 * 640, 300);
+  Arrays arrays = {Array{memory.data(), 512 * 640, {2, {640, 512}, {1, 640}}},
+                   Array{memory.data() + 512 * 640, 512 * 640, {3, {512, 64, 10}, {640, 1, 64}}}};
+};
+
+// Lets each allocation fail in turn. A call throws and has written nothing, or makes do without.
+template <typename F>
+void without_memory(const char* what, F&& call) {
+  Strided data;
+  const auto before = data.memory;
+  for (std::int64_t have = 0;; ++have) {
+    data.memory = before;
+    allocations_left = have;
+    bool thrown = false;
+    try {
+      call(data.arrays);
+    } catch (const std::bad_alloc&) {
+      thrown = true;
+    }
+    const bool enough = allocations_left > 0;
+    allocations_left = -1;
+    if (thrown) expect(data.memory == before, what, have);
+    if (enough) return expect(!thrown, what, have);
+  }
+}
+
+void calls_without_memory() {
+  const Groups rows = {1, 640, 512};
+  const std::vector<std::uint64_t> none(512 * 640 / 64);
+  const std::vector<double> norms(640, 1e-30);
+  std::vector<std::uint64_t> a(none), b(none);
+  Request request;
+  request.remove = 300000, request.out = {a.data(), b.data()}, request.zero = true;
+  without_memory("select", [&](const Arrays& arrays) { select(arrays, request, Dtype::float32, 3); });
+  without_memory("apply_masks",
+                 [&](const Arrays& arrays) { apply_masks(arrays, {none.data(), none.data()}, Dtype::float32, 3); });
+  without_memory("soft_threshold",
+                 [&](const Arrays& arrays) { soft_threshold(arrays, {1e9, 1e9}, Dtype::float32, 3); });
+  without_memory("group_soft_threshold", [&](const Arrays& arrays) {
+    group_soft_threshold(arrays[0], rows, norms.data(), 1, Dtype::float32, 3);
+  });
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -158,5 +228,6 @@ int main(int count, char** arguments) {
   selections<Dtype::float32>(rounds);
   selections<Dtype::float64>(rounds);
   selections<Dtype::bfloat16>(rounds);
+  calls_without_memory();
   std::puts("ok");
 }

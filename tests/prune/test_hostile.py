@@ -147,6 +147,7 @@ WRONG_KINDS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "no masks": (lambda t: apply_masks_([t], None), "Expected `masks` to be a list of BitMask, got None"),
     "masks by name": (lambda t: apply_masks_([t], {"w": BitMask.ones((4, 4))}), "got a dict: pass its `.values()`"),
     "masks of booleans": (lambda t: apply_masks_([t], t.bool()[None]), "Expected `masks` to be a list of BitMask"),
+    "tensors for masks": (lambda t: apply_masks_([t, t], [t > 0, t > 0]), "Tensor: pass `BitMask.pack"),
     "arrays for masks": (lambda t: apply_masks_([t, t], [np.ones(4), np.ones(4)]), "Expected a BitMask for tensors[0]"),
     "stacked scores": (lambda t: prune_([t], k=1, scores=t[None].clone()), "Expected `scores` to be a list of tensors"),
     "scores of arrays": (lambda t: prune_([t, t], k=1, scores=[np.ones(4), np.ones(4)]), "Expected `scores[0]` to"),

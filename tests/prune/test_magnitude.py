@@ -126,6 +126,16 @@ class TestOrder:
             magnitude_threshold(tensors, k=0)
         assert all(torch.equal(bits(t), b) for t, b in zip(tensors, before, strict=True))
 
+    def test_nan_in_a_short_or_a_masked_block(self, dtype: torch.dtype) -> None:
+        tensor = torch.tensor([NAN, *range(1, 150)], dtype=dtype)
+        given = [BitMask.pack(torch.arange(150) % 7 != 1)]
+        for call in (
+            lambda: magnitude_masks([tensor[:2]], k=1),
+            lambda: magnitude_masks([tensor], k=50, masks=given),
+        ):
+            with pytest.raises(ValueError, match=r"NaN in tensors\[0\]"):
+                call()
+
     def test_nan_is_kept_when_asked(self, dtype: torch.dtype) -> None:
         tensor = torch.tensor([NAN, 1.0, INF, -NAN, 0.5], dtype=dtype)
         assert kept(magnitude_masks([tensor], k=2, nan="keep")) == [[1, 0, 1, 1, 0]]

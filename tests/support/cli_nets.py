@@ -41,6 +41,19 @@ class OwnOptimizer(Net):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
+class NoValidation(L.LightningModule):
+    """Trains, and that is all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net().net
+
+    training_step = Net.training_step
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
 class Act(enum.Enum):
     """What a person writes by its name."""
 

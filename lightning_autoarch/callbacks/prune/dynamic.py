@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.prune.criteria import random_scores, required_gradients
 from lightning_autoarch.prune.errors import PruneValueError
@@ -30,7 +31,7 @@ class DynamicSparseTraining(MaskedTraining):
         end: where the exchange ends: a fraction of the fit, or an optimizer step.
         every_n_steps: optimizer steps between two exchanges.
         start: the first mask: "random", or of the smallest "magnitude" (for weights that were trained).
-        targets, exclude, name: as in `MagnitudePruning`.
+        targets, exclude, distill, name: as in `MagnitudePruning`.
         seed: of what is random.
     """
 
@@ -48,9 +49,10 @@ class DynamicSparseTraining(MaskedTraining):
         targets: Patterns | None = None,
         exclude: Patterns = (),
         seed: int = 0,
+        distill: Distillation | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(targets=targets, exclude=exclude, every_n_steps=every_n_steps, name=name)
+        super().__init__(targets=targets, exclude=exclude, every_n_steps=every_n_steps, distill=distill, name=name)
         check_sparsity(sparsity, "sparsity")
         check_place(end, "end")
         for argument, value, known in (("scope", scope, ("erk", "layer")), ("start", start, ("random", "magnitude"))):

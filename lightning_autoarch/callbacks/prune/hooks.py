@@ -1,39 +1,15 @@
-"""What pruning needs of a Trainer: a place after every optimizer step, averages of the module, ranks that agree."""
+"""What pruning asks a Trainer: how many steps a fit has, which averages of the module there are, if ranks agree."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import Strategy
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.hooks import RemovableHandle
-
-SHARDING = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
-
-
-def refuse_sharding(strategy: Strategy, callback: object) -> None:
-    """Raises MisconfigurationException where a process holds only a part of each parameter."""
-    if isinstance(strategy, SHARDING):
-        name = type(strategy).__name__
-        raise MisconfigurationException(
-            f"{type(callback).__name__} works on whole parameters, which {name} cuts into parts. Train with DDP or "
-            "on one device, or prune before or after."
-        )
-
-
-def after_each_step(trainer: Trainer, function: Callable[[torch.optim.Optimizer], None]) -> list[RemovableHandle]:
-    """Call `function` after every step of every optimizer, also in manual optimization; the handles undo it."""
-
-    def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        function(optimizer)
-
-    return [optimizer.register_step_post_hook(hook) for optimizer in trainer.optimizers]
 
 
 def total_steps(trainer: Trainer) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.rewind import Snapshot
 from lightning_autoarch.prune.allocation import check_not_emptied
@@ -15,8 +16,10 @@ from lightning_autoarch.prune.criteria import CRITERIA, Criterion, gradient_scor
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.masked import SCOPES, MaskedWeights, Scope, prune_further
-from lightning_autoarch.prune.schedule import IterativeSparsity, SparsitySchedule
+from lightning_autoarch.prune.schedule import IterativeSparsity, SparsitySchedule, check_sparsity
 from lightning_autoarch.prune.targets import Patterns, match_values
+
+ROUNDING = 1e-9  # of a schedule that comes to its final sparsity by arithmetic
 
 
 class MagnitudePruning(MaskedTraining):
@@ -29,16 +32,16 @@ class MagnitudePruning(MaskedTraining):
     Args:
         schedule: `CubicSparsity(0.9)`, `ConstantSparsity(0.8)`, `OneShot(0.5, at=0.5)`, `IterativeSparsity(0.9, 5,
             rewind_to="init")`.
-        scope: "global": all weights are compared; "layer": the same sparsity in each; "erk": wide layers sparser (Evci
-        et
-            al. 2020); "lamp": layer-adaptive magnitudes (Lee et al. 2021); {pattern: sparsity}: the final sparsity of
-            the layers that match, in the schedule's time.
+        scope: "global": all weights are compared; "layer": the same sparsity in each; "erk": wide layers sparser
+            (Evci et al. 2020); "lamp": layer-adaptive magnitudes (Lee et al. 2021); {pattern: sparsity}: the final
+            sparsity of the layers that match, in the schedule's time.
         criterion: "magnitude"; "gradient": |w g| of the step before; "random".
         every_n_steps: optimizer steps between two changes.
         targets: patterns of what is pruned; None: weights of Linear, convolutions, embeddings, MultiheadAttention and
             recurrent layers; never biases or normalisation unless a pattern names the parameter.
         exclude: patterns of what is not.
         seed: of the criterion "random".
+        distill: `Distillation(...)`: a teacher, by default the dense module, helps to recover.
         name: of the callback in checkpoints and logs, where a Trainer has two.
 
     Attributes:
@@ -65,15 +68,18 @@ class MagnitudePruning(MaskedTraining):
         targets: Patterns | None = None,
         exclude: Patterns = (),
         seed: int = 0,
+        distill: Distillation | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(targets=targets, exclude=exclude, every_n_steps=every_n_steps, name=name)
+        super().__init__(targets=targets, exclude=exclude, every_n_steps=every_n_steps, distill=distill, name=name)
         if not isinstance(schedule, SparsitySchedule):
             raise PruneTypeError(f"Expected `schedule` to be one such as CubicSparsity(0.9), got {schedule!r:.80}.")
         if not isinstance(scope, Mapping) and scope not in SCOPES:
             raise PruneValueError(
                 f"Expected `scope` to be one of {', '.join(SCOPES)} or {{pattern: sparsity}}, got {scope!r}."
             )
+        for pattern, value in scope.items() if isinstance(scope, Mapping) else ():
+            check_sparsity(value, f"scope[{pattern!r}]")
         if criterion not in CRITERIA:
             raise PruneValueError(f"Expected `criterion` to be one of {', '.join(CRITERIA)}, got {criterion!r}.")
         if scope == "lamp" and criterion != "magnitude":
@@ -93,6 +99,14 @@ class MagnitudePruning(MaskedTraining):
         if isinstance(self.scope, Mapping):
             values = match_values(dict(self.scope), weights.names, "scope")
             check_not_emptied(list(values), list(values.values()))
+
+    @property
+    def settled(self) -> bool:
+        if self.weights is None or self._changed_at is None:
+            return False
+        final = self.schedule.final
+        waits = self.criterion == "gradient" and final > 0 and not any(self.weights.pruned)  # for the first gradients
+        return self.schedule.sparsity_at(self._changed_at, self._total) >= final - ROUNDING and not waits
 
     def due(self, step: int, total: int | None) -> bool:
         return step % self.every_n_steps == 0 or self.schedule.changes_at(step, total)

@@ -18,19 +18,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.nn import Parameter
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
-from lightning_autoarch.callbacks.prune.hooks import (
-    after_each_step,
-    assert_ranks_agree,
-    averages,
-    refuse_sharding,
-    total_steps,
-)
+from lightning_autoarch.callbacks.prune.distillation import Distillation
+from lightning_autoarch.callbacks.prune.hooks import assert_ranks_agree, averages, total_steps
+from lightning_autoarch.callbacks.prune.steps import StepHooks, optimizers_of
+from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.magnitude import magnitude_masks
 from lightning_autoarch.prune.mask import BitMask
-from lightning_autoarch.prune.masked import MaskedWeights, masks_of
+from lightning_autoarch.prune.masked import MaskedWeights, cut_masks, masks_of
 from lightning_autoarch.prune.targets import Patterns, find_targets
 
 
@@ -41,6 +37,7 @@ class MaskedTraining(Callback):
         targets: patterns of what is pruned, see `find_targets`.
         exclude: patterns of what is not.
         every_n_steps: optimizer steps between two changes of the masks.
+        distill: the dense module, or another teacher, helps to recover.
         name: of the callback in checkpoints, where a Trainer has two of one class.
     """
 
@@ -52,18 +49,19 @@ class MaskedTraining(Callback):
         targets: Patterns | None = None,
         exclude: Patterns = (),
         every_n_steps: int = 100,
+        distill: Distillation | None = None,
         name: str | None = None,
     ) -> None:
         if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
             raise PruneValueError(f"Expected `every_n_steps` to be an int >= 1, got {every_n_steps!r}.")
         self.targets, self.exclude = targets, exclude
-        self.every_n_steps, self.name = every_n_steps, name
+        self.every_n_steps, self.distill, self.name = every_n_steps, distill, name
         self.weights: MaskedWeights | None = None
         self._total: int | None = None
         self._changed_at: int | None = None  # the step of the last change
         self._seen = 0  # the step that the batch before ended with
         self._loaded: dict[str, BitMask] | None = None
-        self._handles: list[RemovableHandle] = []
+        self._hooks = StepHooks(self._after_step)
 
     @abstractmethod
     def new_masks(self, weights: MaskedWeights, step: int, total: int | None) -> list[BitMask] | None:
@@ -93,6 +91,11 @@ class MaskedTraining(Callback):
         return 0.0 if self.weights is None else self.weights.sparsity
 
     @property
+    def settled(self) -> bool:
+        """Whether the weights are as sparse as they will be. A search takes no score before."""
+        return self._changed_at is not None
+
+    @property
     def masks(self) -> dict[str, BitMask]:
         """Parameter name -> mask; empty before the fit."""
         return {} if self.weights is None else dict(zip(self.weights.names, self.weights.masks, strict=True))
@@ -104,22 +107,40 @@ class MaskedTraining(Callback):
     def state_dict(self) -> dict[str, Any]:
         if self.weights is None:
             return {}
-        return {"format": 1, "masks": self.weights.state(), "changed_at": self._changed_at}
+        distill = {} if self.distill is None else self.distill.state_dict()
+        return {"format": 1, "masks": self.weights.state(), "changed_at": self._changed_at, "distill": distill}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict:
             self._loaded = masks_of(state_dict["masks"])
             self._changed_at = state_dict["changed_at"]
+            if self.distill is not None:
+                self.distill.load_state_dict(state_dict["distill"])
+
+    def start_from(self, state_dict: Mapping[str, Any]) -> None:
+        """Let the next fit begin with the masks of another's `state_dict`."""
+        self._loaded, self._changed_at = masks_of(state_dict["masks"]), None
+
+    def forget(self) -> None:
+        """Give up the masks: the next fit starts with none."""
+        self.weights = self._loaded = self._changed_at = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles hold the masks, but no hook of this process and no parameter of its module."""
-        return {**self.__dict__, "_handles": [], "weights": None, "_loaded": self._loaded or self.masks or None}
+        """Copies and pickles hold the masks, but no hook of this process and nothing of its module."""
+        own = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}  # the module's
+        return {**own, "_hooks": None, "weights": None, "_loaded": self._loaded or self.masks or None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._hooks = StepHooks(self._after_step)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            refuse_sharding(trainer.strategy, self)
+            check_whole_parameters(self, trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.distill is not None:
+            self.distill.on_fit_start(trainer, pl_module)
         resumed = self._loaded is not None
         masks, self._loaded = self._loaded or self.masks, None
         weights = MaskedWeights(self.find(pl_module), masks)
@@ -129,8 +150,8 @@ class MaskedTraining(Callback):
         self.weights = weights
         if not resumed:
             self.begin()
-        self._remove_hooks()
-        self._handles = after_each_step(trainer, self._after_step)
+        self._hooks.remove()
+        self._hooks.attach(optimizers_of(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seen = step = trainer.global_step
@@ -157,10 +178,20 @@ class MaskedTraining(Callback):
         self._apply(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._remove_hooks()
+        self._hooks.remove()
+        if self.distill is not None:
+            self.distill.teardown(trainer, pl_module, stage)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._remove_hooks()
+        self._hooks.remove()
+        if self.distill is not None:
+            self.distill.on_exception(trainer, pl_module, exception)
+
+    def follow(self, recipe: Mapping[str, Any]) -> None:
+        """Cut the masks as the parameters were cut by a recipe of `structure`."""
+        if self.weights is not None:
+            masks = cut_masks(self.masks, recipe)
+            self.weights = MaskedWeights(dict(zip(self.weights.names, self.weights.parameters, strict=True)), masks)
 
     def _change(self, trainer: Trainer) -> None:
         assert self.weights is not None
@@ -191,11 +222,6 @@ class MaskedTraining(Callback):
         layers: Mapping[str, float] = weights.sparsities()
         prefix = f"{self.name}/sparsity" if self.name else "sparsity"
         return {prefix: weights.sparsity, **{f"{prefix}/{name}": value for name, value in layers.items()}}
-
-    def _remove_hooks(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
 
 
 def _check_finite(weights: MaskedWeights) -> None:

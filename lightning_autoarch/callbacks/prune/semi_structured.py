@@ -10,6 +10,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn import Parameter
 
+from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.mask import BitMask
@@ -30,7 +31,7 @@ class SemiStructuredPruning(MaskedTraining):
         at: when: a fraction of the fit, or an optimizer step.
         transposable: 2:4 in both directions of a matrix, so that the backward pass has the pattern too.
         targets: patterns of what is pruned; None: matrices and convolutions whose inputs are a multiple of `m`.
-        exclude, name: as in `MagnitudePruning`.
+        exclude, distill, name: as in `MagnitudePruning`.
 
     Raises:
         PruneValueError: before training: a target whose inputs are no multiple of `m`.
@@ -45,9 +46,10 @@ class SemiStructuredPruning(MaskedTraining):
         transposable: bool = False,
         targets: Patterns | None = None,
         exclude: Patterns = (),
+        distill: Distillation | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(targets=targets, exclude=exclude, every_n_steps=1, name=name)
+        super().__init__(targets=targets, exclude=exclude, every_n_steps=1, distill=distill, name=name)
         check_place(at, "at")
         nm_masks([torch.zeros(m if isinstance(m, int) and m > 0 else 1)], n, m)  # raises on a pattern that is none
         if transposable and (n, m) != (2, 4):
@@ -68,6 +70,10 @@ class SemiStructuredPruning(MaskedTraining):
         if unfit:
             rank_zero_warn(f"{', '.join(unfit)}: not a multiple of {self.m} inputs, left dense.")
         return {name: parameter for name, parameter in found.items() if name not in unfit}
+
+    @property
+    def settled(self) -> bool:
+        return self._changed_at is not None and self._changed_at >= steps(self.at, self._total, "at")
 
     def check(self, weights: MaskedWeights, total: int | None) -> None:
         steps(self.at, total, "at")

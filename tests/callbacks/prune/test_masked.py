@@ -10,14 +10,20 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy
 from nets import Net, loaders, samples
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 
-from lightning_autoarch.callbacks.prune import SET, MagnitudePruning, RigL, SemiStructuredPruning
+from lightning_autoarch.callbacks.prune import (
+    SET,
+    ChannelPruning,
+    Distillation,
+    MagnitudePruning,
+    RigL,
+    SemiStructuredPruning,
+)
 from lightning_autoarch.prune import BitMask
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.masked import MaskedWeights
@@ -371,6 +377,25 @@ class Odd(Net):
         return self.net(x[:, :2])
 
 
+class TestTeacher:
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda teacher: MagnitudePruning(ConstantSparsity(0.5), distill=teacher),
+            lambda teacher: RigL(0.5, distill=teacher),
+            lambda teacher: SemiStructuredPruning(2, 4, distill=teacher),
+            lambda teacher: ChannelPruning(0.5, at=0.0, example_inputs=torch.zeros(2, 4), distill=teacher),
+            lambda teacher: ChannelPruning(0.5, at=4, distill=teacher),
+        ],
+    )
+    def test_the_dense_module_helps(self, make: Any) -> None:
+        module = net()
+        trainer = fit(module, make(Distillation(weight=1.0)))
+        assert trainer.callback_metrics["distillation_loss"] > 0  # of another function than the dense one
+        assert "training_step" not in module.__dict__
+        assert not any("teacher" in name for name in module.state_dict())
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("make", "message"),
@@ -404,7 +429,7 @@ class TestBadInput:
             (lambda: MagnitudePruning(ConstantSparsity(0.5), targets="head"), "matches no weight"),
             (lambda: MagnitudePruning(ConstantSparsity(0.5), exclude="head"), "matches no weight"),
             (lambda: MagnitudePruning(ConstantSparsity(0.5), {"head": 0.5}), "matches none"),
-            (lambda: MagnitudePruning(ConstantSparsity(0.5), {"net.0": 1.0}), r"in \[0, 1\) for `net.0.weight`"),
+            (lambda: MagnitudePruning(ConstantSparsity(0.5), {"net.0": 1.0}), r"scope\['net.0'\]` in \[0, 1\)"),
             (lambda: MagnitudePruning(CubicSparsity(0.5, end=1000)), "within the fit's 12 optimizer steps"),
             (lambda: MagnitudePruning(CubicSparsity(0.5, start=0.9, end=3)), "`end` >= `start`"),
             (lambda: MagnitudePruning(IterativeSparsity(0.5, 20)), "more than 20 optimizer steps"),
@@ -447,7 +472,7 @@ class TestBadInput:
         class Trainer:
             strategy = FSDPStrategy()
 
-        with pytest.raises(MisconfigurationException, match="cuts into parts"):
+        with pytest.raises(PruneValueError, match="shards them"):
             MagnitudePruning(ConstantSparsity(0.5)).setup(Trainer(), net(), "fit")  # type: ignore[arg-type]
 
 

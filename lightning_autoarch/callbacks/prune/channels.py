@@ -1,0 +1,217 @@
+"""`ChannelPruning`: whole neurons, channels and heads are taken out of the module, before, in, or after the
+training."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from lightning_utilities.core.rank_zero import rank_zero_info
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from lightning_autoarch.callbacks.outer import callback_state, checkpoint_path
+from lightning_autoarch.callbacks.prune.distillation import Distillation
+from lightning_autoarch.callbacks.prune.hooks import averages, total_steps
+from lightning_autoarch.callbacks.prune.masked import MaskedTraining
+from lightning_autoarch.callbacks.prune.steps import optimizers_of
+from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
+from lightning_autoarch.prune.channels import Removed, Target, prune_channels_
+from lightning_autoarch.prune.cost import detached_copy
+from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.prune.schedule import Place, check_place, steps
+from lightning_autoarch.prune.targets import Patterns
+from lightning_autoarch.prune.units import Norm, UnitScope
+from lightning_autoarch.structure import apply_recipe_
+
+
+class ChannelPruning(Callback):
+    """Removes the least important channels physically: the module comes back smaller, dense and faster.
+
+    Parameters stay the same objects, and the state of the optimizers is cut along, so that training goes on.
+    Checkpoints from then on are of the small module; `load_pruned` loads them, and `fit(ckpt_path=...)` with this
+    callback resumes.
+
+    Args:
+        share: of the units that go; or one of the next three, each the share that stays.
+        parameters: of the parameters.
+        flops: of the FLOPs of a forward of the example.
+        latency: of the measured seconds of a forward of the example, on the device of the fit.
+        at: when: 0.0 before the optimizers are made; 1.0 after the training; a fraction of the fit or an optimizer step
+            between.
+        scope: "global", or "layer", the same share of each.
+        round_to: counts of channels become multiples of it: odd ones are not faster.
+        p: norm of the weights of a channel, 1 or 2.
+        targets: patterns of what may lose channels; None: everything but inputs and outputs of the module.
+        exclude: patterns of what may not.
+        example_inputs: for the forward; None: `example_input_array`, or what the batch begins with.
+        distill: `Distillation(...)`: a teacher, by default the module as it was, helps to recover.
+        name: of the callback in checkpoints, where a Trainer has two.
+
+    Attributes:
+        removed: what was done, with the costs before and after; None before.
+
+    Raises:
+        PruneValueError: before training: a target that is no share, `at` behind the end; when it prunes: nothing may
+        go, or
+            the target is out of reach.
+        StructureError: the forward cannot be followed, naming the place; the module is then as before.
+        MisconfigurationException: parameters are sharded; or several processes, and `at` in the middle of the fit.
+
+    Example::
+
+        L.Trainer(max_epochs=20, callbacks=[ChannelPruning(flops=0.5, at=0.3)]).fit(model, datamodule=dm)
+    """
+
+    def __init__(
+        self,
+        share: float | None = None,
+        *,
+        parameters: float | None = None,
+        flops: float | None = None,
+        latency: float | None = None,
+        at: Place = 0.0,
+        scope: UnitScope = "global",
+        round_to: int = 8,
+        p: Norm = 2,
+        targets: Patterns | None = None,
+        exclude: Patterns = (),
+        example_inputs: Any = None,
+        distill: Distillation | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.target = Target(share, parameters, flops, latency)
+        check_place(at, "at")
+        if scope not in ("global", "layer"):
+            raise PruneValueError(f'Expected `scope` to be "global" or "layer", got {scope!r}.')
+        if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+            raise PruneValueError(f"Expected `round_to` to be an int >= 1, got {round_to!r}.")
+        self.at, self.scope, self.round_to, self.p = at, scope, round_to, p
+        self.targets, self.exclude, self.example_inputs, self.name = targets, exclude, example_inputs, name
+        self.distill = distill
+        self.removed: Removed | None = None
+        self.recipe: dict[str, Any] | None = None
+        self._small: weakref.ref[LightningModule] | None = None  # the module that was made smaller
+
+    @property
+    def state_key(self) -> str:
+        return "lightning_autoarch.ChannelPruning" + (f".{self.name}" if self.name else "")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.recipe is None else {"format": 1, "recipe": self.recipe}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.recipe = state_dict.get("recipe")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_small": None}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        check_whole_parameters(self, trainer)
+        if trainer.world_size > 1 and self.at not in (0, 1.0):
+            raise MisconfigurationException(
+                "ChannelPruning cannot change the parameters of a module that DistributedDataParallel holds: prune "
+                "before the training, `at=0.0`, or after it, `at=1.0`."
+            )
+        if self._is_small(pl_module):
+            return
+        path, weights_only = checkpoint_path(trainer)
+        state = None if path is None else callback_state(path, self.state_key, weights_only)
+        if state is not None:
+            self._shrink_to(pl_module, state["recipe"])
+        elif self.at == 0:
+            if self.distill is not None and self.distill.teacher is None:
+                self.distill.teacher = detached_copy(pl_module)
+            self._prune(trainer, pl_module, None)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.distill is not None:
+            self.distill.on_fit_start(trainer, pl_module)
+        steps(self.at, total_steps(trainer), "at")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        if self.at != 1.0 and not self._is_small(pl_module):
+            if trainer.global_step >= steps(self.at, total_steps(trainer), "at"):
+                self._prune(trainer, pl_module, batch)
+        elif self.at == 1.0 and self.example_inputs is None and pl_module.example_input_array is None:
+            self.example_inputs = _beginning(batch)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.at == 1.0 and not self._is_small(pl_module):
+            self._prune(trainer, pl_module, None)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.distill is not None:
+            self.distill.teardown(trainer, pl_module, stage)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.distill is not None:
+            self.distill.on_exception(trainer, pl_module, exception)
+
+    def _is_small(self, module: LightningModule) -> bool:
+        return self._small is not None and self._small() is module
+
+    def _prune(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        if trainer.is_global_zero:
+            self.removed = prune_channels_(
+                module,
+                self._inputs(module, batch),
+                self.target,
+                scope=self.scope,
+                round_to=self.round_to,
+                p=self.p,
+                targets=self.targets,
+                exclude=self.exclude,
+                optimizers=optimizers_of(trainer),
+            )
+        recipe: dict[str, Any] = trainer.strategy.broadcast(self.removed.recipe if self.removed is not None else {})
+        if not trainer.is_global_zero:
+            apply_recipe_(module, recipe)
+        self.recipe, self._small = recipe, weakref.ref(module)
+        self._take_along(trainer, recipe)
+        if self.removed is not None:
+            self._say(trainer, self.removed)
+
+    def _shrink_to(self, module: LightningModule, recipe: dict[str, Any]) -> None:
+        apply_recipe_(module, recipe)
+        self.recipe, self._small = recipe, weakref.ref(module)
+
+    def _inputs(self, module: LightningModule, batch: Any) -> Any:
+        given = self.example_inputs if self.example_inputs is not None else module.example_input_array
+        if given is None and batch is not None:
+            given = _beginning(batch)
+        if given is None:
+            raise PruneValueError(
+                "ChannelPruning runs the forward once and has no input for it: set `self.example_input_array` in the "
+                "module, or give `example_inputs=`."
+            )
+        return tree_map(lambda leaf: leaf.to(module.device) if isinstance(leaf, Tensor) else leaf, given)
+
+    def _take_along(self, trainer: Trainer, recipe: dict[str, Any]) -> None:
+        """Averages of the module, and the masks of callbacks that hold some."""
+        for average in averages(trainer):
+            apply_recipe_(average, recipe)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, MaskedTraining):
+                callback.follow(recipe)
+
+    def _say(self, trainer: Trainer, removed: Removed) -> None:
+        before, after = removed.before, removed.after
+        rank_zero_info(
+            f"ChannelPruning: {before.parameters:,} -> {after.parameters:,} parameters, {before.flops:,} -> "
+            f"{after.flops:,} FLOPs."
+        )
+        for logger in trainer.loggers:
+            logger.log_metrics({"parameters": after.parameters, "flops": after.flops}, step=trainer.global_step)
+
+
+def _beginning(batch: Any) -> Any:
+    """What a batch begins with is taken for the input of `forward`; a dict for its keywords."""
+    return batch[0] if isinstance(batch, tuple | list) else batch

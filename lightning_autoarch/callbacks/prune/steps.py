@@ -1,0 +1,72 @@
+"""Steps of optimizers: told of each that really changed weights.
+
+A step that torch's GradScaler skips does not reach most optimizers at all. The fused ones are called, and leave their
+weights as they are: while they run, the scaler shows them `found_inf`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+AfterStep = Callable[[Optimizer], None]
+
+
+class StepHooks:
+    """Calls a function after each step of optimizers, until removed."""
+
+    def __init__(self, after_step: AfterStep) -> None:
+        self._after_step = after_step
+        self._handles: dict[int, RemovableHandle] = {}
+        self._optimizers: list[Optimizer] = []  # so that no other gets the id of one
+
+    def attach(self, optimizers: Sequence[Optimizer]) -> None:
+        """Be called for these as well; those that are attached already are left."""
+        for optimizer in optimizers:
+            if id(optimizer) not in self._handles:
+                self._handles[id(optimizer)] = optimizer.register_step_post_hook(self._hook)
+                self._optimizers.append(optimizer)
+
+    def remove(self) -> None:
+        for handle in self._handles.values():
+            handle.remove()
+        self._handles.clear()
+        self._optimizers.clear()
+
+    def _hook(self, optimizer: Optimizer, args: Any, kwargs: Mapping[str, Any]) -> None:
+        if not was_skipped(optimizer, kwargs):
+            self._after_step(optimizer)
+
+
+def optimizers_of(trainer: Trainer) -> list[Optimizer]:
+    """The Trainer's, without the wrappers that a module may have returned."""
+    return [o.optimizer if isinstance(o, LightningOptimizer) else o for o in trainer.optimizers]
+
+
+def was_skipped(optimizer: Optimizer, kwargs: Mapping[str, Any]) -> bool:
+    """Whether the step that runs is one that GradScaler skips. With a fused optimizer it waits for the device.
+
+    Args:
+        optimizer: the one whose step post-hook is running.
+        kwargs: of its `step`.
+    """
+    found = getattr(optimizer, "found_inf", None)
+    if found is not None:
+        return bool(found)
+    scaler = kwargs.get("grad_scaler")  # what optimizers of others take instead
+    if scaler is None:
+        return False
+    return any(bool(value) for value in scaler._found_inf_per_device(optimizer).values())
+
+
+def loss_scale(trainer: Trainer, optimizer: Optimizer) -> float:
+    """By what gradients are still multiplied in `on_before_optimizer_step`: fused optimizers divide in their step."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+        return 1.0
+    return float(scaler.get_scale())

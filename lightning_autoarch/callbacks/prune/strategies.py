@@ -1,0 +1,19 @@
+"""Strategies under which a process does not hold whole parameters: pruning refuses them before training."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+
+from lightning_autoarch.prune.errors import PruneValueError
+
+SHARDED = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
+
+
+def check_whole_parameters(callback: Callback, trainer: Trainer) -> None:
+    """Raises PruneValueError where the strategy shards parameters."""
+    if isinstance(trainer.strategy, SHARDED):
+        raise PruneValueError(
+            f"{type(callback).__name__} needs whole parameters in every process, but "
+            f"{type(trainer.strategy).__name__} shards them. Train with `strategy='ddp'`, or on one device."
+        )

@@ -1,0 +1,96 @@
+"""The teacher of a distillation: a frozen copy that shares nothing with the module that learns from it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.cloud_io import _load
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
+
+Given = nn.Module | str | Path | None
+
+
+def make_teacher(module: LightningModule, given: Given, layer: str) -> nn.Module:
+    """In eval mode, without gradients, on the module's device.
+
+    Args:
+        module: whose `layer`, or as a whole with "", is to be taught.
+        given: None: the teacher is a copy of that; a path: of that, with the weights of a checkpoint; a
+            LightningModule: of its `layer`; any other module: of this itself.
+        layer: name of a submodule, or "".
+
+    Raises:
+        PruneTypeError, PruneValueError: it cannot be copied, or the checkpoint not be read or not be of this module.
+    """
+    if given is None:
+        teacher = _copied(module.get_submodule(layer))
+    elif isinstance(given, LightningModule):
+        teacher = _copied(_part(given, layer))
+    elif isinstance(given, nn.Module):
+        teacher = _copied(given)
+    else:
+        teacher = _loaded(_copied(module), given).get_submodule(layer)
+    return teacher.requires_grad_(False).eval().to(module.device)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    try:
+        twin = copy.deepcopy(module)
+    except Exception as error:  # whatever an attribute of the user's raises
+        raise PruneTypeError(
+            f"{type(module).__name__} cannot be copied as a teacher: {error} Pass a `teacher` of its own, or name by "
+            "`layer` the submodule that computes the output."
+        ) from error
+    for child in twin.modules():
+        if child._compiled_call_impl is not None:
+            child._compiled_call_impl = None  # it would call the module that was copied
+        if isinstance(child, LightningModule):
+            child.log = child.log_dict = _nothing  # type: ignore[method-assign]  # it has no Trainer
+    return twin
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """In the place of logging."""
+
+
+def _part(module: LightningModule, layer: str) -> nn.Module:
+    try:
+        return module.get_submodule(layer)
+    except AttributeError as error:
+        raise PruneValueError(
+            f"The teacher {type(module).__name__} has no `{layer}`. Pass the submodule that is the teacher itself."
+        ) from error
+
+
+def _loaded(module: nn.Module, path: str | Path) -> nn.Module:
+    """With the weights of a Lightning checkpoint or a state_dict. No code in the file is run."""
+    try:
+        checkpoint = _load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise PruneValueError(f"The teacher's checkpoint cannot be read: {error}.") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise PruneValueError(
+            f"{path} is no checkpoint that torch loads with `weights_only=True`. If you trust it, load it yourself: "
+            "`teacher=MyModule.load_from_checkpoint(path)`."
+        ) from error
+    weights = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else {}
+    try:
+        module.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise PruneValueError(
+            f"{path} holds the weights of another module: {error} Pass a teacher of another architecture as a module."
+        ) from error
+    return module
+
+
+def to_precision_of(teacher: nn.Module, module: nn.Module) -> nn.Module:
+    """With floating-point weights in the dtype of the module's, where these are all of one ("bf16-true", "64-true")."""
+    dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()}
+    return teacher.to(dtypes.pop()) if len(dtypes) == 1 and torch.float32 not in dtypes else teacher

@@ -1,0 +1,216 @@
+"""`prune_channels_`: whole neurons, channels and heads go, and the module is dense, smaller and faster.
+
+groups of coupled channels ─► importance of units ─► how many stay (a share, or the share that meets a target)
+─► remove, run the forward, compare ─► the module in place, or exactly as it was
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from lightning_autoarch.errors import did_you_mean
+from lightning_autoarch.prune.amounts import real
+from lightning_autoarch.prune.cost import Cost, cost_of, detached_copy, inputs_on_meta, on_meta
+from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.prune.targets import Patterns, plain_name
+from lightning_autoarch.prune.units import Norm, Scores, UnitScope, kept_units, unit_scores
+from lightning_autoarch.structure import ChannelGroup, Resized, channel_groups, recipe_of, remove_channels_
+
+Keep = dict[str, list[int]]
+PROBES = 12  # bisections of the share of units: a 4096th
+
+
+@dataclass(frozen=True)
+class Target:
+    """How small a module is to become: one of the four.
+
+    Attributes:
+        share: of the units, that goes.
+        parameters: share of the parameters that stays, in (0, 1).
+        flops: share of the FLOPs that stays.
+        latency: share of the measured seconds of a forward that stays.
+    """
+
+    share: float | None = None
+    parameters: float | None = None
+    flops: float | None = None
+    latency: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name, value in vars(self).items() if value is not None]
+        if len(given) != 1:
+            raise PruneValueError(f"Expected one of share, parameters, flops and latency, got {given or 'none'}.")
+        if not 0 < real(getattr(self, given[0]), given[0]) < 1:
+            raise PruneValueError(f"Expected `{given[0]}` in (0, 1), got {getattr(self, given[0])}.")
+
+    def met(self, dense: Cost, now: Cost) -> bool:
+        """Whether the module is small enough."""
+        if self.parameters is not None:
+            return now.parameters <= self.parameters * dense.parameters
+        if self.flops is not None:
+            return now.flops <= self.flops * dense.flops
+        return (now.seconds or 0.0) <= (self.latency or 0.0) * (dense.seconds or 0.0)
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What `prune_channels_` did.
+
+    Attributes:
+        resized: changes of parameters and attributes.
+        recipe: for `apply_recipe_` and `load_pruned`: plain data.
+        kept: name of a group -> units that stayed.
+        widths: name of a group -> units before and after.
+        before: cost of the dense module.
+        after: cost now.
+    """
+
+    resized: Resized
+    recipe: dict[str, Any]
+    kept: Keep
+    widths: dict[str, tuple[int, int]]
+    before: Cost
+    after: Cost
+
+
+def prune_channels_(
+    module: nn.Module,
+    example_inputs: Any,
+    target: Target,
+    *,
+    scope: UnitScope = "global",
+    round_to: int = 8,
+    p: Norm = 2,
+    targets: Patterns | None = None,
+    exclude: Patterns = (),
+    optimizers: Iterable[Optimizer] = (),
+) -> Removed:
+    """Remove the units with the smallest weights until the target is met.
+
+    Args:
+        module: becomes smaller in place; its parameters stay the same objects. Compiled code of it is stale.
+        example_inputs: a tuple is the arguments of `forward`, a dict its keywords, anything else its one argument. Of
+        the
+            batch size that latency is to be measured with.
+        target: how small.
+        scope, round_to: see `kept_units`.
+        p: norm of the weights of a unit, 1 or 2.
+        targets: patterns of groups (the parameter that first makes the channels, or a module around it); None: all that
+            may go. Channels of the module's own inputs and outputs never do.
+        exclude: patterns of groups that stay.
+        optimizers: whose state is cut along.
+
+    Returns:
+        What was done, with the costs before and after.
+
+    Raises:
+        StructureError: the forward cannot be followed, or does not run afterwards (a size written into the code).
+        PruneValueError: nothing may go or went, a pattern without a match, or a target that is out of reach. The
+        module,
+            its gradients and the optimizers are then as before.
+    """
+    groups = _chosen(channel_groups(module, example_inputs), targets, exclude)
+    scores = unit_scores(module, groups, p)
+    before = cost_of(module, example_inputs, latency=target.latency is not None)
+    search = _Search(module, example_inputs, groups, scores, scope, round_to)
+    share = target.share if target.share is not None else search.share(target, before)
+    keep = search.keep(share)
+    if not keep:
+        raise PruneValueError(
+            f"Nothing would go: no group of {', '.join(group.name for group in groups[:3])} loses a unit at a share of "
+            f"{share:.3g} with `round_to={round_to}`. Ask for a smaller module, or round to fewer."
+        )
+    resized = remove_channels_(module, example_inputs, keep, optimizers)
+    after = cost_of(module, example_inputs, latency=target.latency is not None)
+    widths = {group.name: (group.width, len(keep.get(group.name, range(group.width)))) for group in groups}
+    return Removed(resized, recipe_of(module, resized), keep, widths, before, after)
+
+
+class _Search:
+    """The smallest share of units that meets a target, on copies."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        example_inputs: Any,
+        groups: Sequence[ChannelGroup],
+        scores: Scores,
+        scope: UnitScope,
+        round_to: int,
+    ) -> None:
+        self._module, self._inputs, self._groups = module, example_inputs, groups
+        self._scores, self._scope, self._round_to = scores, scope, round_to
+
+    def keep(self, share: float) -> Keep:
+        return kept_units(self._groups, self._scores, share, self._scope, self._round_to)
+
+    def share(self, target: Target, dense: Cost) -> float:
+        latency = target.latency is not None
+        tried: dict[str, bool] = {}
+
+        def met(share: float) -> bool:
+            keep = self.keep(share)
+            key = repr(keep)
+            if key not in tried:
+                tried[key] = bool(keep) and target.met(dense, self._cost(keep, latency))
+            return tried[key]
+
+        low, high = 0.0, 1.0 - 1e-9
+        if not met(high):
+            raise PruneValueError(
+                f"{target} is out of reach: with the fewest units in every group that may lose some it is not met. "
+                "Some channels are fixed by the module's inputs and outputs, or by `targets`, `exclude` and `round_to`."
+            )
+        for _ in range(PROBES):
+            middle = (low + high) / 2
+            low, high = (low, middle) if met(middle) else (middle, high)
+        return high
+
+    def _cost(self, keep: Mapping[str, Sequence[int]], latency: bool) -> Cost:
+        if latency:
+            copied = detached_copy(self._module)
+            remove_channels_(copied, self._inputs, keep)
+            return cost_of(copied, self._inputs, latency=True)
+        copied, inputs = on_meta(self._module), inputs_on_meta(self._inputs)
+        remove_channels_(copied, inputs, keep)
+        return cost_of(copied, inputs)
+
+
+def _chosen(groups: Sequence[ChannelGroup], targets: Patterns | None, exclude: Patterns) -> list[ChannelGroup]:
+    free = [group for group in groups if group.fixed is None]
+    wanted = free if targets is None else _matching(free, groups, targets, "targets")
+    unwanted = {group.name for group in _matching(free, groups, exclude, "exclude")}
+    chosen = [group for group in wanted if group.name not in unwanted]
+    if not chosen:
+        reasons = "; ".join(f"`{group.name}`: {group.fixed}" for group in groups if group.fixed)[:300]
+        raise PruneValueError(f"Nothing may go: no group of channels is free and chosen. {reasons}")
+    return chosen
+
+
+def _matching(
+    free: Sequence[ChannelGroup], groups: Sequence[ChannelGroup], patterns: Patterns, argument: str
+) -> list[ChannelGroup]:
+    found: dict[str, ChannelGroup] = {}
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        matching = [group for group in groups if _matches(group, pattern)]
+        if not matching:
+            hint = did_you_mean(pattern, [group.name for group in groups])
+            raise PruneValueError(f"The pattern `{pattern}` of `{argument}` matches no group of channels.{hint}")
+        fixed = [group for group in matching if group not in free]
+        if len(fixed) == len(matching) and argument == "targets":
+            raise PruneValueError(f"Expected channels that may go, got `{fixed[0].name}`: {fixed[0].fixed}.")
+        found |= {group.name: group for group in matching if group in free}
+    return list(found.values())
+
+
+def _matches(group: ChannelGroup, pattern: str) -> bool:
+    makers = [plain_name(member.name) for member in group.members if member.role in ("producer", "tied")]
+    names = [plain_name(group.name), *makers]
+    around = [".".join(name.split(".")[:i]) for name in names for i in range(1, name.count(".") + 2)]
+    return any(fnmatchcase(name, pattern) for name in around)

@@ -1,0 +1,60 @@
+"""`load_pruned`: the weights of a module that lost channels, into a fresh one that still has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.structure import apply_recipe_
+
+M = TypeVar("M", bound=nn.Module)
+KEY = "lightning_autoarch.ChannelPruning"
+
+
+def load_pruned(module: M, checkpoint: str | Path | Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> M:
+    """Make a dense module as small as the one that was saved, and load its weights.
+
+    Args:
+        module: with the shapes that the pruned one had at first: `MyModule(**hparams)`.
+        checkpoint: path of a Lightning checkpoint of a fit with `ChannelPruning`, what is in it, or a state dict.
+        recipe: what was removed; None: as the checkpoint says. A `Removed.recipe`, or that read from JSON.
+
+    Returns:
+        The module, in place.
+
+    Raises:
+        PruneValueError: the checkpoint holds no recipe.
+        StructureError: the recipe is of another architecture; the module is as before.
+
+    Example::
+
+        model = load_pruned(MyModule(**hparams), "small.ckpt")
+    """
+    content: Mapping[str, Any] = checkpoint if isinstance(checkpoint, Mapping) else _read(checkpoint)
+    found = recipe if recipe is not None else _recipe_in(content)
+    state = content.get("state_dict", content)
+    apply_recipe_(module, found)
+    module.load_state_dict(state)
+    return module
+
+
+def _read(path: str | Path) -> Mapping[str, Any]:
+    content: Mapping[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    return content
+
+
+def _recipe_in(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    states: Mapping[str, Any] = content.get("callbacks", {})
+    for key, state in states.items():
+        if key.startswith(KEY) and state.get("recipe"):
+            recipe: Mapping[str, Any] = state["recipe"]
+            return recipe
+    raise PruneValueError(
+        "Expected a checkpoint of a fit with ChannelPruning, got one without a recipe: give `recipe=`, or load it "
+        "into the module as it is."
+    )

@@ -1,0 +1,105 @@
+"""What whole neurons, channels and heads are worth, and how many of each group stay.
+
+g      a group of coupled channels (`structure.channel_groups`), of w_g units
+I_u    sqrt(sum over the members of g of ||the slices of unit u||_2^2)      Fang et al. 2023, *DepGraph*, section
+3.3 s      the share of units that goes
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.prune.regularize import group_norms
+from lightning_autoarch.structure import ChannelGroup
+
+UnitScope = Literal["global", "layer"]
+Norm = Literal[1, 2]
+Scores = dict[str, Tensor]  # name of a group -> (w_g) float64
+
+
+def unit_scores(module: nn.Module, groups: Sequence[ChannelGroup], p: Norm = 2) -> Scores:
+    """The importance of every unit: norms of all weights that go with it, those that make it and those that read it.
+
+    Args:
+        module: whose groups they are.
+        groups: of `channel_groups`.
+        p: norm of a slice, 1 or 2; the slices of one unit are added as squares (p=2) or as they are (p=1).
+
+    Returns:
+        Name of the group -> float64, one for each unit, on the CPU.
+
+    Raises:
+        PruneValueError: a norm that is not finite; the parameter is named.
+    """
+    tensors = dict(module.named_parameters(remove_duplicate=False))
+    return {group.name: _scores(group, tensors, p) for group in groups}
+
+
+def _scores(group: ChannelGroup, tensors: Mapping[str, Tensor], p: Norm) -> Tensor:
+    total = torch.zeros(group.width, dtype=torch.float64)
+    for member in group.members:
+        tensor = tensors.get(member.name)
+        if tensor is None or tensor.dim() < 2:
+            continue  # a buffer, a bias or the scale of a norm
+        (norms,) = group_norms([tensor.detach()], p, member.dim)
+        powers = norms.to("cpu", torch.float64) ** p
+        if not bool(torch.isfinite(powers).all()):
+            raise PruneValueError(f"Expected finite weights, got a NaN or infinity in `{member.name}`.")
+        total += torch.stack([powers[list(places)].sum() for places in member.index])
+    return total ** (1 / p)
+
+
+def kept_units(
+    groups: Sequence[ChannelGroup], scores: Scores, share: float, scope: UnitScope = "global", round_to: int = 8
+) -> dict[str, list[int]]:
+    """The units that stay, for each group that loses some.
+
+    Args:
+        groups: those that may lose units.
+        scores: of `unit_scores`.
+        share: s, of the units of all groups, in [0, 1).
+        scope: "layer": s of each group; "global": the least important anywhere, each score divided by the mean of its
+            group so that layers of unlike scale compare.
+        round_to: the rows of a group are rounded to the nearest multiple of it, but not to none: kernels for odd sizes
+        are
+            slow. A group that has fewer than this stays whole.
+
+    Returns:
+        Ascending numbers of units. Every group keeps at least one.
+    """
+    relative = {name: score / score.mean().clamp_min(torch.finfo(torch.float64).tiny) for name, score in scores.items()}
+    least = _threshold([relative[group.name] for group in groups], share) if scope == "global" else None
+    kept = {}
+    for group in groups:
+        score = relative[group.name]
+        wanted = int((score > least).sum()) if least is not None else round((1 - share) * group.width)
+        count = rounded(wanted, group.width, group.unit, round_to)
+        if count < group.width:
+            kept[group.name] = sorted(torch.argsort(score, descending=True, stable=True)[:count].tolist())
+    return kept
+
+
+def rounded(count: int, width: int, unit: int, round_to: int) -> int:
+    """The number of units nearest to `count` whose rows are a multiple of `round_to`; in [1, width].
+
+    >>> rounded(23, 64, 1, 8), rounded(3, 64, 1, 8), rounded(5, 8, 96, 8), rounded(3, 6, 1, 8)
+    (24, 8, 5, 6)
+    """
+    step = round_to // math.gcd(round_to, unit)
+    if step > width:
+        return width
+    return min(width, max(step, round(count / step) * step))
+
+
+def _threshold(scores: Sequence[Tensor], share: float) -> float:
+    """The score of the last unit that goes."""
+    everything = np.sort(torch.cat(list(scores)).numpy())
+    gone = round(share * len(everything))
+    return float(everything[gone - 1]) if gone else -math.inf

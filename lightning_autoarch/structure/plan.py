@@ -1,0 +1,118 @@
+"""A plan: what becomes of every unit, and from that of every index of every dimension.
+
+    unit removed: no copy      unit kept: itself      unit replicated: itself and new labels
+
+A dimension is a row of units, in runs: [a a b b c c | a a b b c c]. Each run is written as often as its unit has
+copies, so the layout of the dimension (blocks of gates, heads, concatenation, flattened pixels) stays what it was.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_autoarch.errors import StructureError, did_you_mean
+from lightning_autoarch.structure.groups import ChannelGroup
+from lightning_autoarch.structure.labels import Labels
+from lightning_autoarch.structure.trace import Trace
+
+Index = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What becomes of one parameter or buffer.
+
+    Attributes:
+        name: of it.
+        shape: that it had.
+        index: for each dimension that changes, the old index of every new one.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    index: Mapping[int, Index]
+
+    @property
+    def new_shape(self) -> tuple[int, ...]:
+        """That it gets."""
+        return tuple(len(self.index[d]) if d in self.index else n for d, n in enumerate(self.shape))
+
+    @property
+    def grows(self) -> bool:
+        """Whether something is there twice."""
+        return any(len(set(i)) < len(i) for i in self.index.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """For units that do not stay as they are: the labels that they have afterwards."""
+
+    copies: Mapping[int, Sequence[int]]  # root -> labels; a root that is absent stays
+    known: int  # labels below are channels that are known to be different
+
+    def row(self, roots: Labels) -> tuple[Labels, Labels]:
+        """Of a dimension with these roots: the old index and the label of every new index."""
+        bounds = [0, *(np.flatnonzero(np.diff(roots)) + 1).tolist(), len(roots)] if len(roots) else [0]
+        index: list[int] = []
+        labels: list[int] = []
+        for start, stop in itertools.pairwise(bounds):
+            root = int(roots[start])
+            for label in self.copies.get(root, (root,)):
+                index += range(start, stop)
+                labels += [label] * (stop - start)
+        return np.array(index, dtype=np.int64), np.array(labels, dtype=np.int64)
+
+
+def plan(
+    seen: Trace,
+    groups: Sequence[tuple[ChannelGroup, tuple[int, ...]]],
+    counts: Mapping[str, Sequence[int]],  # of each group: how often each unit is there afterwards
+) -> Plan:
+    """The plan in which every unit of the named groups is there so many times."""
+    known = seen.sets.size
+    copies: dict[int, list[int]] = {}
+    for group, roots in groups:
+        for root, count in zip(roots, counts.get(group.name, ()), strict=False):
+            extra = max(count - 1, 0)
+            copies[root] = [root, *range(known, known + extra)][:count]
+            known += extra
+    return Plan(copies, known)
+
+
+def changes(seen: Trace, planned: Plan) -> tuple[list[Change], dict[str, tuple[Labels, ...]]]:
+    """What becomes of every tensor, and the labels of all their dimensions afterwards."""
+    changed: list[Change] = []
+    labels: dict[str, tuple[Labels, ...]] = {}
+    for name, (tensor, rows) in seen.tensors.items():
+        roots = [seen.sets.roots(row) for row in rows]
+        resized = [planned.row(row) for row in roots]
+        labels[name] = tuple(label for _, label in resized)
+        index = {
+            d: tuple(i.tolist())
+            for d, (i, _) in enumerate(resized)
+            if len(i) != len(roots[d]) or not np.array_equal(i, np.arange(len(i)))
+        }
+        if index:
+            changed.append(Change(name, tuple(tensor.shape), index))
+    return changed, labels
+
+
+def find_group(
+    groups: Sequence[tuple[ChannelGroup, tuple[int, ...]]],
+    name: str,
+) -> ChannelGroup:
+    """The group of a name, if it may change.
+
+    Raises:
+        StructureError: there is none, or it is fixed.
+    """
+    named = {group.name: group for group, _ in groups}
+    if name not in named:
+        raise StructureError(f"Expected the name of a channel group, got {name!r}.{did_you_mean(name, named)}")
+    if named[name].fixed is not None:
+        raise StructureError(f"The channels of `{name}` have to stay: {named[name].fixed}.")
+    return named[name]

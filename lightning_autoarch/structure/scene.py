@@ -1,0 +1,123 @@
+"""The surroundings in which a forward runs for its shapes alone, and that put everything back afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from lightning_autoarch.structure.attention import heads_spelled_out
+from lightning_autoarch.structure.recurrent import sequences_shortened
+
+
+@contextlib.contextmanager
+def scene(module: nn.Module, *, flipped: bool) -> Iterator[FakeTensorMode]:
+    """Fake tensors, no gradients, fused kernels spelled out, attributes of every module restored at the end.
+
+    Args:
+        module: whose forward is to run.
+        flipped: train instead of eval, or the other way round.
+    """
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # in which operations would not come as their parts
+        stack.enter_context(attributes_kept(module))
+        if flipped:
+            module.train(not module.training)
+        if any(hasattr(m, "_orig_mod") for m in module.modules()):  # compiled: run what it was compiled from
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(warnings.catch_warnings(action="ignore"))  # the forward that computes will warn
+        stack.enter_context(_plain_kernels())
+        stack.enter_context(heads_spelled_out(module))
+        stack.enter_context(sequences_shortened(module))
+        stack.enter_context(_PlainLinear())
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(fake)
+        yield fake
+
+
+class _PlainLinear(TorchFunctionMode):
+    """F.linear as one product of matrices: torch chooses among several by the memory layout, which resizing changes."""
+
+    def __torch_function__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return _linear(*args, **(kwargs or {})) if func is F.linear else func(*args, **(kwargs or {}))
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if weight.dim() != 2 or input.dim() < 2:
+        return F.linear(input, weight, bias)
+    rows = input.reshape(-1, input.shape[-1])
+    product = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
+    return product.view(*input.shape[:-1], weight.shape[0])
+
+
+@contextlib.contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Composite operations come as their parts: no oneDNN or cuDNN LSTM, no fused attention, no encoder fast path."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    mkldnn, cudnn = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._set_mkldnn_enabled(False)
+    torch._C._set_cudnn_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._set_mkldnn_enabled(mkldnn)
+        torch._C._set_cudnn_enabled(cudnn)
+
+
+@contextlib.contextmanager
+def attributes_kept(module: nn.Module) -> Iterator[None]:
+    """What a forward sets on its modules (a hidden state, a cache, a metric, a counter) is undone."""
+    before = [(m, dict(m.__dict__)) for m in module.modules()]
+    contents = [(v, v.copy()) for _, attributes in before for v in attributes.values() if type(v) in (list, dict, set)]
+    try:
+        yield
+    finally:
+        for m, attributes in before:
+            m.__dict__.clear()
+            m.__dict__.update(attributes)
+        for container, content in contents:
+            _refill(container, content)
+
+
+def _refill(container: Any, content: Any) -> None:
+    container.clear()
+    container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+def arguments(example_inputs: Any, fake: FakeTensorMode) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments, their tensors fake: a tuple or list is unpacked, a dict passed by keyword."""
+
+    given = tree_map_only(Tensor, fake.from_tensor, example_inputs)
+    if isinstance(given, dict):
+        return (), given
+    return (tuple(given), {}) if isinstance(given, (tuple, list)) else ((given,), {})
+
+
+def tensors_in(value: Any, depth: int = 8) -> Iterator[Tensor]:
+    """Every tensor in what a forward returned: containers, dataclasses and other objects are looked into."""
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and not isinstance(value, (str, bytes, int, float, complex, bool, type, nn.Module, type(None))):
+        if isinstance(value, Mapping):
+            inside = list(value.values())
+        elif isinstance(value, (tuple, list, set, frozenset)):
+            inside = list(value)
+        else:
+            inside = list(getattr(value, "__dict__", {}).values())
+        for part in inside:
+            yield from tensors_in(part, depth - 1)

@@ -1,0 +1,129 @@
+"""`widen_`: more channels, the same function (Net2WiderNet; Chen, Goodfellow & Shlens 2016, equation 4).
+
+A unit u that is there r times afterwards is copied where it is produced, and the consumers share what they had:
+
+    producer  W[j, :] = W[u, :]     consumer  V[:, j] = s_j V[:, u],   sum of the s_j of one u = 1
+
+The paper has s_j = 1 / r. Copies that are alike in all would have equal gradients for ever (the paper adds noise, and
+loses exactness); shares that differ break the tie and keep the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_autoarch.errors import StructureError
+from lightning_autoarch.structure.groups import ChannelGroup, groups_of
+from lightning_autoarch.structure.labels import Labels
+from lightning_autoarch.structure.plan import Plan, changes, find_group, plan
+from lightning_autoarch.structure.resize import Resized, resize_
+from lightning_autoarch.structure.trace import Trace, trace
+
+
+def widen_(
+    module: nn.Module,
+    example_inputs: Any,
+    widths: Mapping[str, int],
+    generator: torch.Generator | None = None,
+    *,
+    spread: float = 0.5,
+    optimizers: Iterable[Optimizer] = (),
+) -> Resized:
+    """Make groups wider in place: in eval mode, the outputs stay as they are up to rounding.
+
+    Args:
+        module: any. Its parameters stay the same objects; their `grad` is dropped.
+        example_inputs: as for `trace`.
+        widths: name of a group of `channel_groups` -> its new number of units. Where a norm or mean is taken over the
+            group, a multiple of the old one: only then do its statistics stay.
+        generator: which units are copied, and the shares; the global one by default.
+        spread: in [0, 1): shares are within (1 ± spread) / r before they are made to sum to 1. 0: equal.
+        optimizers: whose state is carried along: copies take the moments of their unit.
+
+    Raises:
+        StructureError: no such group, a width that is not larger, a group that cannot be widened exactly. Everything
+            is as before then.
+    """
+    if not 0 <= spread < 1:
+        raise StructureError(f"Expected `spread` in [0, 1), got {spread}.")
+    seen = trace(module, example_inputs)
+    groups = groups_of(seen)
+    chosen = {name: find_group(groups, name) for name in widths}
+    counts = {name: _counts(group, widths[name], generator) for name, group in chosen.items()}
+    if not counts:
+        raise StructureError("Expected groups to widen, but `widths` is empty.")
+    planned = plan(seen, groups, counts)
+    _check_norms(seen, groups, planned)
+    scales = _scales(seen, planned, list(chosen.values()), _shares(planned, spread, generator))
+    return resize_(module, example_inputs, seen, planned, optimizers, scales)
+
+
+def _counts(group: ChannelGroup, width: int, generator: torch.Generator | None) -> list[int]:
+    """How often each unit is there afterwards."""
+    if width <= group.width:
+        raise StructureError(f"Expected a width of `{group.name}` above {group.width}, got {width}.")
+    if not group.replicable:
+        raise StructureError(
+            f"`{group.name}` cannot be widened: its channels are summed where no parameter scales them."
+        )
+    tied = [member.name for member in group.members if member.role == "tied"]
+    if tied:
+        raise StructureError(f"`{group.name}` cannot be widened: `{tied[0]}` is tied, it both makes and reads them.")
+    if group.exact:
+        extra = torch.randint(group.width, (width - group.width,), generator=generator)
+        return (1 + torch.bincount(extra, minlength=group.width)).tolist()
+    if width % group.width:
+        raise StructureError(
+            f"Expected a width of `{group.name}` that is a multiple of {group.width}, because a norm or mean is taken "
+            f"over its channels, got {width}."
+        )
+    return [width // group.width] * group.width
+
+
+def _check_norms(seen: Trace, groups: Sequence[tuple[ChannelGroup, tuple[int, ...]]], planned: Plan) -> None:
+    """What a norm or mean is taken over grows everywhere by the same factor, over concatenated groups too."""
+    group_of = {root: group.name for group, roots in groups for root in roots}
+    for labels in (labels for flow in seen.flows for labels in flow.rescaled):
+        roots = np.unique(seen.sets.roots(labels)).tolist()
+        if len({len(planned.copies.get(root, (root,))) for root in roots}) > 1:
+            names = sorted({f"`{group_of[root]}`" for root in roots if root in group_of})
+            raise StructureError(
+                f"A norm or mean is taken over {' and '.join(names)} together: widen all of it by one factor, or none."
+            )
+
+
+def _shares(planned: Plan, spread: float, generator: torch.Generator | None) -> dict[int, float]:
+    """Of each label that has copies: what its consumers keep."""
+    shares: dict[int, float] = {}
+    for labels in planned.copies.values():
+        weights = 1 + spread * (2 * torch.rand(len(labels), generator=generator, dtype=torch.float64) - 1)
+        shares.update(zip(labels, (weights / weights.sum()).tolist(), strict=True))
+    return shares
+
+
+def _scales(
+    seen: Trace,
+    planned: Plan,
+    groups: Sequence[ChannelGroup],
+    shares: Mapping[int, float],
+) -> dict[str, Tensor]:
+    """What each consumer is multiplied by, broadcasting to its new shape."""
+    _, labels = changes(seen, planned)
+    scales: dict[str, Tensor] = {}
+    consumers = {(m.name, m.dim): None for group in groups for m in group.members if m.role == "consumer"}
+    for name, dim in consumers:
+        tensor = seen.tensors[name][0]
+        shape = [-1 if d == dim else 1 for d in range(tensor.dim())]
+        scale = torch.from_numpy(_row(labels[name][dim], shares)).to(tensor).reshape(shape)
+        scales[name] = scales[name] * scale if name in scales else scale
+    return scales
+
+
+def _row(labels: Labels, shares: Mapping[int, float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([shares.get(label, 1.0) for label in labels.tolist()])

@@ -1,0 +1,94 @@
+"""`read_checkpoint`: the weights of whatever they were saved in, without running any code of it.
+
+    .ckpt .pt .pth .bin     torch.save; Lightning's or a script's dict, or a state_dict     mapped
+    .safetensors                                                                            mapped
+    *.index.json            an index of shards of either                                    mapped
+    a directory             of torch.distributed.checkpoint                                 read a tensor at a time
+                            or with model.safetensors, pytorch_model.bin, one of their indices
+    https://  hf://         fetched, then one of these
+    nn.Module, a dict       its own tensors, not copies
+
+What a file is, its first bytes say, not its name. Nothing is read that is not used: of a file of which one tensor is
+asked for, the pages of that tensor are in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.transfer.contents import Weights, check_weights, pick
+from lightning_autoarch.transfer.distributed import is_distributed, read_distributed
+from lightning_autoarch.transfer.files import format_of, read_file
+from lightning_autoarch.transfer.remote import USUAL, check_digest, fetch, is_remote
+from lightning_autoarch.transfer.sharded import read_sharded
+from lightning_autoarch.transfer.state import LazyStateDict, StateDict
+
+
+def read_checkpoint(
+    source: str | os.PathLike[str] | nn.Module | Mapping[str, Any],
+    *,
+    weights: Weights = "state_dict",
+    key: str | None = None,
+    sha256: str | None = None,
+) -> StateDict:
+    """Names and tensors, on the CPU where they come from a file.
+
+    Args:
+        source: a path, a URL, `hf://owner/name`, a module, or what a checkpoint holds.
+        weights: "state_dict" as Lightning would load it; with `WeightAveraging` or another average in the checkpoint
+            "average" or "current".
+        key: of the dict to take where it is none of the usual ones: "generator", "nets.teacher".
+        sha256: what the file must hash to.
+
+    Raises:
+        CheckpointError: not there, broken, not data alone, or not what was asked for. The message names the file.
+    """
+    check_weights(weights)
+    if isinstance(source, LazyStateDict):
+        return source
+    if isinstance(source, nn.Module | Mapping):
+        if sha256 is not None:
+            raise CheckpointError(f"Expected a file for `sha256`, got {type(source).__name__}.")
+        held = source.state_dict() if isinstance(source, nn.Module) else source
+        return pick(held, f"the given {type(source).__name__}", weights, key)
+    path = _local(os.fspath(source), sha256)
+    if sha256 is not None:
+        check_digest(path, sha256)
+    if path.is_dir() and is_distributed(path):
+        return read_distributed(path, weights, key)
+    file = _of_folder(path) if path.is_dir() else path
+    held = read_sharded(file) if format_of(file) == "index" else read_file(file)
+    return pick(held, str(file), weights, key)
+
+
+def _local(source: str, sha256: str | None) -> Path:
+    if is_remote(source):
+        return fetch(source, sha256)
+    path = Path(source).expanduser()
+    if not path.exists():
+        hint = f" Of the Hugging Face hub: `hf://{source}`." if source.count("/") == 1 and not path.suffix else ""
+        raise CheckpointError(f"Expected a checkpoint at {path}, got nothing there.{hint}")
+    if not (path.is_file() or path.is_dir()):
+        raise CheckpointError(f"Expected a file or a directory at {path}, got a device or a pipe.")
+    return path
+
+
+def _of_folder(folder: Path) -> Path:
+    """The one file of a directory to begin with."""
+    usual = [folder / name for name in USUAL if (folder / name).is_file()]
+    found = usual or sorted(folder.glob("*.index.json"))
+    if not found:
+        raise CheckpointError(
+            f"Expected a distributed checkpoint (with `.metadata`) or one of {', '.join(USUAL)} in {folder}, got none; "
+            "name the file."
+        )
+    if not usual and len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise CheckpointError(f"Expected one index in {folder}, got {names}; name the file.")
+    return found[0]

@@ -1,0 +1,134 @@
+"""Which tensors of what a file holds are the weights.
+
+    a flat dict of tensors                                                          itself
+    "state_dict"                     Lightning; what `load_from_checkpoint` loads
+    "model_state_dict" "model" "module"                                             what training scripts call it
+
+With Lightning's `WeightAveraging` the averaged weights stand in "state_dict", and "current_model_state" holds those
+that the optimizer was at; `StochasticWeightAveraging` keeps the average in its callback's state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeAlias, get_args
+
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from lightning_autoarch.errors import CheckpointError, did_you_mean
+
+Weights: TypeAlias = Literal["state_dict", "average", "current"]
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+AVERAGES = ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema")
+SHOWN = 8  # keys in an error
+
+
+def pick(held: object, origin: str, weights: Weights = "state_dict", key: str | None = None) -> dict[str, Tensor]:
+    """The weights among what a checkpoint holds.
+
+    Args:
+        held: what was read.
+        origin: where from, for errors.
+        weights: "state_dict" as Lightning would load it; "average" or "current" where the two are kept apart.
+        key: of the dict to take, dotted where it is nested, instead of the usual ones.
+
+    Raises:
+        CheckpointError: no tensors there, or no average in it.
+    """
+    check_weights(weights)
+    if not isinstance(held, Mapping):
+        raise CheckpointError(f"Expected a dict of tensors in {origin}, got {type(held).__name__}; save a state_dict.")
+    if key is not None:
+        return _tensors(_nested(held, key, origin), origin)
+    if weights == "average":
+        return _tensors(_unwrapped(_average(held, origin)), origin)
+    if weights == "current" and isinstance(held.get("current_model_state"), Mapping):
+        return _tensors(held["current_model_state"], origin)
+    return _tensors(_unwrapped(held), origin)
+
+
+def check_weights(weights: str) -> None:
+    """Raises CheckpointError for a word that is none of `Weights`."""
+    if weights not in get_args(Weights):
+        words = ", ".join(map(repr, get_args(Weights)))
+        raise CheckpointError(f"Expected `weights` to be one of {words}, got {weights!r}.")
+
+
+def _unwrapped(held: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    for name in WRAPPERS:
+        inner = held.get(name)
+        if isinstance(inner, Mapping) and inner:
+            return inner if _has_tensors(inner) else _unwrapped(inner)
+    return held
+
+
+def _has_tensors(held: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, Tensor) for value in held.values())
+
+
+def _nested(held: Mapping[Any, Any], key: str, origin: str) -> Mapping[Any, Any]:
+    inner: Any = held
+    for part in key.split("."):
+        if not isinstance(inner, Mapping) or part not in inner:
+            known = _names(inner)
+            raise CheckpointError(f"Expected `{key}` in {origin}, got {_shown(known)}.{did_you_mean(part, known)}")
+        inner = inner[part]
+    if not isinstance(inner, Mapping):
+        raise CheckpointError(f"Expected a dict of tensors as `{key}` in {origin}, got {type(inner).__name__}.")
+    return inner
+
+
+def _average(held: Mapping[Any, Any], origin: str) -> Mapping[Any, Any]:
+    if "averaging_state" in held and isinstance(held.get("state_dict"), Mapping):
+        return held  # WeightAveraging has put the averages in its "state_dict"
+    found = next(_averages(held), None)
+    if found is None:
+        raise CheckpointError(
+            f"Expected averaged weights in {origin}, got {_shown(_names(held))}; "
+            'read it without `weights="average"`, or name their `key`.'
+        )
+    return found
+
+
+def _averages(held: Mapping[Any, Any]) -> Iterator[Mapping[Any, Any]]:
+    callbacks = held.get("callbacks")
+    states = list(callbacks.values()) if isinstance(callbacks, Mapping) else []
+    for state in [held, *states]:
+        for name in ("average_model_state", *AVERAGES):
+            inner = state.get(name) if isinstance(state, Mapping) else None
+            if isinstance(inner, Mapping) and inner:
+                yield inner
+
+
+def _tensors(held: Mapping[Any, Any], origin: str) -> dict[str, Tensor]:
+    """The tensors alone, none of which requires grad. A module's extra state and counters of scripts are left out."""
+    if not _has_tensors(held):
+        raise CheckpointError(
+            f"Expected tensors in {origin}, got {_shown(_names(held))}; name the dict that holds them: `key=...`."
+        )
+    found = {}
+    for name, value in held.items():
+        if not isinstance(name, str):
+            raise CheckpointError(f"Expected names of tensors in {origin}, got the key {name!r}.")
+        if name.endswith("_packed_params") and isinstance(value, tuple):
+            raise CheckpointError(
+                f"Expected weights in {origin}, got `{name}`, packed by torch.ao: save them dequantised."
+            )
+        if is_lazy(value):
+            raise CheckpointError(f"Expected `{name}` with values in {origin}, got a lazy parameter without any.")
+        if isinstance(value, Tensor):
+            found[name] = value.detach() if value.requires_grad else value
+    return found
+
+
+def _names(held: object) -> list[str]:
+    return [str(key) for key in held] if isinstance(held, Mapping) else []
+
+
+def _shown(names: list[str]) -> str:
+    if not names:
+        return "nothing"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return "the keys " + ", ".join(f"`{name}`" for name in names[:SHOWN]) + more

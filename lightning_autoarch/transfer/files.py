@@ -1,0 +1,78 @@
+"""One file with tensors in it: what it is, by its first bytes, and what it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor
+
+from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.transfer.archive import read_archive
+
+Format: TypeAlias = Literal["archive", "safetensors", "index"]
+
+HEAD = 64  # bytes that tell what a file is
+FOREIGN = {
+    b"version https://git-lfs": "a pointer of Git LFS: run `git lfs pull`",
+    b"<!DOCTYPE": "a web page",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"GGUF": "a GGUF file",
+    b"\x89HDF": "an HDF5 file",
+    b"\x1f\x8b": "a gzip file: unpack it",
+}
+
+
+def format_of(path: Path) -> Format:
+    """What a file is: of `torch.save`, safetensors, or an index of shards.
+
+    Raises:
+        CheckpointError: empty, unreadable or none of these.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        raise CheckpointError(f"Expected a file at {path}, got {error.strerror or error}.") from error
+    if not head:
+        raise CheckpointError(f"Expected tensors in {path}, got an empty file.")
+    for start, name in FOREIGN.items():
+        if head.startswith(start):
+            raise CheckpointError(f"Expected a checkpoint, got {path}, which is {name}.")
+    if head.lstrip().startswith(b"{"):
+        return "index"
+    if head[8:9] == b"{" or path.suffix == ".safetensors":
+        return "safetensors"
+    if head.startswith((b"PK", b"\x80")):  # a zip, or a pickle
+        return "archive"
+    raise CheckpointError(f"Expected a file of torch.save or safetensors, got {path}, which begins {head[:12]!r}.")
+
+
+def read_file(path: Path) -> Any:
+    """What one file with tensors holds, mapped.
+
+    Raises:
+        CheckpointError: broken, or not such a file.
+    """
+    form = format_of(path)
+    if form == "index":
+        raise CheckpointError(f"Expected tensors in {path}, got JSON.")
+    return read_safetensors(path) if form == "safetensors" else read_archive(path)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, mapped.
+
+    Raises:
+        CheckpointError: broken, or the library is missing.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise CheckpointError(f"Expected safetensors to read {path}: `pip install safetensors`.") from error
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"Expected a whole safetensors file, got {path}: {error}") from error

@@ -1,0 +1,169 @@
+"""What a tensor of one shape becomes for a place of another.
+
+equal                       itself
+first convolution           (O, N, ...) -> (O, M, ...), see `repeat_channels`
+position embedding          interpolated, see positions.py
+output layer                its rows are classes: mapped if `classes` says so, else left as initialised
+a stack, "slice"            as below, each of its parts by itself (see stacks.py)
+any other, "slice"          the part that both have: leading rows and columns, or given ones; the rest as initialised
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from lightning_autoarch.transfer.positions import interpolate, interpolates
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a tensor of the source becomes the value of a place; nothing is read before `make` is called."""
+
+    status: str
+    reason: str = ""
+    make: Callable[[Tensor], Tensor] | None = None  # source -> value; None: the place is left as it is
+    place: tuple[slice, ...] = ()  # of the target that is written: () is all of it
+    taken: int = 0  # elements written
+    parts: Mapping[int, int] = field(default_factory=dict)  # dimensions of the target that are split before `place`
+
+    def destination(self, target: Tensor) -> Tensor:
+        """The view of the target that is written."""
+        split = unflattened(target, self.parts)
+        return split[self.place] if self.place else split
+
+
+def equal(shape: Shape) -> Fit:
+    """The tensor itself."""
+    return Fit("loaded", make=lambda tensor: tensor, taken=_numel(shape))
+
+
+def adapted(name: str, old: Shape, new: Shape, *, is_first: bool) -> Fit | None:
+    """What is right for a tensor with a meaning of its own; None for any other.
+
+    Args:
+        name: in the module.
+        old: shape in the source.
+        new: shape in the module.
+        is_first: whether it is the weight of the first convolution.
+    """
+    if is_first and len(old) == len(new) and old[:1] + old[2:] == new[:1] + new[2:] and 0 not in (*old, *new):
+        reason = f"{old[1]} input channels repeated to {new[1]}"
+        return Fit("interpolated", reason, lambda tensor: repeat_channels(tensor, new[1]), taken=_numel(new))
+    if interpolates(name, old, new):
+        reason = f"positions {_text(old)} to {_text(new)}"
+        return Fit("interpolated", reason, lambda tensor: interpolate(name, tensor, new), taken=_numel(new))
+    return None
+
+
+def sliced(old: Shape, new: Shape, chosen: Mapping[int, Tensor] | None = None) -> Fit:
+    """The part that source and module both have.
+
+    Args:
+        old: shape in the source.
+        new: shape in the module.
+        chosen: for a dimension the indices of the source that are kept, instead of the leading ones.
+    """
+    if len(old) != len(new):
+        return Fit("skipped", f"{_text(old)} in the source, {_text(new)} here: another number of dimensions")
+    kept = tuple(min(a, b) for a, b in zip(old, new, strict=True))
+    if not _numel(kept):
+        return Fit("skipped", f"{_text(old)} in the source, {_text(new)} here: nothing in common")
+    chosen = {dim: index for dim, index in (chosen or {}).items() if new[dim] < old[dim]}
+    which = "most important" if chosen else "leading"
+    reason = f"{which} {_text(kept)} of {_text(old)}" + (f", here {_text(new)}" if kept != new else "")
+    place = () if kept == new else tuple(slice(0, size) for size in kept)
+    return Fit("sliced", reason, lambda tensor: _taken(tensor, kept, chosen), place, _numel(kept))
+
+
+def sliced_parts(old: Shape, new: Shape, parts: Mapping[int, int]) -> Fit:
+    """As `sliced`, of each part of a stack by itself."""
+    if len(old) != len(new) or any(size[dim] % count for dim, count in parts.items() for size in (old, new)):
+        return sliced(old, new)
+    split_old, split_new = _split(old, parts), _split(new, parts)
+    fit = sliced(split_old, split_new)
+    make = fit.make
+    if make is None:
+        return fit
+    return replace(fit, make=lambda tensor: make(unflattened(tensor, parts)), parts=parts)
+
+
+def unflattened(tensor: Tensor, parts: Mapping[int, int]) -> Tensor:
+    """A view with some dimensions split into (parts, rest)."""
+    for dim in sorted(parts, reverse=True):
+        tensor = torch.unflatten(tensor, dim, (parts[dim], tensor.shape[dim] // parts[dim]))
+    return tensor
+
+
+def _split(shape: Shape, parts: Mapping[int, int]) -> Shape:
+    split: list[int] = []
+    for dim, size in enumerate(shape):
+        split += [parts[dim], size // parts[dim]] if dim in parts else [size]
+    return tuple(split)
+
+
+def sliced_first(old: Shape, new: Shape, chosen: Mapping[int, Tensor] | None = None) -> Fit:
+    """As `sliced`, for a first convolution: its input channels are repeated, not cut."""
+    if len(old) != len(new) or 0 in (*old, *new):
+        return sliced(old, new, chosen)
+    outputs = {dim: index for dim, index in (chosen or {}).items() if dim != 1}
+    fit = sliced((old[0], new[1], *old[2:]), new, outputs)
+    make = fit.make
+    if make is None or old[1] == new[1]:
+        return fit
+    reason = f"{fit.reason}; {old[1]} input channels repeated to {new[1]}"
+    return replace(fit, reason=reason, make=lambda tensor: make(repeat_channels(tensor, new[1])))
+
+
+def mapped(classes: Mapping[int, int], old: Shape, target: Tensor) -> Fit:
+    """Rows of an output layer by class; rows of classes that are new stay as they are."""
+    rows = torch.tensor(list(classes.values()))
+    sources = torch.tensor(list(classes))
+
+    def make(tensor: Tensor) -> Tensor:
+        value = target.detach().clone()
+        value[rows.to(value.device)] = tensor[sources].to(value)
+        return value
+
+    reason = f"{len(classes)} of {old[0]} classes in the source, of {target.shape[0]} here"
+    return Fit("sliced", reason, make, taken=len(classes) * _numel(tuple(target.shape[1:])))
+
+
+def repeat_channels(weight: Tensor, channels: int) -> Tensor:  # (O, N, ...) -> (O, M, ...)
+    """A convolution's weight for another number of input channels, by repetition.
+
+    From N to M channels, with r_i = how many j < M have j = i mod N:
+
+        M >= N    W'[:, j] = W[:, j mod N] / r_(j mod N)
+        M <  N    W'[:, j] = sum of W[:, i] over i = j mod M
+
+    so the sum over input channels stays: an input whose channels are all equal has the outputs that it had.
+    """
+    before = weight.shape[1]
+    if channels >= before:
+        index = torch.arange(channels, device=weight.device) % before
+        counts = torch.bincount(index, minlength=before).to(weight.real.dtype if weight.is_complex() else weight.dtype)
+        shape = (1, channels, *[1] * (weight.dim() - 2))
+        return weight.index_select(1, index) / counts[index].view(shape)
+    work = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
+    folded = work.new_zeros((weight.shape[0], channels, *weight.shape[2:]))
+    return folded.index_add_(1, torch.arange(before, device=weight.device) % channels, work).to(weight.dtype)
+
+
+def _taken(tensor: Tensor, kept: Shape, chosen: Mapping[int, Tensor]) -> Tensor:
+    for dim, index in chosen.items():
+        tensor = tensor.index_select(dim, index.to(tensor.device))
+    return tensor[tuple(slice(0, size) for size in kept)]
+
+
+def _numel(shape: Shape) -> int:
+    return torch.Size(shape).numel()
+
+
+def _text(shape: Shape) -> str:
+    return "x".join(map(str, shape)) or "a scalar"

@@ -1,0 +1,43 @@
+"""`StateDict`: names and tensors, some of which are read from their file only when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
+
+from torch import Tensor
+
+StateDict: TypeAlias = Mapping[str, Tensor]
+
+
+class LazyStateDict(Mapping[str, Tensor]):
+    """A state_dict whose tensors are read one at a time, each time that they are asked for.
+
+    Args:
+        likes: for each name a tensor on the meta device: its shape and dtype, and no memory.
+        read: the tensor of a name.
+    """
+
+    def __init__(self, likes: Mapping[str, Tensor], read: Callable[[str], Tensor]) -> None:
+        self._likes = dict(likes)
+        self._read = read
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._likes:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._likes)
+
+    def __len__(self) -> int:
+        return len(self._likes)
+
+    def like(self, name: str) -> Tensor:
+        """A tensor of the same shape and dtype, without reading it."""
+        return self._likes[name]
+
+
+def like(state: StateDict, name: str) -> Tensor:
+    """Something with the shape and dtype of a tensor of `state`: the tensor, or a meta one where that must be read."""
+    return state.like(name) if isinstance(state, LazyStateDict) else state[name]

@@ -1,0 +1,144 @@
+"""Channels that go in a fit: before, in the middle, after; optimizers, averages, masks, checkpoints follow."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from nets import Net, loaders
+
+from lightning_autoarch.callbacks.prune import ChannelPruning, MagnitudePruning
+from lightning_autoarch.errors import StructureError
+from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.prune.load import load_pruned
+from lightning_autoarch.prune.schedule import ConstantSparsity
+
+QUIET: dict[str, Any] = {
+    "logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
+    "accelerator": "cpu", "devices": 1,
+}  # fmt: skip
+
+
+def net() -> Net:
+    torch.manual_seed(0)
+    module = Net(width=32, layers=[{"width": 32}], dropout=0.0)
+    module.example_input_array = torch.zeros(2, 4)
+    return module
+
+
+def fit(module: L.LightningModule, *callbacks: L.Callback, ckpt_path: Any = None, **options: Any) -> L.Trainer:
+    trainer = L.Trainer(**{**QUIET, "max_epochs": 4, "callbacks": list(callbacks), **options})
+    trainer.fit(module, *loaders(shuffle=False), ckpt_path=ckpt_path)
+    return trainer
+
+
+def widths(module: Net) -> list[int]:
+    return [layer.out_features for layer in module.net if isinstance(layer, torch.nn.Linear)]
+
+
+@pytest.mark.parametrize("at", [0.0, 0.5, 3, 1.0])
+def test_the_module_is_smaller_and_trains_on(at: Any) -> None:
+    module, pruning = net(), ChannelPruning(0.5, at=at)
+    parameters = {id(p) for p in module.parameters()}
+    trainer = fit(module, pruning)
+    assert sum(widths(module)[:2]) <= 40
+    assert {id(p) for p in module.parameters()} == parameters
+    assert {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]} == parameters
+    assert pruning.removed is not None
+    assert pruning.removed.after.parameters == sum(p.numel() for p in module.parameters())
+    state = trainer.optimizers[0].state
+    assert all(state[p]["exp_avg"].shape == p.shape for p in module.parameters())
+
+
+def test_the_rest_of_the_moments_go_on() -> None:
+    class Watch(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+            if trainer.global_step == 5:
+                self.moment = trainer.optimizers[0].state[pl_module.net[0].weight]["exp_avg"].clone()
+
+    class After(Watch):
+        pass
+
+    before, pruning, after = Watch(), ChannelPruning(0.5, at=5, targets="net.0"), After()
+    fit(net(), before, pruning, after)
+    assert pruning.removed is not None
+    assert torch.equal(after.moment, before.moment[pruning.removed.kept["net.0.weight"]])
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # the second fit saves nothing
+@pytest.mark.parametrize("at", [0.0, 5])
+def test_resume_and_load(at: Any, tmp_path: Path) -> None:
+    saved = ModelCheckpoint(tmp_path, save_last=True)
+    module = net()
+    fit(module, ChannelPruning(flops=0.5, at=at), saved, enable_checkpointing=True)
+    small = load_pruned(net(), tmp_path / "last.ckpt")
+    assert all(torch.equal(a, b) for a, b in zip(small.parameters(), module.parameters(), strict=True))
+    resumed = net()
+    fit(resumed, ChannelPruning(flops=0.5, at=at), ckpt_path=tmp_path / "last.ckpt", max_epochs=6)
+    assert widths(resumed) == widths(module)
+
+
+def test_averages_and_masks_follow() -> None:
+    module, masks = net(), MagnitudePruning(ConstantSparsity(0.5))
+    fit(module, masks, EMAWeightAveraging(decay=0.5), ChannelPruning(0.5, at=5))
+    assert {name: mask.shape for name, mask in masks.masks.items()} == {
+        name: tuple(p.shape) for name, p in module.named_parameters() if name.endswith("weight")
+    }
+    zeros = {name: p == 0 for name, p in module.named_parameters() if name.endswith("weight")}
+    assert all(bool(zeros[name][~mask.unpack()].all()) for name, mask in masks.masks.items())
+
+
+def test_a_second_fit_does_not_prune_again() -> None:
+    module, pruning = net(), ChannelPruning(0.5)
+    fit(module, pruning)
+    first = widths(module)
+    fit(module, pruning)
+    assert widths(module) == first
+
+
+def test_the_first_batch_is_the_input_where_none_is_given() -> None:
+    for at in (2, 1.0):
+        module = Net(width=32, dropout=0.0)
+        assert module.example_input_array is None
+        fit(module, ChannelPruning(0.5, at=at))
+        assert widths(module) == [16, 1]
+    with pytest.raises(PruneValueError, match="example_input_array"):
+        fit(Net(width=32), ChannelPruning(0.5, at=0.0))
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        "options",
+        [{"share": 1.0}, {"share": 0.5, "at": 1.5}, {"share": 0.5, "scope": "local"}, {"share": 0.5, "round_to": 0}],
+    )
+    def test_arguments(self, options: Any) -> None:
+        with pytest.raises(PruneValueError):
+            ChannelPruning(**options)
+
+    def test_before_training(self) -> None:
+        with pytest.raises(PruneValueError, match="12 optimizer steps"):
+            fit(net(), ChannelPruning(0.5, at=100))
+
+    def test_several_processes_in_the_middle(self) -> None:
+        class Trainer:
+            strategy, world_size = None, 2
+
+        with pytest.raises(MisconfigurationException, match="before the training"):
+            ChannelPruning(0.5, at=0.5).setup(Trainer(), net(), "fit")  # type: ignore[arg-type]
+
+    def test_a_failure_in_the_fit_leaves_the_module(self) -> None:
+        class Values(Net):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return super().forward(x) if float(x.sum()) > -1e9 else x
+
+        module = Values(width=32, dropout=0.0)
+        before = copy.deepcopy(module.state_dict())
+        with pytest.raises(StructureError):
+            fit(module, ChannelPruning(0.5, at=0.0, example_inputs=torch.zeros(2, 4)))
+        assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())

@@ -1,0 +1,220 @@
+"""Channels that are removed: which, how many, and what the module is afterwards."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_autoarch.errors import StructureError
+from lightning_autoarch.prune.channels import Target, prune_channels_
+from lightning_autoarch.prune.cost import cost_of
+from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.prune.load import load_pruned
+from lightning_autoarch.prune.units import kept_units, rounded, unit_scores
+from lightning_autoarch.structure import channel_groups
+
+
+class Conv(nn.Module):
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+        self.block = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width))
+        self.head = nn.Linear(width * 16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(torch.relu(x + self.block(x)).flatten(1))
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+        self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).mean(1))
+
+
+NETS: dict[str, Any] = {
+    "mlp": (lambda: nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 2)), (3, 4)),
+    "conv": (Conv, (2, 3, 4, 4)),
+    "encoder": (Encoder, (2, 5, 32)),
+}
+
+
+def make(name: str) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    net, shape = NETS[name]
+    return net(), torch.randn(shape)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("target", [Target(share=0.5), Target(parameters=0.5), Target(flops=0.6)], ids=str)
+def test_targets_are_met_and_costs_are_true(name: str, target: Target) -> None:
+    module, x = make(name)
+    removed = prune_channels_(module, x, target)
+    after = cost_of(module, x)
+    assert after.parameters == removed.after.parameters == sum(p.numel() for p in module.parameters())
+    assert (after.flops, after.parameters) < (removed.before.flops, removed.before.parameters)
+    if target.parameters is not None:
+        assert after.parameters <= 0.5 * removed.before.parameters
+    if target.flops is not None:
+        assert after.flops <= 0.6 * removed.before.flops
+    assert all(new % 8 == 0 or new == old for old, new in removed.widths.values() if old >= 8)
+    module(x).sum().backward()
+
+
+def test_a_target_in_seconds() -> None:
+    module, x = nn.Sequential(nn.Linear(256, 4096), nn.ReLU(), nn.Linear(4096, 256)), torch.randn(128, 256)
+    removed = prune_channels_(module, x, Target(latency=0.6))
+    assert removed.before.seconds is not None
+    assert removed.after.seconds is not None
+    assert module[0].out_features < 4096
+
+
+def test_what_goes_is_what_is_small() -> None:
+    module, x = make("mlp")
+    with torch.no_grad():
+        module[0].weight[8:] *= 1e-3  # type: ignore[index]
+        module[2].weight[:, 8:] *= 1e-3  # type: ignore[index]
+    removed = prune_channels_(module, x, Target(share=0.5), targets="0")
+    assert removed.kept["0.weight"][:8] == list(range(8))
+
+
+def test_the_rest_computes_what_it_did() -> None:
+    """Removing equals setting to zero all that a channel is made of and read by."""
+    module, x = make("conv")
+    masked = copy.deepcopy(module)
+    removed = prune_channels_(module, x, Target(share=0.5), scope="layer")
+    with torch.no_grad():
+        tensors = dict(masked.named_parameters())
+        for group in channel_groups(masked, x):
+            gone = set(range(group.width)) - set(removed.kept.get(group.name, range(group.width)))
+            for member in group.members:
+                if member.name in tensors:
+                    places = [i for unit in gone for i in member.index[unit]]
+                    tensors[member.name].index_fill_(member.dim, torch.tensor(places, dtype=torch.long), 0.0)
+    torch.testing.assert_close(module.eval()(x), masked.eval()(x))
+
+
+def test_heads_go_whole() -> None:
+    module, x = make("encoder")
+    removed = prune_channels_(module, x, Target(share=0.5), scope="layer", targets="*.self_attn")
+    assert set(removed.widths.values()) == {(4, 2)}
+    attention = module.body.layers[0].self_attn  # type: ignore[union-attr,index]
+    assert (attention.num_heads, tuple(attention.in_proj_weight.shape)) == (2, (48, 32))
+
+
+def test_a_recipe_is_json_and_rebuilds() -> None:
+    module, x = make("conv")
+    removed = prune_channels_(module, x, Target(flops=0.5))
+    fresh, _ = make("conv")
+    loaded = load_pruned(fresh, module.state_dict(), json.loads(json.dumps(removed.recipe)))
+    assert torch.equal(loaded.eval()(x), module.eval()(x))
+
+
+def test_optimizer_state_follows() -> None:
+    module, x = make("mlp")
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+    module(x).sum().backward()
+    optimizer.step()
+    moment = optimizer.state[module[0].weight]["exp_avg"].clone()  # type: ignore[index]
+    removed = prune_channels_(module, x, Target(share=0.5), targets="0", optimizers=[optimizer])
+    kept = removed.kept["0.weight"]
+    assert torch.equal(optimizer.state[module[0].weight]["exp_avg"], moment[kept])  # type: ignore[index]
+    module(x).sum().backward()
+    optimizer.step()
+
+
+def test_counts_are_rounded() -> None:
+    assert [rounded(n, 64, 1, 8) for n in (0, 1, 3, 5, 12, 13, 60, 63)] == [8, 8, 8, 8, 16, 16, 64, 64]
+    assert rounded(3, 7, 1, 8) == 7
+    assert [rounded(n, 12, 4, 8) for n in (1, 3, 11)] == [2, 4, 12]
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_every_group_keeps_a_unit(scope: Any) -> None:
+    module, x = make("mlp")
+    groups = [group for group in channel_groups(module, x) if group.fixed is None]
+    kept = kept_units(groups, unit_scores(module, groups), 0.999, scope, round_to=1)
+    assert all(units for units in kept.values())
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({}, "Expected one of"),
+            ({"share": 0.5, "flops": 0.5}, "Expected one of"),
+            ({"share": 0.0}, r"`share` in \(0, 1\)"),
+            ({"flops": 1.5}, r"`flops` in \(0, 1\)"),
+        ],
+    )
+    def test_targets(self, options: dict[str, float], message: str) -> None:
+        with pytest.raises(PruneValueError, match=message):
+            Target(**options)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"targets": "hat"}, "`hat` of `targets` matches no group"),
+            ({"exclude": "hat"}, "`hat` of `exclude` matches no group"),
+            ({"targets": "4"}, "Expected channels that may go, got `4.weight`: it is visible at the module's output"),
+            ({"exclude": ["0", "2"]}, "Nothing may go"),
+            ({"round_to": 128}, "Nothing would go"),
+        ],
+    )
+    def test_patterns(self, options: dict[str, Any], message: str) -> None:
+        module, x = make("mlp")
+        before = copy.deepcopy(module.state_dict())
+        with pytest.raises(PruneValueError, match=message):
+            prune_channels_(module, x, Target(share=0.5), **options)
+        assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+    def test_out_of_reach(self) -> None:
+        module, x = make("mlp")
+        with pytest.raises(PruneValueError, match="out of reach"):
+            prune_channels_(module, x, Target(parameters=0.01))
+
+    def test_a_frozen_module_is_pruned_too(self) -> None:
+        module, x = make("mlp")
+        removed = prune_channels_(module.requires_grad_(False), x, Target(share=0.5))
+        assert removed.after.parameters < removed.before.parameters
+        assert not any(p.requires_grad for p in module.parameters())
+
+    def test_nan(self) -> None:
+        module, x = make("mlp")
+        with torch.no_grad():
+            module[0].weight[3, 1] = torch.nan  # type: ignore[index]
+        with pytest.raises(PruneValueError, match=r"`0\.weight`"):
+            prune_channels_(module, x, Target(share=0.5))
+
+    def test_a_size_in_the_code(self) -> None:
+        class Written(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b = nn.Linear(4, 16), nn.Linear(16, 2)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.b(self.a(x).view(-1, 2, 8).flatten(1).view(-1, 16))
+
+        module = Written()
+        before = copy.deepcopy(module.state_dict())
+        with pytest.raises((StructureError, PruneValueError)):
+            prune_channels_(module, torch.randn(3, 4), Target(share=0.5), round_to=1)
+        assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+    def test_a_recipe_of_another_architecture(self) -> None:
+        module, x = make("conv")
+        removed = prune_channels_(module, x, Target(share=0.5))
+        with pytest.raises(StructureError):
+            load_pruned(Conv(24), module.state_dict(), removed.recipe)
+        with pytest.raises(PruneValueError, match="without a recipe"):
+            load_pruned(Conv(), {"state_dict": module.state_dict()})
