@@ -121,7 +121,7 @@ def told(call: Callable[[], Any], error: type[Exception], word: str) -> Seen:
     return Seen("no error", False)
 
 
-def first_line(error: BaseException, width: int = 90) -> str:
+def first_line(error: BaseException, width: int = 150) -> str:
     lines = str(error).strip().splitlines() or [""]
     return lines[0] if len(lines[0]) <= width else lines[0][: width - 1] + "…"
 

@@ -1,6 +1,6 @@
 """What masks cost while a net trains: time of a step, and memory beyond the weights.
 
-    python benchmarks/prune_upkeep.py [--device cuda] [--threads 2] [--rounds 60] [--json results.json]
+    python benchmarks/prune_upkeep.py [--device cuda] [--threads 2] [--rounds N] [--json results.json]
 
 ResNet-18 (11 million weights), SGD with momentum, batches of 32 at 3 x 64 x 64, 90 % of the weights masked, in four
 Trainers: no masks; MagnitudePruning; torch.nn.utils.prune (a forward pre-hook for each layer); Lightning's
@@ -42,7 +42,8 @@ RESULTS = Path(__file__).parent / "results"
 SPARSITY = 0.9
 BATCH = (32, 3, 64, 64)
 CLASSES = 1000
-WARM_UP = 3  # rounds
+ROUNDS = {"cpu": 100, "cuda": 500}
+WARM_UP = 5  # rounds
 BARS = {"cpu": 1.02, "cuda": 1.01}
 PLAIN, OURS = "unmasked", "MagnitudePruning"
 
@@ -267,7 +268,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -280,7 +281,7 @@ def main() -> None:
     callback = fits[OURS].callbacks[0]
     clocks = {name: Clock(callback, name, sync) for name in ("on_before_optimizer_step", "on_train_batch_end")}
     clocks["apply_ after the optimizer"] = Clock(callback.weights, "apply_", sync)
-    cases = in_rounds(fits, options.rounds, sync)
+    cases = in_rounds(fits, options.rounds or ROUNDS[options.device], sync)
     for kind, case in cases.items():
         report.add(f"step, {kind}", case)
     ratios = {kind: Ratio.of(case.times, cases[PLAIN].times) for kind, case in cases.items() if kind != PLAIN}
