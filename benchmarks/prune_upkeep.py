@@ -133,10 +133,11 @@ class Fit:
     def __init__(self, kind: str, options: argparse.Namespace) -> None:
         torch.manual_seed(0)
         self.options, self.module = options, ResNet18()
-        self.callbacks = KINDS[kind](self.module)
+        self.callbacks: list[Any] = KINDS[kind](self.module)
         self.batch = torch.randn(BATCH, device=options.device), torch.randint(CLASSES, BATCH[:1], device=options.device)
         self.go, self.waits = threading.Semaphore(0), threading.Semaphore(0)
-        self.stopped, self.error = False, None
+        self.stopped = False
+        self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name=kind, daemon=True)
         self.thread.start()
         self._wait()
@@ -266,7 +267,7 @@ def alone(weights: MaskedWeights, sync: Callable[[], None], runs: int = 100) -> 
     return {name: statistics.median(each) for name, each in seconds.items()}
 
 
-def change(callback: MagnitudePruning, sync: Callable[[], None], runs: int = 7) -> float:  # seconds
+def change(callback: Any, sync: Callable[[], None], runs: int = 7) -> float:  # seconds
     """New masks, as they are chosen every `every_n_steps`; they come out as they were."""
     seconds = []
     for _ in range(runs):

@@ -182,12 +182,12 @@ class MaskApplier:
 
     def __init__(self, tensors: Iterable[Tensor], masks: Iterable[BitMask]) -> None:
         self._tensors, self._masks = list(tensors), list(masks)
-        self._where: list[object] | None = None
+        self._where: list[tuple[object, ...]] = []
         self._checked: tuple[Weights, list[BitMask]] | None = None
 
     def apply_(self) -> None:
         """Raises: as `apply_masks_`."""
-        where = [(tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) for tensor in self._tensors]
+        where: list[tuple[object, ...]] = [(t.data_ptr(), t.dtype, t.shape, t.stride()) for t in self._tensors]
         if self._checked is None or where != self._where:
             weights = collect(self._tensors, writing=True)
             self._checked, self._where = (weights, _masks(weights, self._masks)), where
