@@ -3,10 +3,15 @@
     python benchmarks/prune_accuracy.py --data DIRECTORY [--seeds 0 1 2] [--processes 2] [--json results.json]
 
 Han et al. 2015 (*Learning both weights and connections*) keep 1/12 of the numbers of this net at no loss: 1.64 to
-1.59 % error. Every fit here has the same epochs, batches, optimizer and learning rates, the dense net's among them;
-what is counted as kept are all numbers of the net, biases (which nothing prunes) included. The error is that of the
-last step on the 10,000 test images: no checkpoint is chosen. Learning rate, schedule and scope were chosen with
-`--hold-out 10000 --seeds 10 11 12`, which trains on 50,000 images and measures on the 10,000 others, never the test's.
+1.59 % error. Every fit here has the same epochs, batches and optimizer; what is counted as kept are all numbers of the
+net, biases (which nothing prunes) included. The error is that of the last step on the 10,000 test images: no checkpoint
+is chosen.
+
+The dense net and the pruned ones have the settings that were best for each with `--hold-out 10000 --seeds 10 11 12 13`,
+which trains on 50,000 images and measures on the 10,000 others, never the test's. Tried: learning rates of 0.001 to
+0.008 (and SGD), weight decays of 0 to 0.3, 20 to 40 epochs, where the decay of the learning rate begins (0 to 0.5 of
+the fit), and for MagnitudePruning the scopes and ends of 0.3 to 0.75. RigL and the peer have the settings of
+MagnitudePruning. The dense net is also trained with those, for comparison; the bar is the better one.
 
 DIRECTORY has mnist/mnist.npz with x_train (60000, 28, 28) uint8, y_train, x_test, y_test.
 """
@@ -47,8 +52,17 @@ WEIGHTS = sum(a * b for a, b in itertools.pairwise(SIZES))
 NUMBERS = WEIGHTS + sum(SIZES[1:])  # with the biases
 SHRINK = (12, 28)
 BATCH = 128
-PRUNED_BY = 0.55  # of the fit; the learning rate falls from DECAY_FROM on
-DECAY_FROM = 0.5
+PRUNED_BY = 0.4  # of the fit
+
+
+class Settings(NamedTuple):
+    lr: float
+    weight_decay: float
+    decay_from: float  # of the fit; there the learning rate begins to fall
+
+
+DENSE = Settings(2e-3, 0.1, 0.5)
+SPARSE = Settings(4e-3, 0.1, 0.3)
 
 
 class Split(NamedTuple):
@@ -84,11 +98,11 @@ class Batches:
 
 
 class LeNet(L.LightningModule):
-    """Adam; the learning rate is constant, then falls to 0 in a line."""
+    """AdamW; the learning rate is constant, then falls to 0 in a line."""
 
-    def __init__(self, lr: float, weight_decay: float) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.settings = settings
         widths = itertools.pairwise(SIZES)
         layers = [layer for a, b in widths for layer in (nn.Linear(a, b), nn.ReLU())]
         self.net = nn.Sequential(*layers[:-1])
@@ -97,12 +111,11 @@ class LeNet(L.LightningModule):
         return F.cross_entropy(self.net(batch[0]), batch[1])
 
     def configure_optimizers(self) -> Any:
-        lr, decay = self.hparams["lr"], self.hparams["weight_decay"]
-        optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=decay, fused=True)
+        lr, weight_decay, decay_from = self.settings
+        optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
         total = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (1 - step / total) / (1 - DECAY_FROM))
-        )
+        factor = lambda step: min(1.0, (1 - step / total) / (1 - decay_from))  # noqa: E731
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
@@ -132,7 +145,7 @@ def sparsity_for(shrink: int) -> float:
 
 
 def magnitude(sparsity: float) -> L.Callback:
-    return MagnitudePruning(CubicSparsity(sparsity, start=0.1, end=PRUNED_BY), scope="global", every_n_steps=100)
+    return MagnitudePruning(CubicSparsity(sparsity, end=PRUNED_BY), scope="erk", every_n_steps=100)
 
 
 def rigl(sparsity: float) -> L.Callback:
@@ -150,9 +163,13 @@ METHODS: dict[str, Callable[[float], L.Callback]] = {
 }
 
 
+DENSE_NETS = [("dense", DENSE), ("dense, settings of the pruned", SPARSE)]
+
+
 class Task(NamedTuple):
     method: str
-    shrink: int
+    shrink: int  # 1: dense
+    settings: Settings
     seed: int
 
     @property
@@ -160,32 +177,33 @@ class Task(NamedTuple):
         return f"{self.method}, 1/{self.shrink}" if self.shrink > 1 else self.method
 
 
-def fit(task: Task, callbacks: list[L.Callback], options: argparse.Namespace) -> dict[str, Any]:
+def run(task: Task, options: argparse.Namespace) -> dict[str, Any]:
     """Train once, quietly; test error in percent, and what is left of the net."""
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     train, test = mnist(options.data, options.hold_out)
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     torch.manual_seed(task.seed)
-    module = LeNet(options.lr, options.weight_decay)
+    module = LeNet(task.settings)
     trainer = L.Trainer(
         max_epochs=options.epochs, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, callbacks=callbacks,
+        enable_model_summary=False, enable_checkpointing=False,
+        callbacks=[METHODS[task.method](sparsity_for(task.shrink))] if task.shrink > 1 else [],
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.fit(module, Batches(train, task.seed))
     with torch.inference_mode():
         wrong = int((module.net(test.x).argmax(1) != test.y).sum())
-    kept = sum(int(torch.count_nonzero(weight)) if weight.dim() > 1 else weight.numel() for weight in
-               module.net.state_dict().values())  # fmt: skip
-    seconds = time.perf_counter() - start
-    return {"seed": task.seed, "error": 100 * wrong / len(test.y), "kept": kept, "seconds": seconds}
+    return {
+        "seed": task.seed, "error": 100 * wrong / len(test.y), "kept": kept(module.net),
+        "seconds": time.perf_counter() - start, "processor_seconds": time.process_time() - processor,
+    }  # fmt: skip
 
 
-def run(task: Task, options: argparse.Namespace) -> dict[str, Any]:
-    callbacks = [METHODS[task.method](sparsity_for(task.shrink))] if task.shrink > 1 else []
-    return fit(task, callbacks, options)
+def kept(module: nn.Module) -> int:
+    """Numbers to be stored: weights that are not 0, and all biases."""
+    return sum(int(torch.count_nonzero(p)) if p.dim() > 1 else p.numel() for p in module.state_dict().values())
 
 
 def measure(tasks: list[Task], options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
@@ -213,11 +231,13 @@ def show(rows: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def judge(report: Report, rows: dict[str, list[dict[str, Any]]], seconds: float) -> None:
-    dense = mean(rows["dense"])
+    dense = min(mean(rows[name]) for name, _ in DENSE_NETS)
     for shrink, slack in zip(SHRINK, (0.0, 0.3), strict=True):
         each = rows[f"MagnitudePruning, 1/{shrink}"]
         report.bar(f"1/{shrink}: error", mean(each), dense + slack, unit="%")
         report.bar(f"1/{shrink}: kept", max(row["kept"] for row in each), NUMBERS / shrink, unit="numbers")
+    processor = sum(row["processor_seconds"] for each in rows.values() for row in each)
+    print(f"    processor: {processor / 60:.1f} minutes in all")
     report.bar("whole run", seconds / 60, 15, unit="minutes")
 
 
@@ -225,9 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--weight-decay", type=float, default=0.0)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--hold-out", type=int, default=0, help="measure on so many training images, not the test's")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path, default=RESULTS / "prune_accuracy.json")
@@ -237,14 +255,16 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     print(about := machine("cpu"))
-    names = [("dense", 1), *((method, shrink) for method in METHODS for shrink in SHRINK)]
+    kinds = [(name, 1, settings) for name, settings in DENSE_NETS]
+    kinds += [(method, shrink, SPARSE) for method in METHODS for shrink in SHRINK]
     start = time.perf_counter()
-    rows = measure([Task(*name, seed) for seed in options.seeds for name in names], options)
+    rows = measure([Task(*kind, seed) for seed in options.seeds for kind in kinds], options)
     seconds = time.perf_counter() - start
     show(rows)
     report = Report()
     judge(report, rows, seconds)
-    settings = {key: value for key, value in vars(options).items() if key not in ("data", "json")}
+    settings: dict[str, Any] = {key: value for key, value in vars(options).items() if key not in ("data", "json")}
+    settings |= {"dense": DENSE._asdict(), "sparse": SPARSE._asdict()}
     result = {"machine": about, "settings": settings, "seconds": seconds, "fits": rows, "bars": report.bars}
     write_json(options.json, result)
 

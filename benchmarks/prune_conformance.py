@@ -69,9 +69,9 @@ def table(peer: str, package: str, defects: list[Defect]) -> list[dict[str, Any]
     print("-|-".join(["-" * WIDTH] * 3))
     rows = []
     for defect in defects:
-        row = {"defect": defect.name, "peer": run(defect.peer), "ours": run(defect.ours)}
-        show([defect.name, *(f"{mark(cell)}: {cell['seen']}" for cell in (row["peer"], row["ours"]))])
-        rows.append(row)
+        peer_cell, our_cell = run(defect.peer), run(defect.ours)
+        show([defect.name, *(f"{mark(cell)}: {cell['seen']}" for cell in (peer_cell, our_cell))])
+        rows.append({"defect": defect.name, "peer": peer_cell, "ours": our_cell})
     return rows
 
 

@@ -51,8 +51,11 @@ class Net(L.LightningModule):
         torch.manual_seed(0)
         self.net = nn.Sequential(*(layers or (nn.Linear(8, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 2))))
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        return F.mse_loss(self.net(batch[0]), batch[1])
+        return F.mse_loss(self(batch[0]), batch[1])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-2)
@@ -118,7 +121,7 @@ def told(call: Callable[[], Any], error: type[Exception], word: str) -> Seen:
     return Seen("no error", False)
 
 
-def first_line(error: BaseException, width: int = 90) -> str:
+def first_line(error: BaseException, width: int = 150) -> str:
     lines = str(error).strip().splitlines() or [""]
     return lines[0] if len(lines[0]) <= width else lines[0][: width - 1] + "…"
 

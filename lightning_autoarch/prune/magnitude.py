@@ -160,6 +160,41 @@ def apply_masks_(tensors: Iterable[Tensor], masks: Iterable[BitMask]) -> None:
 
 
 @operation
+def _apply_checked(weights: Weights, masks: Sequence[BitMask]) -> None:
+    _apply(weights, masks)
+    announce(weights.passed)
+
+
+class MaskApplier:
+    """`apply_masks_` of the same tensors and masks again and again, as after every optimizer step.
+
+    All is checked the first time, and again when a tensor has got other memory, dtype or shape.
+
+    >>> import torch
+    >>> weight = torch.tensor([3.0, -1.0])
+    >>> applier = MaskApplier([weight], [BitMask.pack(torch.tensor([True, False]))])
+    >>> for _ in range(2):
+    ...     weight += 1
+    ...     applier.apply_()
+    >>> weight
+    tensor([5., 0.])
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], masks: Iterable[BitMask]) -> None:
+        self._tensors, self._masks = list(tensors), list(masks)
+        self._where: list[tuple[object, ...]] = []
+        self._checked: tuple[Weights, list[BitMask]] | None = None
+
+    def apply_(self) -> None:
+        """Raises: as `apply_masks_`."""
+        where: list[tuple[object, ...]] = [(t.data_ptr(), t.dtype, t.shape, t.stride()) for t in self._tensors]
+        if self._checked is None or where != self._where:
+            weights = collect(self._tensors, writing=True)
+            self._checked, self._where = (weights, _masks(weights, self._masks)), where
+        _apply_checked(*self._checked)
+
+
+@operation
 def density(tensors: Iterable[Tensor]) -> float:
     """Share of the elements that are not zero, tied tensors counted once; 1.0 of nothing. On CUDA it waits.
 

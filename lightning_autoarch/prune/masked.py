@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_autoarch.prune.allocation import counts, erdos_renyi_kernel, lamp_scores
 from lightning_autoarch.prune.errors import PruneValueError
-from lightning_autoarch.prune.magnitude import apply_masks_, magnitude_masks
+from lightning_autoarch.prune.magnitude import MaskApplier, apply_masks_, magnitude_masks
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.targets import match_values, plain_name
 
@@ -41,6 +41,7 @@ class MaskedWeights:
             _fitting(parameters, masks) if masks else [BitMask.ones(p.shape, p.device) for p in self.parameters]
         )
         self.pruned = [mask.numel - mask.count() for mask in self.masks]
+        self._applier = MaskApplier(self.parameters, self.masks)
 
     @property
     def sizes(self) -> list[int]:
@@ -58,11 +59,12 @@ class MaskedWeights:
     def replace(self, masks: Sequence[BitMask]) -> None:
         self.masks = list(masks)
         self.pruned = [mask.numel - mask.count() for mask in self.masks]
+        self._applier = MaskApplier(self.parameters, self.masks)
 
     def apply_(self) -> None:
         """Set what is masked to 0."""
         if any(self.pruned):
-            apply_masks_(self.parameters, self.masks)
+            self._applier.apply_()
 
     def apply_to_gradients_(self) -> None:
         """Set the gradients of what is masked to 0: it then counts in no norm."""

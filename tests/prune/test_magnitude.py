@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -25,6 +25,8 @@ from lightning_autoarch.prune import (
     prune_,
     soft_threshold_,
 )
+from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.prune.magnitude import MaskApplier
 
 UNSIGNED = {8: np.uint64, 4: np.uint32, 2: np.uint16}
 
@@ -319,6 +321,56 @@ class TestRegrowth:
         assert kept(magnitude_masks([scores], k=1, masks=given, largest=True)) == [[1, 0, 1]]
         with pytest.raises(ValueError, match="NaN"):
             magnitude_masks([scores], k=1, masks=[~given[0]], largest=True)
+
+
+class TestApplier:
+    """The same as `apply_masks_`, whatever happened to the tensors in between."""
+
+    CHANGES: ClassVar[dict[str, Callable[[nn.Parameter], Any]]] = {
+        "nothing": lambda weight: None,
+        "values": lambda weight: weight.data.add_(1),
+        "memory": lambda weight: setattr(weight, "data", weight.data + 1),
+        "dtype": lambda weight: setattr(weight, "data", weight.data.double()),
+        "layout": lambda weight: setattr(weight, "data", weight.data.to(memory_format=torch.channels_last)),
+    }
+
+    @pytest.mark.parametrize("change", CHANGES)
+    def test_after_a_change(self, change: str) -> None:
+        weights = [nn.Parameter(torch.randn(4, 3, 2, 2)) for _ in range(2)]
+        masks = magnitude_masks(weights, sparsity=0.5)
+        applier = MaskApplier(weights, masks)
+        applier.apply_()
+        for weight in weights:
+            self.CHANGES[change](weight)
+        expected = [weight.detach() * mask.unpack() for weight, mask in zip(weights, masks, strict=True)]
+        applier.apply_()
+        assert all(torch.equal(weight.detach(), e) for weight, e in zip(weights, expected, strict=True))
+
+    def test_another_shape_is_an_error(self) -> None:
+        weight = torch.ones(4)
+        applier = MaskApplier([weight], [BitMask.zeros((4,))])
+        applier.apply_()
+        weight.data = torch.ones(5)
+        with pytest.raises(PruneValueError, match="shape"):
+            applier.apply_()
+        assert weight.sum() == 5
+
+    def test_memory_that_was_freed_is_an_error(self) -> None:
+        weight = torch.ones(4)
+        applier = MaskApplier([weight], [BitMask.zeros((4,))])
+        applier.apply_()
+        weight.untyped_storage().resize_(0)
+        with pytest.raises(PruneValueError, match="freed"):
+            applier.apply_()
+
+    def test_autograd_hears_of_every_call(self) -> None:
+        weight = torch.ones(4, requires_grad=True)
+        applier = MaskApplier([weight], [BitMask.zeros((4,))])
+        versions = [weight._version]
+        for _ in range(2):
+            applier.apply_()
+            versions.append(weight._version)
+        assert versions == sorted(set(versions))
 
 
 class TestTied:
