@@ -17,8 +17,8 @@ static_assert(count_block < 65536, "count_nonzero counts a block in 16 bits");
 constexpr std::int64_t thread_elements = 1 << 17;
 constexpr std::int64_t gathered_elements = 4096;
 static_assert(gathered_elements % 64 == 0, "a copy is whole blocks of a mask");
-constexpr std::int64_t gathered_rows =
-    1 << 15;  // more, where that makes whole rows: they are cleared without a copy back
+// More is copied where that makes whole rows, which are then cleared without a copy back.
+constexpr std::int64_t gathered_rows = 1 << 15;
 
 // n of m: rows that are longer in all are decided on in strips of `gathered_elements`, so that scratch stays small.
 constexpr std::int64_t decided_elements = 1 << 18;

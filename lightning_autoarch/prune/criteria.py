@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -14,30 +14,24 @@ Criterion = Literal["magnitude", "gradient", "random"]
 CRITERIA = ("magnitude", "gradient", "random")
 
 
-def required_gradients(names: Sequence[str], parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Of the last backward pass.
+def gradient_score(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """|w g|: what the loss changes by, to first order, when w becomes 0 (Molchanov et al. 2017, equation 6)."""
+    return (parameter.detach() * gradient.detach()).abs()
+
+
+def of_all(names: Sequence[str], found: Mapping[str, Tensor]) -> list[Tensor]:
+    """What was made of the gradients, in the order of the names.
 
     Raises:
-        PruneValueError: a parameter has none; it is named.
+        PruneValueError: there was no gradient for one; it is named.
     """
-    for name, parameter in zip(names, parameters, strict=True):
-        if parameter.grad is None:
+    for name in names:
+        if name not in found:
             raise PruneValueError(
-                f"`{name}` has no gradient at the optimizer step, by which weights are compared: it takes no part "
-                "in the loss. Leave it out by `exclude`."
+                f"`{name}` has no gradient at the optimizer step, by which weights are compared: it takes no part in "
+                "the loss. Leave it out by `exclude`."
             )
-    return [parameter.grad for parameter in parameters if parameter.grad is not None]
-
-
-@torch.no_grad()
-def gradient_scores(names: Sequence[str], parameters: Sequence[Tensor]) -> list[Tensor]:
-    """|w g|: what the loss changes by, to first order, when w becomes 0 (Molchanov et al. 2017, equation 6).
-
-    Raises:
-        PruneValueError: a parameter has no gradient; it is named.
-    """
-    gradients = required_gradients(names, parameters)
-    return [(parameter * grad).abs() for parameter, grad in zip(parameters, gradients, strict=True)]
+    return [found[name] for name in names]
 
 
 def random_scores(parameters: Sequence[Tensor], seed: int) -> list[Tensor]:

@@ -201,10 +201,12 @@ def steps(place: Place, total: int | None, name: str) -> int:
     Raises:
         PruneValueError: a fraction of a fit without a known end, or a step behind its end.
 
-    >>> steps(0.5, 300, "start"), steps(20, 300, "start")
-    (150, 20)
+    >>> steps(0.5, 300, "start"), steps(20, 300, "start"), steps(0.0, None, "start")
+    (150, 20, 0)
     """
     if isinstance(place, float):
+        if place == 0:
+            return 0
         if total is None:
             raise PruneValueError(
                 f"`{name}={place}` is a fraction of the fit, whose length is unknown: give `max_epochs` or "

@@ -94,6 +94,7 @@ class ChannelPruning(Callback):
         self.distill = distill
         self.removed: Removed | None = None
         self.recipe: dict[str, Any] | None = None
+        self._step: int | None = None  # after which it prunes; None: not in the course of the fit
         self._small: weakref.ref[LightningModule] | None = None  # the module that was made smaller
 
     @property
@@ -106,6 +107,10 @@ class ChannelPruning(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.recipe = state_dict.get("recipe")
 
+    def forget(self) -> None:
+        """As if no module had been made smaller yet."""
+        self.removed = self.recipe = self._small = None
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_small": None}
 
@@ -113,18 +118,19 @@ class ChannelPruning(Callback):
         if stage != "fit":
             return
         check_whole_parameters(self, trainer)
-        if trainer.world_size > 1 and self.at not in (0, 1.0):
+        if trainer.world_size > 1 and not (self._is_before or self._is_after):
             raise MisconfigurationException(
                 "ChannelPruning cannot change the parameters of a module that DistributedDataParallel holds: prune "
                 "before the training, `at=0.0`, or after it, `at=1.0`."
             )
         if self._is_small(pl_module):
             return
+        self.forget()  # another module than that of the fit before
         path, weights_only = checkpoint_path(trainer)
         state = None if path is None else callback_state(path, self.state_key, weights_only)
         if state is not None:
             self._shrink_to(pl_module, state["recipe"])
-        elif self.at == 0:
+        elif self._is_before:
             if self.distill is not None and self.distill.teacher is None:
                 self.distill.teacher = detached_copy(pl_module)
             self._prune(trainer, pl_module, None)
@@ -132,19 +138,18 @@ class ChannelPruning(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.distill is not None:
             self.distill.on_fit_start(trainer, pl_module)
-        steps(self.at, total_steps(trainer), "at")
+        self._step = None if self._is_after else steps(self.at, total_steps(trainer), "at")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
-        if self.at != 1.0 and not self._is_small(pl_module):
-            if trainer.global_step >= steps(self.at, total_steps(trainer), "at"):
-                self._prune(trainer, pl_module, batch)
-        elif self.at == 1.0 and self.example_inputs is None and pl_module.example_input_array is None:
+        if self._step is not None and trainer.global_step >= self._step and not self._is_small(pl_module):
+            self._prune(trainer, pl_module, batch)
+        if self._is_after and self.example_inputs is None and pl_module.example_input_array is None:
             self.example_inputs = _beginning(batch)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.at == 1.0 and not self._is_small(pl_module):
+        if self._is_after and not self._is_small(pl_module):
             self._prune(trainer, pl_module, None)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -154,6 +159,14 @@ class ChannelPruning(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.distill is not None:
             self.distill.on_exception(trainer, pl_module, exception)
+
+    @property
+    def _is_before(self) -> bool:
+        return self.at == 0
+
+    @property
+    def _is_after(self) -> bool:
+        return isinstance(self.at, float) and self.at == 1.0  # the int is an optimizer step
 
     def _is_small(self, module: LightningModule) -> bool:
         return self._small is not None and self._small() is module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Literal
 
 from lightning.pytorch import LightningModule, Trainer
@@ -10,7 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
-from lightning_autoarch.prune.criteria import random_scores, required_gradients
+from lightning_autoarch.prune.criteria import of_all, random_scores
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.masked import MaskedWeights, prune_further
@@ -62,7 +63,6 @@ class DynamicSparseTraining(MaskedTraining):
             raise PruneValueError(f"Expected `alpha` in (0, 1], got {alpha}.")
         self.target_sparsity, self.scope, self.alpha, self.end = sparsity, scope, alpha, end
         self.start, self.seed = start, seed
-        self._growth: list[Tensor] | None = None
 
     def check(self, weights: MaskedWeights, total: int | None) -> None:
         steps(self.end, total, "end")
@@ -78,9 +78,9 @@ class DynamicSparseTraining(MaskedTraining):
         fraction = drop_fraction(step, steps(self.end, total, "end"), self.alpha)
         return None if growth is None else exchange(weights, fraction, growth)
 
+    @abstractmethod
     def growth(self, weights: MaskedWeights, step: int) -> list[Tensor] | None:
         """By what weights are grown; None if it is not known now."""
-        raise NotImplementedError
 
 
 class RigL(DynamicSparseTraining):
@@ -93,13 +93,11 @@ class RigL(DynamicSparseTraining):
     """
 
     def growth(self, weights: MaskedWeights, step: int) -> list[Tensor] | None:
-        growth, self._growth = self._growth, None
-        return growth
+        return of_all(weights.names, self.of_gradients) if self.stepped else None
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self.weights is not None and self.due(trainer.global_step + 1, self._total):
-            gradients = required_gradients(self.weights.names, self.weights.parameters)
-            self._growth = [gradient.detach().clone() for gradient in gradients]
+        for name, _, gradient in self.with_gradients(trainer, optimizer):
+            self.of_gradients[name] = gradient.detach().clone()
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
 
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.rewind import Snapshot
 from lightning_autoarch.prune.allocation import check_not_emptied
-from lightning_autoarch.prune.criteria import CRITERIA, Criterion, gradient_scores, random_scores
+from lightning_autoarch.prune.criteria import CRITERIA, Criterion, gradient_score, of_all, random_scores
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.masked import SCOPES, MaskedWeights, Scope, prune_further
@@ -88,7 +89,6 @@ class MagnitudePruning(MaskedTraining):
             )
         self.schedule, self.scope, self.criterion, self.seed = schedule, scope, criterion, seed
         self._snapshot: Snapshot | None = None
-        self._scores: list[Any] | None = None
 
     def begin(self) -> None:
         super().begin()
@@ -109,33 +109,35 @@ class MagnitudePruning(MaskedTraining):
         return self.schedule.sparsity_at(self._changed_at, self._total) >= final - ROUNDING and not waits
 
     def due(self, step: int, total: int | None) -> bool:
-        return step % self.every_n_steps == 0 or self.schedule.changes_at(step, total)
+        first = self.criterion == "gradient" and step == 1  # before it there is no gradient
+        return first or step % self.every_n_steps == 0 or self.schedule.changes_at(step, total)
 
     def new_masks(self, weights: MaskedWeights, step: int, total: int | None) -> list[BitMask] | None:
         sparsity = self.schedule.sparsity_at(step, total)
         if sparsity == 0:
             return None
-        scores = self._scores
-        if self.criterion == "random":
-            scores = random_scores(weights.parameters, self.seed)
-        elif self.criterion == "gradient" and scores is None:
-            return None  # before the first step there is none
-        self._scores = None
-        return prune_further(weights, sparsity, self.scope, scores, self.schedule.final)
+        if self.criterion == "gradient" and (self._is_done or not self.stepped):
+            return None
+        return prune_further(weights, sparsity, self.scope, self._scores(weights), self.schedule.final)
+
+    @property
+    def _is_done(self) -> bool:
+        return self.sparsity >= self.schedule.final
+
+    def _scores(self, weights: MaskedWeights) -> list[Tensor] | None:
+        if self.criterion == "gradient":
+            return of_all(weights.names, self.of_gradients)
+        return random_scores(weights.parameters, self.seed) if self.criterion == "random" else None
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self.criterion == "gradient" and self.weights is not None and self._wants_gradients(trainer.global_step + 1):
-            self._scores = gradient_scores(self.weights.names, self.weights.parameters)
+        if self.criterion == "gradient" and not self._is_done:
+            for name, parameter, gradient in self.with_gradients(trainer, optimizer):
+                self.of_gradients[name] = gradient_score(parameter, gradient)
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._take_snapshot(trainer, pl_module)
-
-    def _wants_gradients(self, step: int) -> bool:
-        assert self.weights is not None
-        behind = self.schedule.sparsity_at(step, self._total) > self.weights.sparsity
-        return behind and (step == 1 or self.due(step, self._total))
 
     def _change(self, trainer: Trainer) -> None:
         before = self.sparsity
@@ -150,7 +152,7 @@ class MagnitudePruning(MaskedTraining):
 
     def _take_snapshot(self, trainer: Trainer, pl_module: LightningModule) -> None:
         wanted = self.schedule.rewind_step if isinstance(self.schedule, IterativeSparsity) else None
-        if self._snapshot is None and wanted is not None and trainer.global_step == wanted:
+        if self._snapshot is None and wanted is not None and trainer.global_step >= wanted:
             self._snapshot = Snapshot.of(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:

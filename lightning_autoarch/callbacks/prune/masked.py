@@ -10,12 +10,13 @@ state_dict            masks as tensors of bytes: what Lightning saves loads wher
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
@@ -61,6 +62,8 @@ class MaskedTraining(Callback):
         self._changed_at: int | None = None  # the step of the last change
         self._seen = 0  # the step that the batch before ended with
         self._loaded: dict[str, BitMask] | None = None
+        self.of_gradients: dict[str, Tensor] = {}  # what was made of those of the batch, by target
+        self.stepped = False  # whether a batch of this fit has ended, so that there can be any
         self._hooks = StepHooks(self._after_step)
 
     @abstractmethod
@@ -128,7 +131,13 @@ class MaskedTraining(Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles hold the masks, but no hook of this process and nothing of its module."""
         own = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}  # the module's
-        return {**own, "_hooks": None, "weights": None, "_loaded": self._loaded or self.masks or None}
+        return {
+            **own,
+            "_hooks": None,
+            "of_gradients": {},
+            "weights": None,
+            "_loaded": self._loaded or self.masks or None,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -154,7 +163,8 @@ class MaskedTraining(Callback):
         self._hooks.attach(optimizers_of(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._seen = step = trainer.global_step
+        self._seen, self.stepped = trainer.global_step, False
+        step = self._seen
         if self._changed_at is None or (self._changed_at != step and self.due(step, self._total)):
             self._change(trainer)
         self._apply(trainer)
@@ -167,8 +177,10 @@ class MaskedTraining(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
         before, self._seen = self._seen, trainer.global_step  # more than one apart where several optimizers step
+        self.stepped = True
         if any(self.due(step, self._total) for step in range(before + 1, self._seen + 1)):
             self._change(trainer)
+        self.of_gradients.clear()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.weights is not None:
@@ -186,6 +198,20 @@ class MaskedTraining(Callback):
         self._hooks.remove()
         if self.distill is not None:
             self.distill.on_exception(trainer, pl_module, exception)
+
+    def with_gradients(self, trainer: Trainer, optimizer: Optimizer) -> Iterator[tuple[str, Parameter, Tensor]]:
+        """Name, target, gradient of what an optimizer is about to step, where masks may change behind this batch.
+
+        Every optimizer may step in it once more; it is not known which of them is the one that the change is due at.
+        """
+        last = trainer.global_step + len(trainer.optimizers)
+        if self.weights is None or not any(self.due(s, self._total) for s in range(self._seen + 1, last + 1)):
+            return
+        names = {id(p): name for name, p in zip(self.weights.names, self.weights.parameters, strict=True)}
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if id(parameter) in names and parameter.grad is not None:
+                    yield names[id(parameter)], parameter, parameter.grad
 
     def follow(self, recipe: Mapping[str, Any]) -> None:
         """Cut the masks as the parameters were cut by a recipe of `structure`."""

@@ -102,6 +102,34 @@ def test_a_second_fit_does_not_prune_again() -> None:
     assert widths(module) == first
 
 
+def test_another_module_starts_dense(tmp_path: Path) -> None:
+    pruning = ChannelPruning(0.5, at=5)
+    fit(net(), pruning)
+    saved = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
+    fit(net(), pruning, saved, enable_checkpointing=True)
+    dense = torch.load(tmp_path / "step=2.ckpt", weights_only=True)
+    assert not dense["callbacks"].get(pruning.state_key)
+    assert dense["state_dict"]["net.0.weight"].shape == (32, 4)
+    assert torch.load(tmp_path / "step=6.ckpt", weights_only=True)["callbacks"][pruning.state_key]["recipe"]
+
+
+def test_one_as_an_int_is_the_first_step() -> None:
+    seen: list[int] = []
+
+    class Watch(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+            seen.append(pl_module.net[0].out_features)
+
+    fit(net(), ChannelPruning(0.5, at=1, targets="net.0"), Watch())
+    assert set(seen) == {16}
+
+
+def test_an_endless_fit_can_be_pruned_before_it() -> None:
+    module = net()
+    fit(module, ChannelPruning(0.5), max_epochs=-1, max_time={"seconds": 1})
+    assert sum(widths(module)[:2]) <= 40
+
+
 def test_the_first_batch_is_the_input_where_none_is_given() -> None:
     for at in (2, 1.0):
         module = Net(width=32, dropout=0.0)

@@ -53,6 +53,25 @@ def zeros(module: nn.Module, suffix: str = "weight") -> float:
     return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
 
 
+class InTurn(Net):
+    """Two optimizers step in each batch, each with the gradients of its own parameters alone."""
+
+    def __init__(self) -> None:
+        super().__init__(16, layers=LAYERS, dropout=0.0)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        for optimizer in self.optimizers():  # type: ignore[union-attr]
+            self.zero_grad()
+            self.toggle_optimizer(optimizer)
+            self.manual_backward(self._loss(batch))
+            optimizer.step()
+            self.untoggle_optimizer(optimizer)
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.net[0], self.net[3:])]
+
+
 class Spy(L.Callback):
     """The share of zeros after every batch."""
 
@@ -160,6 +179,34 @@ class TestMagnitude:
         fit(module, MagnitudePruning(CubicSparsity(0.5, start=3, end=0.5), every_n_steps=5), spy)
         assert spy.seen[-6:] == pytest.approx([0.5] * 6, abs=2e-3)
         assert spy.seen[0] == pytest.approx(0.0, abs=2e-3)
+
+    @pytest.mark.parametrize("kind", ["gradient", "rigl"])
+    def test_gradients_of_two_optimizers(self, kind: str) -> None:
+        pruning: Any = RigL(0.5, every_n_steps=3)
+        if kind == "gradient":
+            pruning = MagnitudePruning(CubicSparsity(0.5, end=0.5), criterion="gradient", every_n_steps=3)
+        fit(InTurn(), pruning)
+        assert pruning.sparsity == pytest.approx(0.5, abs=5e-3)
+
+    def test_the_gradient_criterion_begins_with_the_first_gradients(self) -> None:
+        spy = Spy()
+        fit(net(), MagnitudePruning(ConstantSparsity(0.5), criterion="gradient"), spy)
+        assert spy.seen == pytest.approx([0.5] * 12, abs=2e-3)
+
+    @pytest.mark.parametrize("kind", ["gradient", "rigl"])
+    def test_a_target_without_a_gradient(self, kind: str) -> None:
+        module = net()
+        module.other = nn.Linear(4, 4)
+        pruning: Any = RigL(0.5, every_n_steps=2)
+        if kind == "gradient":
+            pruning = MagnitudePruning(ConstantSparsity(0.5), criterion="gradient")
+        with pytest.raises(PruneValueError, match=r"`other\.weight` has no gradient"):
+            fit(module, pruning)
+
+    def test_rewinding_to_a_step_that_two_optimizers_pass_over(self) -> None:
+        pruning = MagnitudePruning(IterativeSparsity(0.5, 2, rewind_to=3))
+        fit(InTurn(), pruning)
+        assert "snapshot" in pruning.state_dict()
 
     def test_accumulated_gradients(self) -> None:
         module, spy = net(), Spy()
