@@ -114,8 +114,9 @@ class LeNet(L.LightningModule):
         lr, weight_decay, decay_from = self.settings
         optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
         total = int(self.trainer.estimated_stepping_batches)
-        factor = lambda step: min(1.0, (1 - step / total) / (1 - decay_from))  # noqa: E731
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (1 - step / total) / (1 - decay_from))
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

@@ -190,8 +190,7 @@ def main() -> None:
             report.attempt(name, lambda name=name, batch=batch, rounds=rounds: latency(report, name, batch, rounds))
     if not options.quick:
         for name in SMALL:
-            run = lambda name=name: accuracy_kept(report, name, Mnist(options.data), EPOCHS)  # noqa: E731
-            report.attempt(f"MNIST, {name}", run)
+            report.attempt(f"MNIST, {name}", lambda name=name: accuracy_kept(report, name, Mnist(options.data), EPOCHS))
         result = {"machine": about, "cases": report.cases, "bars": report.bars, "skipped": report.skipped}
         write_json(options.json, result)
 
