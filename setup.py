@@ -157,7 +157,7 @@ class BuildExtension(build_ext):
 
     def build_for_cpu(self, ext: Pybind11Extension, cpu_sources: list[str], note: str) -> None:
         ext.sources = [*cpu_sources, str(CSRC / "cuda" / "absent.cpp")]
-        ext.extra_objects, ext.libraries, ext.library_dirs = [], [], []
+        ext.extra_objects, ext.libraries, ext.library_dirs = [], ["dl"] if LINUX else [], []
         self.write_config(cuda_note=note)
         super().build_extension(ext)
 

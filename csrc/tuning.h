@@ -20,6 +20,9 @@ static_assert(gathered_elements % 64 == 0, "a copy is whole blocks of a mask");
 // More is copied where that makes whole rows, which are then cleared without a copy back.
 constexpr std::int64_t gathered_rows = 1 << 15;
 
+// Blocks of 64 that a thread takes at once of what it writes through.
+constexpr std::int64_t taken_blocks = 1024;
+
 // n of m: rows that are longer in all are decided on in strips of `gathered_elements`, so that scratch stays small.
 constexpr std::int64_t decided_elements = 1 << 18;
 

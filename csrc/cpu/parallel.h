@@ -1,5 +1,5 @@
-// Threads that stay for the length of one operation, and wait between its steps. Plain threads rather than OpenMP: a
-// second OpenMP runtime beside torch's would bring a second pool.
+// The threads of one operation, for all of its steps: those of the OpenMP runtime that is there (of our own a second one
+// would bring a second pool), or else plain ones that wait between the steps.
 #pragma once
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../tuning.h"
+#include "openmp.h"
 
 namespace autoarch {
 
@@ -33,8 +34,9 @@ void wait_until(Done&& done) {
 
 class Team {
  public:
-  // Of the calling thread and `threads - 1` others, or as many as the system gives.
-  explicit Team(int threads) : errors_(static_cast<std::size_t>(threads)) {
+  // Of the calling thread and `threads - 1` others, or as many as there are to be had.
+  explicit Team(int threads) : openmp_(threads > 1 ? openmp() : nullptr), errors_(static_cast<std::size_t>(threads)) {
+    if (openmp_ != nullptr) return;
     started_.reserve(static_cast<std::size_t>(threads - 1));
     try {
       for (int t = 0; t < threads - 1; ++t) started_.emplace_back([this, t] { work(t); });
@@ -52,21 +54,28 @@ class Team {
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
 
-  // f(0), ..., f(n - 1) at once, n <= threads, the last on the calling thread; returns when all have, and throws what
-  // one threw.
+  // f(0), ..., f(n - 1) at once, n <= threads, some on the calling thread; returns when all have, and throws what one
+  // threw.
   template <typename F>
   void run(int n, F&& f) {
     f_ = std::ref(f), n_ = n;
-    const int others = static_cast<int>(started_.size());
-    busy_.store(others, std::memory_order_relaxed);
-    step_.fetch_add(1, std::memory_order_release);
-    for (int t = std::min(others, n - 1); t < n; ++t) guarded(t);
-    wait_until([&] { return busy_.load(std::memory_order_acquire) == 0; });
+    if (openmp_ != nullptr)
+      autoarch::run(*openmp_, n, [this](int t) { guarded(t); });
+    else
+      run_plain(n);
     for (std::exception_ptr& error : errors_)
       if (error) std::rethrow_exception(std::exchange(error, nullptr));
   }
 
  private:
+  void run_plain(int n) {
+    const int others = static_cast<int>(started_.size());
+    busy_.store(others, std::memory_order_relaxed);
+    step_.fetch_add(1, std::memory_order_release);
+    for (int t = std::min(others, n - 1); t < n; ++t) guarded(t);
+    wait_until([&] { return busy_.load(std::memory_order_acquire) == 0; });
+  }
+
   void work(int t) {
     for (std::uint64_t last = 0;; ++last) {
       wait_until([&] { return step_.load(std::memory_order_acquire) > last; });
@@ -84,6 +93,7 @@ class Team {
     }
   }
 
+  const OpenMp* openmp_;
   std::vector<std::thread> started_;
   std::vector<std::exception_ptr> errors_;
   std::function<void(int)> f_;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <numeric>
 #include <vector>
@@ -114,18 +115,22 @@ class Window {
   std::vector<Storage> copy_;
 };
 
-// f(array, start, data, n) for every run of elements in logical order, on `threads` threads; `data` may be written.
+// f(array, start, data, n) for every run of elements, on `threads` threads; `data` may be written. A run is in logical
+// order; the runs come from the end of the list on, as the threads take them: an optimizer that goes through its
+// parameters leaves the last of them in the cache.
 template <typename Storage, typename F>
 void write_spans(const Arrays& arrays, const Blocks& blocks, int threads, F&& f) {
   auto windows = Window<Storage>::for_writing(arrays, threads);
+  std::atomic<std::int64_t> left{blocks.count()};
   parallel(threads, [&](int t) {
     Window<Storage>& window = windows[static_cast<std::size_t>(t)];
     const auto longest = [&](std::size_t a) { return Window<Storage>::longest(arrays[a]); };
-    blocks.spans(blocks.count() * t / threads, blocks.count() * (t + 1) / threads, longest,
-                 [&](std::size_t a, std::int64_t start, std::int64_t n) {
-                   f(a, start, window.read(a, start, n), n);
-                   window.write(a, start, n);
-                 });
+    for (std::int64_t end; (end = left.fetch_sub(tuning::taken_blocks, std::memory_order_relaxed)) > 0;)
+      blocks.spans(std::max<std::int64_t>(0, end - tuning::taken_blocks), end, longest,
+                   [&](std::size_t a, std::int64_t start, std::int64_t n) {
+                     f(a, start, window.read(a, start, n), n);
+                     window.write(a, start, n);
+                   });
   });
 }
 

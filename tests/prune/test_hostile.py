@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 import warnings
 from collections.abc import Callable, Iterable
@@ -656,3 +657,18 @@ def test_cuda_and_cpu_are_not_mixed() -> None:
         prune_([torch.ones(4), torch.ones(4, device="cuda")], sparsity=0.5)
     with pytest.raises(ValueError, match="Expected a mask"):
         apply_masks_([torch.ones(4, device="cuda")], [BitMask.ones((4,))])
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 on threads
+def test_a_forked_process_does_not_wait_for_the_threads_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    w = torch.randn(1 << 20)
+    expected = prune_([w.clone()], sparsity=0.5)[0].words
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        found = pool.apply_async(_pruned, (w.numpy(),)).get(timeout=30)
+    np.testing.assert_array_equal(found, expected.numpy())
+
+
+def _pruned(w: np.ndarray) -> np.ndarray:
+    return prune_([torch.from_numpy(w)], sparsity=0.5)[0].words.numpy()
