@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 
 SPACE: dict[str, Any] = {
     "width": {"low": 2, "high": 32, "log": True},
@@ -102,3 +102,8 @@ def trainer(root: Any, *callbacks: L.Callback, max_epochs: int = 2, **options: A
             **options,
         }
     )
+
+
+def same_batches() -> DataLoader[Any]:
+    """Three times the same batch: Lightning begins an interrupted epoch's data anew."""
+    return DataLoader(ConcatDataset([samples(16)] * 3), batch_size=16)

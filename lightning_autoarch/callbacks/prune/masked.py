@@ -3,7 +3,8 @@
 on_fit_start          targets are found, masks of a checkpoint bound to them, a hook put behind every optimizer step
 on_train_start        masks for the first step
 optimizer step        ─► masked again at once, so that neither momentum nor weight decay brings a weight back
-on_train_batch_end    where the schedule says so: new masks, on the module and on every average of it
+on_train_batch_end    where the schedule says so: new masks, on the module and on every average of it; where they ask
+                      for gradients and those overflowed (GradScaler skips such a step): behind the next step instead
 state_dict            masks as tensors of bytes: what Lightning saves loads where this package is not installed
 """
 
@@ -22,7 +23,7 @@ from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.hooks import assert_ranks_agree, averages, total_steps
-from lightning_autoarch.callbacks.prune.steps import StepHooks, optimizers_of
+from lightning_autoarch.callbacks.prune.steps import StepHooks, optimizers_of, overflowed
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.magnitude import magnitude_masks
@@ -61,6 +62,7 @@ class MaskedTraining(Callback):
         self._total: int | None = None
         self._changed_at: int | None = None  # the step of the last change
         self._seen = 0  # the step that the batch before ended with
+        self._postponed = False  # whether a change waits for gradients that are finite
         self._loaded: dict[str, BitMask] | None = None
         self.of_gradients: dict[str, Tensor] = {}  # what was made of those of the batch, by target
         self.stepped = False  # whether a batch of this fit has ended, so that there can be any
@@ -83,7 +85,7 @@ class MaskedTraining(Callback):
 
     def begin(self) -> None:
         """A fit begins that resumes nothing."""
-        self._changed_at = None
+        self._changed_at, self._postponed = None, False
 
     def check(self, weights: MaskedWeights, total: int | None) -> None:
         """Raise before training what would be wrong later."""
@@ -111,12 +113,18 @@ class MaskedTraining(Callback):
         if self.weights is None:
             return {}
         distill = {} if self.distill is None else self.distill.state_dict()
-        return {"format": 1, "masks": self.weights.state(), "changed_at": self._changed_at, "distill": distill}
+        return {
+            "format": 1,
+            "masks": self.weights.state(),
+            "changed_at": self._changed_at,
+            "postponed": self._postponed,
+            "distill": distill,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict:
             self._loaded = masks_of(state_dict["masks"])
-            self._changed_at = state_dict["changed_at"]
+            self._changed_at, self._postponed = state_dict["changed_at"], state_dict["postponed"]
             if self.distill is not None:
                 self.distill.load_state_dict(state_dict["distill"])
 
@@ -178,8 +186,10 @@ class MaskedTraining(Callback):
     ) -> None:
         before, self._seen = self._seen, trainer.global_step  # more than one apart where several optimizers step
         self.stepped = True
-        if any(self.due(step, self._total) for step in range(before + 1, self._seen + 1)):
-            self._change(trainer)
+        if self._postponed or any(self.due(step, self._total) for step in range(before + 1, self._seen + 1)):
+            self._postponed = overflowed(trainer, self.of_gradients.values())
+            if not self._postponed:
+                self._change(trainer)
         self.of_gradients.clear()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -205,7 +215,8 @@ class MaskedTraining(Callback):
         Every optimizer may step in it once more; it is not known which of them is the one that the change is due at.
         """
         last = trainer.global_step + len(trainer.optimizers)
-        if self.weights is None or not any(self.due(s, self._total) for s in range(self._seen + 1, last + 1)):
+        due = self._postponed or any(self.due(s, self._total) for s in range(self._seen + 1, last + 1))
+        if self.weights is None or not due:
             return
         names = {id(p): name for name, p in zip(self.weights.names, self.weights.parameters, strict=True)}
         for group in optimizer.param_groups:

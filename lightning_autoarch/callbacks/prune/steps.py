@@ -6,11 +6,12 @@ weights as they are: while they run, the scaler shows them `found_inf`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -70,3 +71,9 @@ def loss_scale(trainer: Trainer, optimizer: Optimizer) -> float:
     if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
         return 1.0
     return float(scaler.get_scale())
+
+
+def overflowed(trainer: Trainer, gradients: Iterable[Tensor]) -> bool:
+    """Whether a GradScaler is there, and will have skipped the step of these gradients. It waits for the device."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return scaler is not None and not all(bool(gradient.isfinite().all()) for gradient in gradients)

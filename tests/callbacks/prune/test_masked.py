@@ -12,9 +12,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy
-from nets import Net, loaders, samples
+from nets import Net, loaders, same_batches, samples
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset, DataLoader
+from torch.utils.data import DataLoader
 
 from lightning_autoarch.callbacks.prune import (
     SET,
@@ -310,11 +310,6 @@ def callback(kind: str) -> Any:
         "set": lambda: SET(0.5, every_n_steps=2),
         "2:4": lambda: SemiStructuredPruning(2, 4, at=5),
     }[kind]()
-
-
-def same_batches() -> DataLoader[Any]:
-    """Three times the same batch: Lightning begins an interrupted epoch's data anew."""
-    return DataLoader(ConcatDataset([samples(16)] * 3), batch_size=16)
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
