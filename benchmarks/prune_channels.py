@@ -70,17 +70,18 @@ class ResNet(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A transformer encoder over rows of numbers."""
+    """A transformer encoder over rows of numbers, their places learned."""
 
-    def __init__(self, inputs: int = 256, width: int = 256, layers: int = 4, heads: int = 8) -> None:
+    def __init__(self, tokens: int = 64, inputs: int = 256, width: int = 256, layers: int = 4, heads: int = 8) -> None:
         super().__init__()
         self.embed = nn.Linear(inputs, width)
+        self.places = nn.Parameter(0.02 * torch.randn(tokens, width))
         layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
         self.body = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.head = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(self.embed(x.squeeze(1))).mean(1))
+        return self.head(self.body(self.embed(x.squeeze(1)) + self.places).mean(1))
 
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -89,7 +90,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 SMALL: dict[str, Callable[[], nn.Module]] = {
     "ResNet, widths 16 to 64": lambda: ResNet((16, 32, 64), 1),
-    "encoder, width 64": lambda: Encoder(28, 64, 2, 4),
+    "encoder, width 64": lambda: Encoder(28, 28, 64, 2, 4),
 }
 
 

@@ -56,8 +56,7 @@ class ChannelPruning(Callback):
 
     Raises:
         PruneValueError: before training: a target that is no share, `at` behind the end; when it prunes: nothing may
-        go, or
-            the target is out of reach.
+            go, or the target is out of reach.
         StructureError: the forward cannot be followed, naming the place; the module is then as before.
         MisconfigurationException: parameters are sharded; or several processes, and `at` in the middle of the fit.
 
