@@ -243,7 +243,13 @@ def _joined(state: Any, done: Sequence[TrialResult], error: str | None = None) -
         error=error,
         stderr=scores.stderr,
         fold_scores=scores.scores,
+        shares=_mean_shares(done),
     )
+
+
+def _mean_shares(done: Sequence[TrialResult]) -> dict[str, float]:
+    names = {name: None for result in done for name in result.shares}
+    return {name: statistics.fmean(r.shares[name] for r in done if name in r.shares) for name in names}
 
 
 def _of_dataset(values: OfDataset, dataset: Any) -> Any:
