@@ -61,9 +61,7 @@ def test_no_number(depth: Any) -> None:
 def test_more_than_there_are() -> None:
     module = Tuned()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    with pytest.raises(
-        TransferError, match=r"`freeze_depth` to be at most 2, the blocks of Tuned below.*, got 3"
-    ):
+    with pytest.raises(TransferError, match=r"`freeze_depth` to be at most 2, the blocks of Tuned below.*, got 3"):
         fit(module, TransferLearning(source(), freeze_depth=3))
     assert moved(module, before) == set()
 
