@@ -159,7 +159,7 @@ def cross_validate(
     spec = TrialSpec(
         architecture={},
         builder=ModuleBuilder.of(module, factory),
-        data=_data_of(datamodule),
+        data=data_of(datamodule),
         trainer={**SILENT, **(trainer_kwargs or {})},
         monitor=monitor,
         mode=mode,
@@ -173,7 +173,8 @@ def cross_validate(
     return FoldScores(result.fold_scores)
 
 
-def _data_of(datamodule: Any) -> TrialData:
+def data_of(datamodule: LightningDataModule | Any) -> TrialData:
+    """The data of a datamodule, which is prepared and set up here, or of a training loader."""
     if not isinstance(datamodule, LightningDataModule):
         return TrialData(train=datamodule)
     datamodule.prepare_data()
