@@ -403,7 +403,7 @@ class TestPrune:
         init = {"checkpoint": trained, "lr_scale": {"net": 2.0}}
         callback = {"class_path": "lightning_autoarch.callbacks.transfer.TransferLearning", "init_args": init}
         space = {
-            "transfer.strategy": ["gradual", "lp_ft"],
+            "transfer.strategy": ["gradual", "linear_probe"],
             "transfer.layer_decay": {"low": 0.5, "high": 1.0},
             "transfer.lr_scale.net": {"low": 0.5, "high": 1.0},
             "prune.sparsity": {"low": 0.5, "high": 0.8},
@@ -412,7 +412,8 @@ class TestPrune:
         path = config(
             "tuned.yaml",
             search={**SEARCH, "space": space},
-            trainer={**TRAINER, "max_epochs": 2, "callbacks": [callback]},
+            trainer={**TRAINER, "callbacks": [callback]},
+            model={"class_path": "cli_nets.OwnOptimizer", "init_args": {"width": 32}},
             prune={"schedule": schedule, "every_n_steps": 1},
         )
         cli = AutoArchCLI(args=["search", "--config", path])
