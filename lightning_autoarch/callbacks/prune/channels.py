@@ -144,7 +144,7 @@ class ChannelPruning(Callback):
         return {**self.__dict__, "_small": None, "_goes_on_from": None}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit" or is_rebuilt_later(self, trainer, pl_module):
+        if stage != "fit":
             return
         check_whole_parameters(self, trainer)
         if trainer.world_size > 1 and not (self.is_before or self.is_after):
@@ -152,7 +152,7 @@ class ChannelPruning(Callback):
                 "ChannelPruning cannot change the parameters of a module that DistributedDataParallel holds: prune "
                 "before the training, `at=0.0`, or after it, `at=1.0`."
             )
-        if self._is_small(pl_module):
+        if is_rebuilt_later(self, trainer, pl_module) or self._is_small(pl_module):
             return
         self.forget()  # another module than that of the fit before
         before, self._goes_on_from = self._goes_on_from, None
