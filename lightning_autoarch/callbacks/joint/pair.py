@@ -42,8 +42,7 @@ class Pair:
 
     def of_trial(self, architecture: Mapping[str, Any]) -> Callback:
         """The callback of a candidate's trial."""
-        parameters = self._part(architecture)
-        return with_parameters(self.trial, parameters) if parameters else self.trial
+        return self.trial if self.family is None else with_parameters(self.trial, self._part(architecture))
 
     def why_not(self, architecture: Mapping[str, Any]) -> str | None:
         """Why this candidate cannot be trained so; None where it can."""

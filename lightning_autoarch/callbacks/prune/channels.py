@@ -141,7 +141,9 @@ class ChannelPruning(Callback):
         return {"removed": (before - after, before)}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_small": None, "_goes_on_from": None}
+        """Copies and pickles know nothing of a module."""
+        own = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}  # the module's
+        return {**own, "_small": None, "_goes_on_from": None}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":

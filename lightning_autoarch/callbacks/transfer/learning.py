@@ -167,7 +167,8 @@ class TransferLearning(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles know nothing of a fit that runs, nor of its module."""
-        return {**self.__dict__, "_fit": None, "_taken_by": None, "_loaded": None, "_goes_on_from": None}
+        own = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}  # the module's
+        return {**own, "_fit": None, "_taken_by": None, "_loaded": None, "_goes_on_from": None}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or is_rebuilt_later(self, trainer, pl_module):

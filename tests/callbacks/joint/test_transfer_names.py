@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,14 @@ class TestTheWinner:
         fit(tmp_path, again, transfer, start)
         assert again.best_architecture is not None and same(start.weights, pretrained())
         assert transfer.recipe.layer_decay == again.best_architecture["transfer.layer_decay"]
+
+    def test_callbacks_can_be_copied_afterwards(self, tmp_path: Path) -> None:
+        torch.save(pretrained(), tmp_path / "pretrained.pt")
+        transfer, found = TransferLearning(tmp_path / "pretrained.pt"), search(n_trials=1)
+        fit(tmp_path, found, transfer)
+        assert copy.deepcopy(transfer).recipe == pickle.loads(pickle.dumps(transfer)).recipe == transfer.recipe
+        assert len(pickle.dumps(transfer)) < 10_000  # neither module nor Trainer are in it
+        assert pickle.loads(pickle.dumps(found)).best_architecture == found.best_architecture
 
     def test_fast_dev_run(self, tmp_path: Path) -> None:
         transfer, found = TransferLearning(pretrained()), search(after="keep", trial_trainer={})
