@@ -7,6 +7,7 @@ best architecture -> your own module, rebuilt in place and trained -> plain chec
 """
 
 from lightning_autoarch._version import __version__
+from lightning_autoarch.callbacks.choose import Choice, choose
 from lightning_autoarch.callbacks.prune import (
     SET,
     ChannelPruning,
@@ -34,6 +35,7 @@ __all__ = [
     "AutoArchError",
     "Categorical",
     "ChannelPruning",
+    "Choice",
     "ConstantSparsity",
     "CubicSparsity",
     "Distillation",
@@ -55,6 +57,7 @@ __all__ = [
     "SpaceExhausted",
     "TransferLearning",
     "__version__",
+    "choose",
     "cross_validate",
     "export",
     "load_pruned",

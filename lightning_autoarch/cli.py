@@ -32,10 +32,12 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_autoarch._version import __version__
+from lightning_autoarch.callbacks.joint.families import FAMILIES
+from lightning_autoarch.callbacks.joint.names import as_config, changes
+from lightning_autoarch.callbacks.joint.pair import the_one
 from lightning_autoarch.callbacks.prune.finetune import load_weights, prune_trained, sizes_on_disk
 from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
-from lightning_autoarch.callbacks.prune.parameters import as_config, changes, pruning_part
 from lightning_autoarch.callbacks.search import ArchitectureSearch
 from lightning_autoarch.errors import AutoArchError, SearchError, SpaceError
 from lightning_autoarch.prune.errors import PruneValueError
@@ -168,20 +170,23 @@ class AutoArchCLI(LightningCLI):
         for key, arguments in (("model", module), ("data", data)):
             if arguments:
                 config[key] = _with_arguments(config.get(key) or {}, given[key], arguments)
-        self._write_pruning(config, pruning_part(architecture))
+        self._write_callbacks(config, architecture)
         return config
 
-    def _write_pruning(self, config: dict[str, Any], parameters: Mapping[str, Any]) -> None:
-        """Put the winner's parameters of the pruning callback where the config has the callback."""
-        found = [cb for cb in self.trainer.callbacks if isinstance(cb, MaskedTraining)]  # type: ignore[attr-defined]
-        if not parameters or not found:
-            return
-        written = as_config(changes(found[0], parameters))
-        listed = [c for c in (config.get("trainer") or {}).get("callbacks") or () if _is_a(c, MaskedTraining)]
-        if listed:
-            listed[0]["init_args"] = {**(listed[0].get("init_args") or {}), **written}
-        else:
-            config["prune"] = {**(config.get("prune") or {}), **written}
+    def _write_callbacks(self, config: dict[str, Any], architecture: Mapping[str, Any]) -> None:
+        """Put the winner's parameters of callbacks, `prune.*` and `transfer.*`, where the config has the callbacks."""
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        for family in FAMILIES:
+            parameters = family.part(architecture)
+            found = the_one(family, callbacks, "the Trainer's callbacks", list(parameters)) if parameters else None
+            if found is None:
+                continue
+            written = as_config(changes(found, parameters))
+            listed = [c for c in (config.get("trainer") or {}).get("callbacks") or () if _is_a(c, type(found))]
+            if listed:
+                listed[0]["init_args"] = {**(listed[0].get("init_args") or {}), **written}
+            else:
+                config[family.section] = {**(config.get(family.section) or {}), **written}
 
     def _search_of(self, trainer: Trainer) -> ArchitectureSearch:
         search = _first_search(trainer.callbacks)  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ import torch
 import yaml
 from lightning.pytorch.cli import LightningCLI
 
-from lightning_autoarch import ArchitectureSearch
+from lightning_autoarch import ArchitectureSearch, TransferLearning
 from lightning_autoarch.callbacks.prune import MagnitudePruning
 from lightning_autoarch.cli import AutoArchCLI, main
 from lightning_autoarch.training.optimizers import LateOptimizers
@@ -398,6 +398,37 @@ class TestPrune:
         fitted = AutoArchCLI(args=["fit", "--config", "best.yaml"], save_config_callback=None)
         assert self.zeros(fitted.model) == pytest.approx(search.best_architecture["prune.sparsity"], abs=0.02)
         assert fitted.model.hparams["width"] == search.best_architecture["width"]
+
+    def test_joint_search_writes_how_the_winner_was_tuned(self, config: Write, trained: str) -> None:
+        init = {"checkpoint": trained, "lr_scale": {"net": 2.0}}
+        callback = {"class_path": "lightning_autoarch.callbacks.transfer.TransferLearning", "init_args": init}
+        space = {
+            "transfer.strategy": ["gradual", "linear_probe"],
+            "transfer.layer_decay": {"low": 0.5, "high": 1.0},
+            "transfer.lr_scale.net": {"low": 0.5, "high": 1.0},
+            "prune.sparsity": {"low": 0.5, "high": 0.8},
+        }
+        schedule = {"class_path": "lightning_autoarch.prune.schedule.ConstantSparsity", "init_args": {"sparsity": 0.5}}
+        path = config(
+            "tuned.yaml",
+            search={**SEARCH, "space": space},
+            trainer={**TRAINER, "callbacks": [callback]},
+            model={"class_path": "cli_nets.OwnOptimizer", "init_args": {"width": 32}},
+            prune={"schedule": schedule, "every_n_steps": 1},
+        )
+        cli = AutoArchCLI(args=["search", "--config", path])
+        [search] = [c for c in cli.trainer.callbacks if isinstance(c, ArchitectureSearch)]
+        best = yaml.safe_load(Path("best.yaml").read_text())
+        [listed] = best["trainer"]["callbacks"]
+        found = search.best_architecture
+        assert listed["init_args"]["strategy"] == found["transfer.strategy"]
+        assert listed["init_args"]["layer_decay"] == found["transfer.layer_decay"]
+        assert listed["init_args"]["lr_scale"] == {"net": found["transfer.lr_scale.net"]}
+        assert listed["init_args"]["checkpoint"] == trained
+        assert best["prune"]["schedule"]["init_args"]["sparsity"] == found["prune.sparsity"]
+        fitted = AutoArchCLI(args=["fit", "--config", "best.yaml"], save_config_callback=None)
+        [transfer] = [c for c in fitted.trainer.callbacks if isinstance(c, TransferLearning)]
+        assert transfer.recipe.strategy == found["transfer.strategy"] and transfer.report.share == 1.0
 
     @pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no `validation_step`")
     def test_without_validation(self, config: Write, capsys: Any) -> None:

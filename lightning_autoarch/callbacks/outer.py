@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
@@ -23,8 +23,30 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_autoarch.errors import SearchError
+from lightning_autoarch.training.recorder import TrialRecorder
 
 Minima = tuple[int | None, int | None]  # epochs, steps
+
+
+@runtime_checkable
+class Rebuilding(Protocol):
+    """A callback that makes a module anew in its `setup`, once each."""
+
+    def has_searched(self, module: LightningModule) -> bool: ...
+
+
+def is_trial(trainer: Trainer) -> bool:
+    """Whether it trains a candidate of a search."""
+    return any(isinstance(callback, TrialRecorder) for callback in _callbacks(trainer))
+
+
+def is_rebuilt_later(callback: Callback, trainer: Trainer, module: LightningModule) -> bool:
+    """Whether a search behind a callback is about to rebuild the module, and then to set the callback up again."""
+    callbacks = _callbacks(trainer)
+    if callback not in callbacks or is_trial(trainer):
+        return False
+    behind = callbacks[callbacks.index(callback) :]
+    return any(isinstance(other, Rebuilding) and not other.has_searched(module) for other in behind)
 
 
 def check_flavour(trainer: object, module: object) -> None:

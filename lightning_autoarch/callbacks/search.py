@@ -18,6 +18,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
+from lightning_autoarch.callbacks.joint.joint import JointSearch
 from lightning_autoarch.callbacks.outer import (
     Minima,
     callback_state,
@@ -33,8 +34,7 @@ from lightning_autoarch.callbacks.outer import (
     writable,
 )
 from lightning_autoarch.callbacks.progress import SearchProgress
-from lightning_autoarch.callbacks.prune.joint import JointPruning
-from lightning_autoarch.errors import SearchError, SpaceError
+from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.leaderboard import leaderboard
 from lightning_autoarch.search.space import Architecture, SearchSpace
 from lightning_autoarch.search.strategies import STRATEGIES, named_sampler
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 After = Literal["train", "keep", "stop"]
-_RESERVED = ("transfer.",)
 
 
 class ArchitectureSearch(Callback):
@@ -69,7 +68,10 @@ class ArchitectureSearch(Callback):
         space: name of an `__init__` argument -> `Int`, `Float`, `Categorical`, `Repeat`, or their compact form. Names
             that begin with `data.` are arguments of the datamodule, those with `prune.` of the one pruning callback
             among `trial_callbacks`, or else among the Trainer's: `prune.sparsity`, `prune.end`, `prune.scope`,
-            `prune.sparsity.<pattern>` for some layers. Trials then prune, and the outer fit does as the winner.
+            `prune.sparsity.<pattern>` for some layers, `prune.flops`, `prune.weight`. Those with `transfer.` are of the
+            one `TransferLearning`: `transfer.strategy`, `transfer.layer_decay`, `transfer.freeze_depth`,
+            `transfer.lr_scale.<pattern>`, `transfer.checkpoint`. Trials then prune, or start from the checkpoint, and
+            the outer fit does as the winner.
         monitor: the logged value that is the score: the best epoch's counts, in a trial that prunes the best of those
             at the final sparsity.
         mode: "min" or "max".
@@ -82,7 +84,7 @@ class ArchitectureSearch(Callback):
         groups: likewise.
         max_params: most parameters of a candidate, dense.
         max_flops: most FLOPs of a candidate's forward pass of `example_input_array`, or of the first batch.
-        constraints: functions `f(architecture) -> bool`: whether it is allowed. `architecture` has the `prune.*` too.
+        constraints: functions `f(architecture) -> bool`: whether it is allowed, all names included.
         enqueue: architectures to try first.
         trial_trainer: Trainer arguments that differ in the trials, such as `{"max_epochs": 3}`.
         trial_callbacks: copied for each trial, such as EarlyStopping.
@@ -165,7 +167,7 @@ class ArchitectureSearch(Callback):
         self._weights: Path | None = None
         self._searched: weakref.ref[LightningModule] | None = None
         self._minima: Minima | None = None
-        self._joint: JointPruning | None = None
+        self._joint: JointSearch | None = None
         self._sigint: Any = None
         self._check_arguments()
 
@@ -209,7 +211,7 @@ class ArchitectureSearch(Callback):
         self._sigint = signal.getsignal(signal.SIGINT)
         builder = ModuleBuilder.of(pl_module, self.factory)
         data = TrialData.of(trainer)
-        self._joint = JointPruning.of(self.space, self.trial_callbacks, trainer, pl_module)
+        self._joint = JointSearch.of(self.space, self.trial_callbacks, trainer, pl_module)
         if not self._resumes(trainer):
             check_one_process(trainer)
             save_cli_config(trainer, pl_module)
@@ -223,11 +225,9 @@ class ArchitectureSearch(Callback):
         check_optimizers_hold_the_module(trainer, pl_module)
         if self._weights is None:
             return
-        checkpoint = torch.load(self._weights, map_location="cpu", mmap=True, weights_only=False)
+        checkpoint = _read(self._weights)
         pl_module.on_load_checkpoint(checkpoint)
         pl_module.load_state_dict(checkpoint["state_dict"], strict=pl_module.strict_loading)
-        if self._joint is not None:
-            self._joint.take_masks(checkpoint)
         self._weights = None
         if self.after == "stop":
             self._minima = end_before_training(trainer)
@@ -256,9 +256,6 @@ class ArchitectureSearch(Callback):
             raise SearchError(f"Expected `keep_top_k` to be a whole number >= 1, got {self.keep_top_k!r}.")
         if self.folds is not None and self.after != "train":
             raise SearchError(f"`after={self.after!r}` needs the weights of one training, but `folds` trains several.")
-        for name in self.space.parameters:
-            if name.startswith(_RESERVED):
-                raise SpaceError(f"`{name}`: the prefix `{name.partition('.')[0]}.` is reserved; nothing takes it yet.")
 
     def _resumes(self, trainer: Trainer) -> bool:
         """Whether the winner is known from the checkpoint that this fit resumes from."""
@@ -280,8 +277,8 @@ class ArchitectureSearch(Callback):
     def _search(self, trainer: Trainer, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
         self._check_buildable(module, builder, data)
         facts = Facts(builder, data, flops=True if self.max_flops is not None else None)
-        checks = [] if self._joint is None else [self._joint.why_not]
-        limits = Limits(facts, self.max_params, self.max_flops, self.constraints, checks)
+        assert self._joint is not None
+        limits = Limits(facts, self.max_params, self.max_flops, self.constraints, [self._joint.why_not])
         directory = None if trainer.fast_dev_run else self._directory(trainer, module)  # type: ignore[attr-defined]
         ledger = self._open(directory, self._name(module), self._sampler(facts, limits))
         self._enqueue(ledger, limits)
@@ -328,8 +325,8 @@ class ArchitectureSearch(Callback):
         example, data_example = split_architecture(self.space.architecture(self.space.random(np.random.default_rng(0))))
         builder.check(names, example)
         data.check(data_names, data_example)
-        if self._joint is not None and self.after != "stop":
-            self._joint.warn_of_a_dense_fit()
+        assert self._joint is not None
+        self._joint.check(self.after)
         try:
             fresh = builder.build(example if builder.factory is not None else {})
         except Exception:  # one impossible architecture is a failed trial, not the end
@@ -396,9 +393,14 @@ class ArchitectureSearch(Callback):
         own = None if directory is None else trial_directory(directory, number)
         if own is not None:
             own.mkdir(parents=True, exist_ok=True)
-        spec = dataclasses.replace(spec, architecture=architecture, seed=trial_seed(self.seed, number), directory=own)
-        if self._joint is not None:
-            spec = dataclasses.replace(spec, callbacks=self._joint.callbacks(architecture))
+        assert self._joint is not None
+        spec = dataclasses.replace(
+            spec,
+            architecture=architecture,
+            seed=trial_seed(self.seed, number),
+            directory=own,
+            callbacks=self._joint.callbacks(architecture),
+        )
         return run_trial(spec, report) if self.folds is None else run_folds(spec, self.folds, report)
 
     def _progress(self, ledger: Ledger, budget: Budget) -> SearchProgress:
@@ -429,8 +431,10 @@ class ArchitectureSearch(Callback):
         with seeded(trial_seed(self.seed, self._winner or 0)):
             builder.rebuild_(module, architecture)
         data.rebuild_(parameters)
-        if self._joint is not None:
-            self._joint.parametrise_outer_(self.best_architecture)
+        assert self._joint is not None
+        self._joint.parametrise_outer_(self.best_architecture)
+        if self._weights is not None:
+            self._joint.start_outer_from(_read(self._weights))
         reattach(trainer, module)
 
     def _name(self, module: LightningModule) -> str:
@@ -439,6 +443,11 @@ class ArchitectureSearch(Callback):
     def _directory(self, trainer: Trainer, module: LightningModule) -> Path:
         default = f"{trainer.default_root_dir}/autoarch/{self._name(module)}"
         return writable(default if self.directory is None else self.directory)
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
+    return content
 
 
 def _weights_of(winner: FrozenTrial, directory: Path) -> Path:

@@ -10,6 +10,7 @@ from lightning_autoarch.report.facts import Record, reason_of, step_word
 from lightning_autoarch.report.page import Plots, nothing, section, table
 from lightning_autoarch.search.leaderboard import (
     HERITAGE,
+    SHARES,
     architecture_of,
     count,
     duration,
@@ -20,6 +21,7 @@ from lightning_autoarch.search.leaderboard import (
     real,
     score_text,
     seconds_of,
+    shares,
 )
 
 if TYPE_CHECKING:
@@ -35,11 +37,12 @@ def leaderboard(record: Record, plots: Plots) -> str:
         return section("Leaderboard", nothing("There is no trial yet."))
     best = record.ranked[:MAX_ROWS]
     families = any(heritage(trial)[0] for trial in best)
-    between = HERITAGE if families else ()
+    told = [i for i in range(len(SHARES)) if any(shares(trial)[i] for trial in best)]
+    between = (*(HERITAGE if families else ()), *(SHARES[i] for i in told))
     header = ["rank", "trial", escape(record.score), *between, "epochs", "time", "params", "flops", "architecture"]
     rows = [
-        [str(rank), str(trial.number), score_text(trial), *(heritage(trial) if families else ()), *_cost(trial),
-         _architecture(trial)]
+        [str(rank), str(trial.number), score_text(trial), *(heritage(trial) if families else ()),
+         *(shares(trial)[i] for i in told), *_cost(trial), _architecture(trial)]
         for rank, trial in enumerate(best, start=1)
     ]  # fmt: skip
     body = nothing("No trial is complete.")

@@ -19,6 +19,7 @@ Fate: TypeAlias = Literal["complete", "pruned", "failed", "infeasible", "duplica
 _FATES: dict[str, Fate] = {"PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
 
 HERITAGE = ("parent", "in all")  # headings of `heritage`
+SHARES = ("sparsity", "removed", "transferred")  # of the net, by callbacks; user attributes and headings
 
 
 def fate(trial: FrozenTrial) -> Fate:
@@ -138,6 +139,12 @@ def heritage(trial: FrozenTrial) -> tuple[str, str]:
     return f"#{parent:.0f} {share:.0%}", "" if epochs is None else f"{epochs:.0f}"
 
 
+def shares(trial: FrozenTrial) -> tuple[str, ...]:
+    """What callbacks have made of the net, each in percent or empty: weights masked, gone, taken over."""
+    values = [real(trial.user_attrs.get(name)) for name in SHARES]
+    return tuple("" if value is None else f"{value:.1%}" for value in values)
+
+
 def failure_kind(trial: FrozenTrial) -> str:
     """What a failure is grouped by: the error's name, `OutOfMemory` of `OutOfMemory: tried to ...`."""
     error = str(trial.user_attrs.get("error", ""))
@@ -168,7 +175,7 @@ def leaderboard(study: Study, k: int = 10, *, columns: int = 100) -> str:
     if not best:
         return f"No trial is complete: {tally(trials)}."
     monitor = _printable(study.user_attrs.get("autoarch:monitor", "score"))
-    header = ("rank", "trial", monitor, "epochs", *HERITAGE, "time", "params")
+    header = ("rank", "trial", monitor, "epochs", *HERITAGE, *SHARES, "time", "params")
     rows = [_cells(rank, trial) for rank, trial in enumerate(best, start=1)]
     filled = [i for i in range(len(header)) if any(row[i] for row in rows)]
     lines = _aligned([[row[i] for i in filled] for row in (header, *rows)])
@@ -191,6 +198,7 @@ def _cells(rank: int, trial: FrozenTrial) -> tuple[str, ...]:
         score_text(trial),
         "" if epochs is None else f"{epochs:.0f}",
         *heritage(trial),
+        *shares(trial),
         "" if seconds is None else duration(seconds),
         "" if params is None else count(params),
     )

@@ -37,7 +37,8 @@ Architecture: TypeAlias = dict[str, Any]
 Flat: TypeAlias = dict[str, Scalar]
 
 PREFIXES = ("data.", "prune.", "transfer.")
-BY_LAYER = "prune.sparsity."  # and a pattern of layers' names, `encoder.*`
+# What a pattern of layers' names may follow, `encoder.*`.
+BY_PATTERN = ("prune.sparsity.", "prune.weight.", "transfer.lr_scale.", "transfer.lora.")
 
 
 @dataclass(frozen=True)
@@ -209,9 +210,9 @@ def architecture_key(architecture: Mapping[str, Any]) -> str:
 
 def _check_name(name: Any, prefixes: tuple[str, ...]) -> None:
     if isinstance(name, str):
-        prefix = next((p for p in (BY_LAYER, *prefixes) if prefixes and name.startswith(p)), "")
+        prefix = next((p for p in (*BY_PATTERN, *prefixes) if prefixes and name.startswith(p)), "")
         rest = name.removeprefix(prefix)
-        if rest.isidentifier() or (prefix == BY_LAYER and rest):
+        if rest.isidentifier() or (prefix in BY_PATTERN and rest):
             return
     hint = f", optionally after {', '.join(prefixes)}" if prefixes else ""
     raise SpaceError(f"Parameter `{name}`: expected the name of an argument{hint}.")

@@ -2,13 +2,15 @@
 
 settled     whether what is trained is of the kind that will come out: a score before that does not count
             (a pruning callback: the weights are as sparse as they will be)
+shares_of_net()  what of the net it has changed, as (part, whole) by name: kept in the trial's record
+            ("sparsity": weights that are 0, of all that it prunes)
 forget()    as if no fit had been: a copy for a trial starts with nothing of an earlier fit (masks)
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, Trainer
@@ -29,10 +31,28 @@ class Forgetting(Protocol):
     def forget(self) -> None: ...
 
 
+@runtime_checkable
+class Sharing(Protocol):
+    """A callback that counts what it does to the net."""
+
+    def shares_of_net(self) -> Mapping[str, tuple[float, float]]: ...
+
+
 def unsettled(trainer: Trainer) -> list[str]:
     """The classes of callbacks that are not done yet with making the net what it will be."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return [type(each).__name__ for each in callbacks if isinstance(each, Settling) and not each.settled]
+
+
+def shares(trainer: Trainer) -> dict[str, float]:
+    """Name -> share in [0, 1]: of what several callbacks count under one name, parts and wholes are added."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    sums: dict[str, tuple[float, float]] = {}
+    for each in callbacks:
+        for name, (part, whole) in each.shares_of_net().items() if isinstance(each, Sharing) else ():
+            before = sums.get(name, (0.0, 0.0))
+            sums[name] = before[0] + part, before[1] + whole
+    return {name: part / whole for name, (part, whole) in sums.items() if whole}
 
 
 def fresh(callbacks: Sequence[Callback]) -> list[Callback]:

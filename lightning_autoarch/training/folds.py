@@ -159,7 +159,7 @@ def cross_validate(
     spec = TrialSpec(
         architecture={},
         builder=ModuleBuilder.of(module, factory),
-        data=_data_of(datamodule),
+        data=data_of(datamodule),
         trainer={**SILENT, **(trainer_kwargs or {})},
         monitor=monitor,
         mode=mode,
@@ -173,7 +173,8 @@ def cross_validate(
     return FoldScores(result.fold_scores)
 
 
-def _data_of(datamodule: Any) -> TrialData:
+def data_of(datamodule: LightningDataModule | Any) -> TrialData:
+    """The data of a datamodule, which is prepared and set up here, or of a training loader."""
     if not isinstance(datamodule, LightningDataModule):
         return TrialData(train=datamodule)
     datamodule.prepare_data()
@@ -243,7 +244,13 @@ def _joined(state: Any, done: Sequence[TrialResult], error: str | None = None) -
         error=error,
         stderr=scores.stderr,
         fold_scores=scores.scores,
+        shares=_mean_shares(done),
     )
+
+
+def _mean_shares(done: Sequence[TrialResult]) -> dict[str, float]:
+    names = {name: None for result in done for name in result.shares}
+    return {name: statistics.fmean(r.shares[name] for r in done if name in r.shares) for name in names}
 
 
 def _of_dataset(values: OfDataset, dataset: Any) -> Any:

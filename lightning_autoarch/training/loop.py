@@ -168,6 +168,7 @@ class SearchLoop:
             attributes |= {"inherited_reason": taken.reason} if taken.reason else {}
         if result.error is not None:
             return {**attributes, "error": result.error}
+        attributes |= result.shares
         if self._facts is not None:
             facts = self._facts.of(architecture)
             attributes |= {name: int(facts[name]) for name in ("params", "flops") if name in facts}

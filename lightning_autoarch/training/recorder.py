@@ -24,7 +24,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
-from lightning_autoarch.training.callbacks import unsettled
+from lightning_autoarch.training.callbacks import shares, unsettled
 from lightning_autoarch.training.generators import held, restore, states
 from lightning_autoarch.training.isolation import rng_state, set_rng_state
 
@@ -46,6 +46,7 @@ class TrialRecorder(Checkpoint):
         awaited: the callbacks that were not settled at the last value; none: it counts.
         stopped: somebody (a pruner, EarlyStopping) asked to end the trial.
         pruned: it was `report`.
+        shares: what callbacks had made of the net (`training/callbacks.py`) at the best value that counts.
         failure: why the trial is worthless, None as long as it is not.
         validated: whether a validation has run to its end.
     """
@@ -54,6 +55,7 @@ class TrialRecorder(Checkpoint):
         self.monitor, self.mode, self.directory, self.report = monitor, mode, directory, report
         self.history: list[float] = []
         self.awaited: list[str] = []
+        self.shares: dict[str, float] = {}
         self._counts: list[bool] = []  # of `history`
         self._awaited_at_start: list[str] = []  # of the epoch: what training logs is of all of it
         self.stopped = self.pruned = False
@@ -96,6 +98,7 @@ class TrialRecorder(Checkpoint):
             "history": list(self.history),
             "counts": list(self._counts),
             "awaited": list(self.awaited),
+            "shares": dict(self.shares),
             "stopped": self.stopped,
             "pruned": self.pruned,
             "failure": self.failure,
@@ -112,6 +115,7 @@ class TrialRecorder(Checkpoint):
         self.history = list(state_dict["history"])
         self._counts = list(state_dict.get("counts", [True] * len(self.history)))
         self.awaited = list(state_dict.get("awaited", []))
+        self.shares = dict(state_dict.get("shares", {}))
         self.stopped, self.pruned = state_dict["stopped"], state_dict["pruned"]
         self.failure = state_dict["failure"]
         self._epochs = state_dict["epochs"]
@@ -170,6 +174,8 @@ class TrialRecorder(Checkpoint):
             self.failure = f"`{self.monitor}` became {value} at step {step}"
             trainer.should_stop = True
             return
+        if awaited or self.best_step == step:  # what one tells only at first, as what was taken over, stays
+            self.shares |= shares(trainer)
         if awaited:
             return
         self._improved = self._improved or self.best_step == step

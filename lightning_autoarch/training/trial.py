@@ -89,6 +89,7 @@ class TrialResult:
         error: the reason of a failure.
         stderr, fold_scores: with cross-validation.
         inherited: with a parent.
+        shares: what callbacks had made of the net at that score: "sparsity", "removed", "transferred", in [0, 1].
     """
 
     state: State
@@ -101,6 +102,7 @@ class TrialResult:
     stderr: float | None = None
     fold_scores: tuple[float, ...] = field(default=())
     inherited: Inherited | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 def run_trial(spec: TrialSpec, report: Report) -> TrialResult:
@@ -219,6 +221,7 @@ def _finished(spec: TrialSpec, recorder: TrialRecorder) -> TrialResult:
         epochs=recorder.epochs,
         seconds=recorder.seconds,
         checkpoint=best if best is not None and best.exists() else None,
+        shares=dict(recorder.shares),
     )
 
 

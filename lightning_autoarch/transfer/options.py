@@ -44,7 +44,7 @@ def checked_options(
         TransferError: one of them is not what it has to be, or does not go with another.
     """
     options = Options(
-        tuple(_listed(rules, "rules")), _checked(on_mismatch), _classes(classes),
+        tuple(_listed(rules, "rules")), check_on_mismatch(on_mismatch), _classes(classes),
         tuple(_listed(reinit, "reinit")), head, tuple(map(tuple, groups or ())), example_inputs, approximate,
     )  # fmt: skip
     _check_inputs(options)
@@ -57,7 +57,8 @@ def _listed(given: Any, name: str) -> list[Any]:
     return list(given)
 
 
-def _checked(on_mismatch: str) -> str:
+def check_on_mismatch(on_mismatch: str) -> str:
+    """Raises TransferError for one that is not known."""
     if on_mismatch not in get_args(OnMismatch):
         words = ", ".join(map(repr, get_args(OnMismatch)))
         raise TransferError(f"Expected `on_mismatch` to be one of {words}, got {on_mismatch!r}.")

@@ -36,7 +36,7 @@ def block_epochs(
 
     Args:
         strategy: one of STRATEGIES.
-        blocks: how many there are.
+        blocks: how many there are that may thaw, the head among them.
         epochs: of the fit, None where it has no known end.
         probe_epochs: of "lp_ft", in which only the head is trained; by default half of the epochs.
 
@@ -48,7 +48,7 @@ def block_epochs(
     if strategy == "lp_ft":
         return [*[_probe(epochs, probe_epochs)] * (blocks - 1), 0]
     if strategy == "gradual":
-        each = 1.0 if epochs is None or epochs >= blocks else (epochs - 1) / (blocks - 1)
+        each = 1.0 if epochs is None or blocks == 1 or epochs >= blocks else (epochs - 1) / (blocks - 1)
         return [int(depth * each + 1e-9) for depth in reversed(range(blocks))]
     return [0] * blocks
 

@@ -276,7 +276,6 @@ class TestFailures:
             ({"keep_top_k": 0}, "`keep_top_k`"),
             ({"trial_trainer": {"max_epoch": 1}}, "Did you mean `max_epochs`"),
             ({"trial_trainer": {"callbacks": []}}, "trial_callbacks"),
-            ({"space": {"transfer.freeze": [1, 2]}}, "reserved"),
             ({"space": {}}, "at least one"),
         ],
     )

@@ -4,6 +4,7 @@ training."""
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -13,7 +14,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from lightning_autoarch.callbacks.outer import callback_state, checkpoint_path
+from lightning_autoarch.callbacks.outer import callback_state, checkpoint_path, is_rebuilt_later
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.hooks import averages, total_steps
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
@@ -83,6 +84,7 @@ class ChannelPruning(Callback):
         name: str | None = None,
     ) -> None:
         self.target = Target(share, parameters, flops, latency)
+        self.share, self.parameters, self.flops, self.latency = share, parameters, flops, latency
         check_place(at, "at")
         if scope not in ("global", "layer"):
             raise PruneValueError(f'Expected `scope` to be "global" or "layer", got {scope!r}.')
@@ -95,6 +97,7 @@ class ChannelPruning(Callback):
         self.recipe: dict[str, Any] | None = None
         self._step: int | None = None  # after which it prunes; None: not in the course of the fit
         self._small: weakref.ref[LightningModule] | None = None  # the module that was made smaller
+        self._goes_on_from: dict[str, Any] | None = None  # the recipe of a fit whose weights come after `setup`
 
     @property
     def state_key(self) -> str:
@@ -106,30 +109,61 @@ class ChannelPruning(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.recipe = state_dict.get("recipe")
 
+    def start_from(self, state_dict: Mapping[str, Any]) -> None:
+        """The next fit begins with the weights of another, whose `state_dict` this is, and as small as they are."""
+        self._goes_on_from = state_dict["recipe"]
+
     def forget(self) -> None:
         """As if no module had been made smaller yet."""
         self.removed = self.recipe = self._small = None
 
+    @property
+    def settled(self) -> bool:
+        """Whether the module is as small as it will be. A search takes no score before."""
+        return self._small is not None and self._small() is not None
+
+    @property
+    def is_after(self) -> bool:
+        """Whether it prunes when the training is over."""
+        return isinstance(self.at, float) and self.at == 1.0  # the int is an optimizer step
+
+    @property
+    def is_before(self) -> bool:
+        """Whether it prunes before the training begins."""
+        return self.at == 0
+
+    def shares_of_net(self) -> dict[str, tuple[float, float]]:
+        """Parameters that were removed, of how many: for a trial's record."""
+        if self.removed is None:
+            return {}
+        before, after = self.removed.before.parameters, self.removed.after.parameters
+        return {"removed": (before - after, before)}
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_small": None}
+        """Copies and pickles know nothing of a module."""
+        own = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}  # the module's
+        return {**own, "_small": None, "_goes_on_from": None}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
         check_whole_parameters(self, trainer)
-        if trainer.world_size > 1 and not (self._is_before or self._is_after):
+        if trainer.world_size > 1 and not (self.is_before or self.is_after):
             raise MisconfigurationException(
                 "ChannelPruning cannot change the parameters of a module that DistributedDataParallel holds: prune "
                 "before the training, `at=0.0`, or after it, `at=1.0`."
             )
-        if self._is_small(pl_module):
+        if is_rebuilt_later(self, trainer, pl_module) or self._is_small(pl_module):
             return
         self.forget()  # another module than that of the fit before
+        before, self._goes_on_from = self._goes_on_from, None
         path, weights_only = checkpoint_path(trainer)
         state = None if path is None else callback_state(path, self.state_key, weights_only)
-        if state is not None:
+        if before is not None:
+            self._shrink_to(pl_module, before)
+        elif state is not None:
             self._shrink_to(pl_module, state["recipe"])
-        elif self._is_before:
+        elif self.is_before:
             if self.distill is not None and self.distill.teacher is None:
                 self.distill.teacher = detached_copy(pl_module)
             self._prune(trainer, pl_module, None)
@@ -137,18 +171,18 @@ class ChannelPruning(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.distill is not None:
             self.distill.on_fit_start(trainer, pl_module)
-        self._step = None if self._is_after else steps(self.at, total_steps(trainer), "at")
+        self._step = None if self.is_after else steps(self.at, total_steps(trainer), "at")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
         if self._step is not None and trainer.global_step >= self._step and not self._is_small(pl_module):
             self._prune(trainer, pl_module, batch)
-        if self._is_after and self.example_inputs is None and pl_module.example_input_array is None:
+        if self.is_after and self.example_inputs is None and pl_module.example_input_array is None:
             self.example_inputs = _beginning(batch)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._is_after and not self._is_small(pl_module):
+        if self.is_after and not self._is_small(pl_module):
             self._prune(trainer, pl_module, None)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -158,14 +192,6 @@ class ChannelPruning(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.distill is not None:
             self.distill.on_exception(trainer, pl_module, exception)
-
-    @property
-    def _is_before(self) -> bool:
-        return self.at == 0
-
-    @property
-    def _is_after(self) -> bool:
-        return isinstance(self.at, float) and self.at == 1.0  # the int is an optimizer step
 
     def _is_small(self, module: LightningModule) -> bool:
         return self._small is not None and self._small() is module

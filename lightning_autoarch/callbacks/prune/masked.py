@@ -25,6 +25,7 @@ from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.hooks import assert_ranks_agree, averages, total_steps
 from lightning_autoarch.callbacks.prune.steps import StepHooks, optimizers_of, overflowed
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
+from lightning_autoarch.callbacks.prune.trained import as_ever_trained
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.magnitude import magnitude_masks
 from lightning_autoarch.prune.mask import BitMask
@@ -105,6 +106,13 @@ class MaskedTraining(Callback):
         """Parameter name -> mask; empty before the fit."""
         return {} if self.weights is None else dict(zip(self.weights.names, self.weights.masks, strict=True))
 
+    def shares_of_net(self) -> dict[str, tuple[float, float]]:
+        """Weights that are masked, of how many: for a trial's record."""
+        if self.weights is None:
+            return {}
+        n = sum(self.weights.sizes)
+        return {"sparsity": (self.weights.sparsity * n, n)}
+
     @property
     def state_key(self) -> str:
         return f"lightning_autoarch.{type(self).__name__}" + (f".{self.name}" if self.name else "")
@@ -160,7 +168,8 @@ class MaskedTraining(Callback):
             self.distill.on_fit_start(trainer, pl_module)
         resumed = self._loaded is not None
         masks, self._loaded = self._loaded or self.masks, None
-        weights = MaskedWeights(self.find(pl_module), masks)
+        with as_ever_trained(trainer):
+            weights = MaskedWeights(self.find(pl_module), masks)
         self._total = total_steps(trainer)
         _check_finite(weights)
         self.check(weights, self._total)

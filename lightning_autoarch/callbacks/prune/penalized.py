@@ -20,6 +20,7 @@ from lightning_autoarch.callbacks.prune.fraction import fraction_done, is_finite
 from lightning_autoarch.callbacks.prune.names import number
 from lightning_autoarch.callbacks.prune.steps import StepHooks, loss_scale, optimizers_of
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
+from lightning_autoarch.callbacks.prune.trained import as_ever_trained
 from lightning_autoarch.prune import density
 from lightning_autoarch.prune.amounts import non_negative
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
@@ -60,7 +61,7 @@ class Regularization(Callback):
         proximal: bool,
         targets: Patterns | None,
         exclude: Patterns,
-        ramp: tuple[float, float] | None,
+        ramp: tuple[float, float] | Ramp | None,
     ) -> None:
         if weight == {}:
             raise PruneValueError("Expected `weight` to be a number or {pattern: number}, got {}.")
@@ -73,6 +74,14 @@ class Regularization(Callback):
         self.ramp = None if ramp is None else _ramp(ramp)
         self._fit: _Fit | None = None
 
+    def shares_of_net(self) -> dict[str, tuple[float, float]]:
+        """Weights that are 0, of how many, where the penalty makes any: for a trial's record."""
+        if self._fit is None or not (self.proximal and self.penalty.sparse):
+            return {}
+        parameters = [target.parameter for target in self._fit.targets.values()]
+        n = sum(parameter.numel() for parameter in parameters)
+        return {"sparsity": ((1 - _density(parameters)) * n, n)}
+
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles know nothing of a fit that runs: neither its parameters nor hooks on its optimizers."""
         return {**self.__dict__, "_fit": None}
@@ -83,7 +92,8 @@ class Regularization(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end()
-        targets = self._find(pl_module)
+        with as_ever_trained(trainer):
+            targets = self._find(pl_module)
         self._check_optimizers(optimizers_of(trainer), targets)
         self._check_end(trainer)
         hooks = StepHooks(lambda optimizer: self._after_step(trainer, optimizer))
@@ -189,7 +199,9 @@ class Regularization(Callback):
             self.penalty.proximal_([parameter for parameter, _ in together], [amount for _, amount in together])
 
 
-def _ramp(given: tuple[float, float]) -> Ramp:
+def _ramp(given: tuple[float, float] | Ramp) -> Ramp:
+    if isinstance(given, Ramp):
+        return given
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise PruneTypeError(f"Expected `ramp` as (start, end), got {given!r:.80}.")
     return Ramp(*given)

@@ -125,3 +125,4 @@ class GroupLasso(Regularization):
         ramp: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(Groups(whole(dim, "dim")), weight, proximal, targets, exclude, ramp)
+        self.dim = dim

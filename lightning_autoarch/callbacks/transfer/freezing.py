@@ -48,6 +48,10 @@ class Freezing:
                 self._release(path)
         return any(changed)
 
+    def thawed_later(self) -> list[Parameter]:
+        """What is frozen now, but not in every epoch."""
+        return [p for name, p in self._parameters.items() if self.thaw[name] is not None and not p.requires_grad]
+
     def show(self) -> None:
         """Let what is held say so: `training` is False. Not before a fit starts, which warns of modules in eval."""
         for held in self._held.values():

@@ -15,7 +15,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.call import _call_configure_model
@@ -24,18 +24,20 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from lightning_autoarch.callbacks.outer import checkpoint_path
+from lightning_autoarch.callbacks.outer import checkpoint_path, is_rebuilt_later, is_trial
 from lightning_autoarch.callbacks.prune.steps import loss_scale, optimizers_of
 from lightning_autoarch.callbacks.transfer.ddp import check_strategy, wrap_again
 from lightning_autoarch.callbacks.transfer.freezing import Freezing
 from lightning_autoarch.callbacks.transfer.groups import add_missing, check_each_once, split_groups
 from lightning_autoarch.callbacks.transfer.l2_sp import StartingPoint
 from lightning_autoarch.callbacks.transfer.lora import add_lora
-from lightning_autoarch.callbacks.transfer.order import FoundRates, come_before_tuners, is_rebuilt_later, is_trial
+from lightning_autoarch.callbacks.transfer.order import FoundRates, come_before_tuners
 from lightning_autoarch.callbacks.transfer.recipe import Plan, Recipe
 from lightning_autoarch.callbacks.transfer.resume import check_state, planned_epochs
 from lightning_autoarch.callbacks.transfer.sources import Source, reset_parameters, started_from, take_over
 from lightning_autoarch.callbacks.transfer.warm_up import WarmUp
+from lightning_autoarch.errors import TransferError
+from lightning_autoarch.transfer.options import OnMismatch, check_on_mismatch
 from lightning_autoarch.transfer.patterns import Patterns
 from lightning_autoarch.transfer.report import TransferReport
 from lightning_autoarch.transfer.thawing import Strategy
@@ -63,6 +65,7 @@ class TransferLearning(Callback):
             (`ckpt_path`) takes nothing over.
         rules, on_mismatch, classes: as for `transfer_weights`.
         freeze: patterns of what is not trained. A norm with running statistics is in eval while it is frozen.
+        freeze_depth: how many blocks from the input on (see `transfer/blocks.py`) are not trained.
         unfreeze: epoch -> patterns of what is trained from then on, from 1.
         strategy: "full" trains everything, "linear_probe" the head, "lp_ft" the head and then everything, "gradual" one
             more block from the top each epoch, "lora" adapters (by `peft`) and the head.
@@ -75,9 +78,10 @@ class TransferLearning(Callback):
         head: patterns of the output layer; by default the block of the last linear or convolution that is registered.
         probe_epochs: of "lp_ft"; by default half of the fit's.
         lora: options of `peft.LoraConfig`: {"r": 8, "lora_alpha": 16}.
+        example_inputs: as for `transfer_weights`; where there are none "widen" takes the `example_input_array`.
 
     Attributes:
-        report: what was taken over; None without `checkpoint`, and where the fit resumes.
+        report: what was taken over; None without `checkpoint`, and where the fit goes on from another one.
 
     Raises:
         TransferError, CheckpointError: in `setup`, with the module as it was, for everything that can be known by then.
@@ -93,9 +97,10 @@ class TransferLearning(Callback):
         checkpoint: Source | None = None,
         *,
         rules: Sequence[tuple[str, str]] = (),
-        on_mismatch: Literal["skip", "slice", "error"] = "skip",
+        on_mismatch: OnMismatch = "skip",
         classes: Mapping[int, int] | None = None,
         freeze: Patterns = (),
+        freeze_depth: int = 0,
         unfreeze: Mapping[int, Patterns] | None = None,
         strategy: Strategy = "full",
         layer_decay: float | None = None,
@@ -106,19 +111,24 @@ class TransferLearning(Callback):
         head: Patterns = (),
         probe_epochs: int | None = None,
         lora: Mapping[str, Any] | None = None,
+        example_inputs: Any = None,
     ) -> None:
         self.checkpoint = checkpoint
-        self.matching: dict[str, Any] = {"rules": rules, "on_mismatch": on_mismatch, "classes": classes}
+        self.matching: dict[str, Any] = {
+            "rules": rules, "on_mismatch": check_on_mismatch(on_mismatch), "classes": classes,
+            "example_inputs": example_inputs,
+        }  # fmt: skip
         self.recipe = Recipe(
-            strategy=strategy, freeze=freeze, unfreeze={} if unfreeze is None else unfreeze, layer_decay=layer_decay,
-            lr_scale={} if lr_scale is None else lr_scale, warmup_epochs=warmup_epochs, probe_epochs=probe_epochs,
-            head=head, reinit=reinit, l2_sp=l2_sp, lora={} if lora is None else lora,
+            strategy=strategy, freeze=freeze, freeze_depth=freeze_depth, unfreeze={} if unfreeze is None else unfreeze,
+            layer_decay=layer_decay, lr_scale={} if lr_scale is None else lr_scale, warmup_epochs=warmup_epochs,
+            probe_epochs=probe_epochs, head=head, reinit=reinit, l2_sp=l2_sp, lora={} if lora is None else lora,
         )  # fmt: skip
         self.report: TransferReport | None = None
         self._start: dict[str, Tensor] = {}  # of L2-SP
         self._epochs: int | None = None  # that the plan is made for
         self._begun = False
         self._loaded: dict[str, Any] | None = None
+        self._goes_on_from: Mapping[str, Any] | None = None  # the state of the fit whose weights come after `setup`
         self._taken_by: weakref.ref[Parameter] | None = None  # a parameter of the module that has the weights
         self._fit: _Fit | None = None
 
@@ -134,9 +144,31 @@ class TransferLearning(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = state_dict or None
 
+    def arguments(self) -> dict[str, Any]:
+        """With what `__init__` makes this callback again."""
+        return {"checkpoint": self.checkpoint, **self.matching, **vars(self.recipe)}
+
+    def shares_of_net(self) -> dict[str, tuple[float, float]]:
+        """Parameters that were taken over, of how many: for a trial's record."""
+        return {} if self.report is None else {"transferred": (self.report.taken, self.report.parameters)}
+
+    def thawed_later(self) -> list[Parameter]:
+        """What is frozen now, but not in every epoch of the fit."""
+        return [] if self._fit is None else self._fit.freezing.thawed_later()
+
+    def start_from(self, state_dict: Mapping[str, Any]) -> None:
+        """The next fit begins with the weights of another, whose `state_dict` this is, and takes over none."""
+        self._goes_on_from = state_dict
+
+    def forget(self) -> None:
+        """As if no fit had been."""
+        self.report, self._start, self._epochs, self._begun = None, {}, None, False
+        self._goes_on_from = self._taken_by = None
+
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles know nothing of a fit that runs, nor of its module."""
-        return {**self.__dict__, "_fit": None, "_taken_by": None, "_loaded": None}
+        own = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}  # the module's
+        return {**own, "_fit": None, "_taken_by": None, "_loaded": None, "_goes_on_from": None}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or is_rebuilt_later(self, trainer, pl_module):
@@ -148,7 +180,10 @@ class TransferLearning(Callback):
         _call_configure_model(trainer)
         plan = Plan.of(self.recipe, pl_module)
         thaw = plan.thaw(planned_epochs(trainer))
-        if not self._has_weights(pl_module) and checkpoint_path(trainer)[0] is None:
+        before, self._goes_on_from = self._goes_on_from, None
+        if before is not None:
+            self._go_on(before)
+        elif not self._has_weights(pl_module) and checkpoint_path(trainer)[0] is None:
             self._take_over(trainer, pl_module, plan)
         if self.recipe.strategy == "lora":
             add_lora(pl_module, plan.blocks[-1], self.recipe.lora)
@@ -207,6 +242,15 @@ class TransferLearning(Callback):
         """Whether this module has them from a fit before; a search may have made all its parameters new since."""
         first = next(module.parameters(), None)
         return self._taken_by is not None and first is not None and self._taken_by() is first
+
+    def _go_on(self, before: Mapping[str, Any]) -> None:
+        self.report = None
+        self._start = {name: tensor.clone() for name, tensor in before["start"].items()}
+        if self.recipe.l2_sp is not None and not self._start:
+            raise TransferError(
+                "Expected the weights that `l2_sp` began with from the fit whose weights this one goes on with, which "
+                "had no `l2_sp`. Give both of them one, or neither."
+            )
 
     def _take_over(self, trainer: Trainer, module: LightningModule, plan: Plan) -> None:
         self.report = None

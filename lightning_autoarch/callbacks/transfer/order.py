@@ -1,20 +1,18 @@
-"""The callbacks that this one must come before, and behind.
+"""The callbacks that this one must come before.
 
 Lightning's finders of a learning rate and a batch size train inside of their own `on_fit_start`. What they try is what
 is trained afterwards only if groups and frozen layers stand by then. The finder of a learning rate leaves one rate for
-all groups, which then is multiplied again. A search rebuilds the module in its `setup`, and sets up what was before it.
+all groups, which then is multiplied again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 
-from lightning_autoarch.callbacks.search import ArchitectureSearch
 from lightning_autoarch.callbacks.transfer.groups import Split
-from lightning_autoarch.training.recorder import TrialRecorder
 
 
 def come_before_tuners(callback: Callback, trainer: Trainer) -> None:
@@ -24,20 +22,6 @@ def come_before_tuners(callback: Callback, trainer: Trainer) -> None:
     here = callbacks.index(callback) if callback in callbacks else 0
     if finders and finders[0] < here:
         callbacks.insert(finders[0], callbacks.pop(here))
-
-
-def is_trial(trainer: Trainer) -> bool:
-    """Whether it trains a candidate of a search."""
-    return any(isinstance(callback, TrialRecorder) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-
-
-def is_rebuilt_later(callback: Callback, trainer: Trainer, module: LightningModule) -> bool:
-    """Whether a search behind a callback is about to rebuild the module, and then to set the callback up again."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if callback not in callbacks or is_trial(trainer):
-        return False
-    behind = callbacks[callbacks.index(callback) :]
-    return any(isinstance(other, ArchitectureSearch) and not other.has_searched(module) for other in behind)
 
 
 class FoundRates:

@@ -33,6 +33,7 @@ class Recipe:
 
     strategy: str
     freeze: Patterns
+    freeze_depth: int
     unfreeze: Mapping[int, Patterns]
     layer_decay: float | None
     lr_scale: Mapping[str, float]
@@ -57,6 +58,7 @@ class Recipe:
         return {
             "strategy": self.strategy,
             "freeze": listed(self.freeze, "freeze"),
+            "freeze_depth": self.freeze_depth,
             "unfreeze": {epoch: listed(self.unfreeze[epoch], "unfreeze") for epoch in sorted(self.unfreeze)},
             "layer_decay": self.layer_decay,
             "lr_scale": {pattern: float(scale) for pattern, scale in self.lr_scale.items()},
@@ -76,6 +78,9 @@ class Recipe:
             check_number(self.l2_sp, "l2_sp", "to be a number above 0, or None", 0.0)
         if self.warmup_epochs != 0 or isinstance(self.warmup_epochs, bool):
             check_number(self.warmup_epochs, "warmup_epochs", "to be a number of epochs from 0 on", 0.0)
+        depth = self.freeze_depth
+        if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
+            raise TransferError(f"Expected `freeze_depth` to be a number of blocks from 0 on, got {depth!r}.")
         probe = self.probe_epochs
         if probe is not None and (isinstance(probe, bool) or not isinstance(probe, int) or probe < 1):
             raise TransferError(f"Expected `probe_epochs` to be a whole number from 1 on, got {probe!r}.")
@@ -121,6 +126,11 @@ class Plan:
                 f"Expected a head and something below it in {type(module).__name__} for `strategy={recipe.strategy!r}`"
                 ", got one block of layers. Name the output layer by `head`."
             )
+        if recipe.freeze_depth > len(blocks) - 1:
+            raise TransferError(
+                f"Expected `freeze_depth` to be at most {len(blocks) - 1}, the blocks of {type(module).__name__} below "
+                f"its head, got {recipe.freeze_depth}."
+            )
         decay, scale = layer_decay_factors(blocks, recipe.layer_decay), scale_factors(names, recipe.lr_scale)
         return cls(
             recipe=recipe,
@@ -150,7 +160,9 @@ class Plan:
         Raises:
             TransferError: epochs that are none of the fit's, or nothing to train.
         """
-        when = block_epochs(self.recipe.strategy, len(self.blocks), epochs, self.recipe.probe_epochs)
+        depth = self.recipe.freeze_depth
+        when = block_epochs(self.recipe.strategy, len(self.blocks) - depth, epochs, self.recipe.probe_epochs)
+        when = [*[None] * depth, *when]
         base = {name: epoch for block, epoch in zip(self.blocks, when, strict=True) for name in block}
         base |= dict.fromkeys(self.held, None)
         return thaw_epochs(follow_order(self.names.order, base), self.freeze, self.unfreeze, epochs)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from lightning_autoarch.errors import TransferError
 from lightning_autoarch.transfer.match import transfer_weights
@@ -28,11 +29,12 @@ def take_over(
     rules: Sequence[tuple[str, str]],
     on_mismatch: Any,
     classes: Mapping[int, int] | None,
+    example_inputs: Any = None,
 ) -> TransferReport:
     """Transfer a checkpoint into a module; `reinit` and `head` are names.
 
     Raises:
-        TransferError: not a parameter came from it, or as `transfer_weights`.
+        TransferError: "widen" without an input, not a parameter came from it, or as `transfer_weights`.
         CheckpointError: it cannot be read.
     """
     report = transfer_weights(
@@ -43,6 +45,7 @@ def take_over(
         classes=classes,
         reinit=[_regex(names.raw(reinit))] if reinit else [],
         head=_regex(names.raw(head)) if head else None,
+        example_inputs=_inputs(module, on_mismatch, example_inputs),
     )
     if not report.taken:
         where = source if isinstance(source, str | os.PathLike) else type(source).__name__
@@ -84,6 +87,19 @@ def reset_parameters(module: nn.Module, names: Names, chosen: Collection[str]) -
         with torch.no_grad():
             for parameter, values in kept:
                 parameter.copy_(values)
+
+
+def _inputs(module: nn.Module, on_mismatch: Any, given: Any) -> Any:
+    """For the forward that "widen" runs, where the module is."""
+    if on_mismatch == "widen" and given is None:
+        given = getattr(module, "example_input_array", None)
+        if given is None:
+            raise TransferError(
+                f'Expected an input for `on_mismatch="widen"`, which runs the forward of {type(module).__name__}: set '
+                "`self.example_input_array` in the module, or give `example_inputs=`."
+            )
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, given)
 
 
 def _regex(names: Collection[str]) -> str:

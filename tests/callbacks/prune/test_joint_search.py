@@ -25,8 +25,8 @@ from lightning_autoarch import (
     SpaceError,
     cross_validate,
 )
+from lightning_autoarch.callbacks.joint.names import with_parameters as remade
 from lightning_autoarch.callbacks.prune import SET, Distillation, MagnitudePruning, RigL, SemiStructuredPruning
-from lightning_autoarch.callbacks.prune.parameters import remade
 from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, OneShot
 from lightning_autoarch.report import write_report
 
@@ -116,7 +116,6 @@ class TestNames:
             ),
             (pruning(), {"prune.sparsity.net.0": Float(0.5, 0.9), "prune.scope": ["erk"]}, r"`prune.scope`"),
             (pruning(), {"prune.end": Repeat(1, 2, {"x": Int(1, 2)})}, r"`prune.end`.*Repeat"),
-            (pruning(), {"transfer.freeze": Int(1, 2)}, r"reserved"),
             (pruning(), {"prune.sparsity.": Float(0.5, 0.9)}, r"`prune.sparsity.`"),
         ],
     )

@@ -1,0 +1,193 @@
+"""`choose`: which of several sets of callbacks (ways to fine-tune, or to prune) is best, by cross-validation.
+
+All are scored on the same folds with the same seeds, so that they differ in nothing else; what one is behind the best
+is therefore told fold by fold:
+
+    d_i = s_i - s_i(best)        mean of d_i, and its standard error
+
+As folds only score, the best is trained once more, on the whole training set, and that is saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from lightning_autoarch.callbacks.prune.channels import ChannelPruning
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
+from lightning_autoarch.callbacks.transfer.lora import merge_lora
+from lightning_autoarch.errors import SearchError
+from lightning_autoarch.search.leaderboard import fixed
+from lightning_autoarch.training.callbacks import fresh
+from lightning_autoarch.training.folds import FoldScores, OfDataset, cross_validate, data_of
+from lightning_autoarch.training.inherit import SILENT
+from lightning_autoarch.training.isolation import isolated
+from lightning_autoarch.training.module import Factory, ModuleBuilder
+from lightning_autoarch.training.trial import MonitorMissing
+
+Candidates = Mapping[str, Callback | Sequence[Callback]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What came of it. `str()` is a table, the best first.
+
+    Attributes:
+        scores: of each candidate that could be trained, by name.
+        best: its name.
+        monitor, mode: what the scores are.
+        failures: why others could not be trained.
+        checkpoint: of the best, trained on the whole training set; None where none was asked for.
+    """
+
+    scores: Mapping[str, FoldScores]
+    best: str
+    monitor: str
+    mode: str
+    failures: Mapping[str, str] = field(default_factory=dict)
+    checkpoint: Path | None = None
+
+    def behind(self, name: str) -> FoldScores:
+        """Differences to the best on each fold, positive where the best has the larger score."""
+        pairs = zip(self.scores[self.best].scores, self.scores[name].scores, strict=True)
+        return FoldScores(tuple(best - score for best, score in pairs))
+
+    def __str__(self) -> str:
+        rows = [("", self.monitor, "the best has")]
+        ranked = sorted(self.scores, key=lambda name: _rank(self.scores[name], self.mode))
+        rows += [(name, _with_error(self.scores[name]), self._difference(name)) for name in ranked]
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, *(f"{name}: failed: {reason}" for name, reason in self.failures.items())])
+
+    def _difference(self, name: str) -> str:
+        if name == self.best:
+            return ""
+        behind = self.behind(name)
+        return ("+" if behind.mean >= 0 else "") + _with_error(behind)
+
+
+def choose(
+    module: LightningModule,
+    datamodule: LightningDataModule | Any,
+    candidates: Candidates,
+    folds: Any = 5,
+    trainer_kwargs: Mapping[str, Any] | None = None,
+    *,
+    monitor: str,
+    mode: str = "min",
+    output: str | Path | None = None,
+    labels: OfDataset = None,
+    groups: OfDataset = None,
+    factory: Factory | None = None,
+    seed: int = 0,
+    directory: str | Path | None = None,
+) -> Choice:
+    """Score each candidate by cross-validation, and train the best on the whole training set.
+
+    Args:
+        module: remade for every training from its saved hyperparameters, or by `factory()`; itself not trained.
+        datamodule: a datamodule or a training DataLoader, as for `cross_validate`.
+        candidates: name -> callbacks of its trainings; each training has fresh copies.
+        folds: a number of folds, or a scikit-learn splitter.
+        trainer_kwargs: arguments of every Trainer, such as `max_epochs`.
+        monitor: the logged value that is the score: the best epoch of each fold counts, under pruning the best of those
+            at the final sparsity.
+        mode: "min" or "max".
+        output: where the best is saved, as it is at the end of its training: a plain Lightning checkpoint of weights
+            and hyperparameters, adapters merged. Of a module that lost channels `load_pruned` reads it. None: no last
+            training.
+        labels, groups, factory, seed: as for `cross_validate`.
+        directory: keeps the checkpoints of all folds, from which an interrupted call continues; None keeps nothing.
+
+    Raises:
+        SearchError: no candidates, or none that could be trained (with the reasons), or as `cross_validate`.
+
+    Example::
+
+        choice = choose(model, data, {
+            "probe": TransferLearning("pretrained.ckpt", strategy="linear_probe"),
+            "full": TransferLearning("pretrained.ckpt", layer_decay=0.75),
+            "full, sparse": [TransferLearning("pretrained.ckpt"), MagnitudePruning(CubicSparsity(0.9))],
+        }, trainer_kwargs={"max_epochs": 20}, monitor="val_acc", mode="max", output="best.ckpt")
+        print(choice)
+    """
+    given = {name: _listed(name, callbacks) for name, callbacks in _checked(candidates, mode).items()}
+    scores: dict[str, FoldScores] = {}
+    failures: dict[str, str] = {}
+    for name, callbacks in given.items():
+        own = None if directory is None else Path(directory) / name
+        try:
+            scores[name] = cross_validate(
+                module, datamodule, folds, trainer_kwargs, callbacks, monitor=monitor, mode=mode, labels=labels,
+                groups=groups, factory=factory, seed=seed, directory=own,
+            )  # fmt: skip
+        except MonitorMissing:  # it is the same for all
+            raise
+        except SearchError as error:
+            failures[name] = str(error)
+    if not scores:
+        raise SearchError("\n".join(["No candidate could be trained:", *(f"  {n}: {failures[n]}" for n in failures)]))
+    best = min(scores, key=lambda name: _rank(scores[name], mode))
+    path = None if output is None else Path(output)
+    if path is not None:
+        builder = ModuleBuilder.of(module, factory)
+        _train_and_save(builder, datamodule, given[best], trainer_kwargs or {}, seed, path)
+    return Choice(scores, best, monitor, mode, failures, path)
+
+
+def _train_and_save(
+    builder: ModuleBuilder,
+    datamodule: Any,
+    callbacks: Sequence[Callback],
+    arguments: Mapping[str, Any],
+    seed: int,
+    path: Path,
+) -> None:
+    copies = fresh(callbacks)
+    saves = any(isinstance(callback, Checkpoint) for callback in copies)
+    ours = {**SILENT, "logger": False, "enable_checkpointing": saves, **arguments, "callbacks": copies}
+    with isolated(seed), data_of(datamodule).for_trial({}) as data:
+        module, trainer = builder.build({}), Trainer(**ours)
+        trainer.fit(module, **data)
+    if any(isinstance(callback, TransferLearning) and callback.recipe.strategy == "lora" for callback in copies):
+        merge_lora(module)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trainer.save_checkpoint(path, weights_only=True)
+    recipes = {cb.state_key: cb.state_dict() for cb in copies if isinstance(cb, ChannelPruning)}
+    if recipes:  # which `load_pruned` needs
+        content = torch.load(path, map_location="cpu", weights_only=False)
+        torch.save({**content, "callbacks": recipes}, path)
+
+
+def _checked(candidates: Candidates, mode: str) -> Candidates:
+    if not isinstance(candidates, Mapping) or not candidates:
+        raise SearchError(f"Expected `candidates` as {{name: callbacks}}, at least one, got {candidates!r:.80}.")
+    for name in candidates:
+        if not isinstance(name, str) or not name.strip(" .") or name != Path(name).name:
+            raise SearchError(f"Expected the names of `candidates` to be such as files may have, got {name!r}.")
+    if mode not in ("min", "max"):
+        raise SearchError(f"Expected `mode` to be one of min, max, got {mode!r}.")
+    return candidates
+
+
+def _listed(name: str, callbacks: Callback | Sequence[Callback]) -> list[Callback]:
+    listed = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+    strange = next((each for each in listed if not isinstance(each, Callback)), None)
+    if strange is not None:
+        raise SearchError(f"Expected callbacks for the candidate `{name}`, got {strange!r:.80}.")
+    return listed
+
+
+def _rank(scores: FoldScores, mode: str) -> float:
+    return scores.mean if mode == "min" else -scores.mean
+
+
+def _with_error(scores: FoldScores) -> str:
+    return fixed(scores.mean) + ("" if scores.stderr is None else f" ±{fixed(scores.stderr)}")
