@@ -314,7 +314,8 @@ class TestPrune:
         [before] = L.Trainer(**TRAINER).validate(dense, datamodule=cli_nets.Data(), verbose=False)
         assert float(score[1]) == pytest.approx(before["val_loss"], rel=1e-3) and float(score[2]) > 0
         assert f"on disk  dense {Path('pruned.ckpt').stat().st_size / 1000:.3g} kB, sparse " in said
-        assert sorted(p.name for p in Path().iterdir()) == ["config.yaml", "dense.ckpt", "dense.yaml", "pruned.ckpt"]
+        written = ["config.yaml", "dense.ckpt", "dense.yaml", "pruned.ckpt", "pruned.html"]
+        assert sorted(p.name for p in Path().iterdir()) == written
         pruned = cli_nets.OwnOptimizer.load_from_checkpoint("pruned.ckpt")
         assert all(torch.equal(a, b) for a, b in zip(pruned.parameters(), cli.model.parameters(), strict=True))
         held = torch.load("pruned.ckpt", weights_only=True)

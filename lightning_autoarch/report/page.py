@@ -6,6 +6,7 @@ request, so that neither plotly nor a text that slipped through could make one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,12 @@ def section(title: str, body: str) -> str:
 def nothing(sentence: str) -> str:
     """A small sentence: why there is nothing here, or how to read what is."""
     return f'<p class="note">{sentence}</p>'
+
+
+def tiles(cells: Sequence[tuple[str, str]]) -> str:
+    """A number in large type (HTML) and below it what it is, for each."""
+    drawn = "".join(f'<div class="tile"><b>{big}</b><span>{small}</span></div>' for big, small in cells)
+    return f'<div class="tiles">{drawn}</div>'
 
 
 def table(
