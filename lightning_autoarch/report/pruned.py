@@ -68,10 +68,10 @@ def cost_rows(pruned: Pruned) -> list[tuple[str, str, str]]:
     zeros = after.nonzero < after.parameters
     rows = [("parameters", f"{before.parameters:,}", f"{after.parameters:,}")]
     if zeros:
-        rows.append(("  not 0", f"{before.nonzero:,}", f"{after.nonzero:,}"))
+        rows.append(("parameters not 0", f"{before.nonzero:,}", f"{after.nonzero:,}"))
     rows.append(("FLOPs", *_both(before, after, "flops")))
     if zeros:
-        rows.append(("  of weights not 0", *_both(before, after, "nonzero_flops")))
+        rows.append(("FLOPs of weights not 0", *_both(before, after, "nonzero_flops")))
     rows.append(("latency", *_both(before, after, "seconds")))
     return [row for row in rows if row[1] or row[2]]
 

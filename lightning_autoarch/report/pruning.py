@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 MAX_SCORES = 3  # tiles
+TILED = ("on disk", "FLOPs", "latency")
 Share = tuple[str, str, float]  # what, in words from what to what, what is left: 1.0 is all
 
 
@@ -89,10 +90,15 @@ def _tiles(pruned: Pruned, sizes: Mapping[str, int]) -> list[tuple[str, str]]:
         found.append((f"{gone(total(pruned.resized)):.1%}", "of the parameters removed"))
     if pruned.layers:
         found.append((f"{gone(total(pruned.layers)):.1%}", "sparsity"))
-    found += [(says, what) for what, says, _ in _shares(pruned, sizes) if what in ("on disk", "FLOPs", "latency")]
+    found += [(says, _now(what, says)) for what, says, _ in _shares(pruned, sizes) if what in TILED]
     for name in list({**pruned.before, **pruned.after})[:MAX_SCORES]:
         found.append((_arrow(score(pruned.before.get(name)), score(pruned.after.get(name))), escape(name)))
-    return found
+    return [(big.replace(" ", "\xa0").replace("→\xa0", "→ "), small) for big, small in found]  # units stay with numbers
+
+
+def _now(what: str, says: str) -> str:
+    """What a tile shows, where it is not plain that nothing is different."""
+    return what if "→" in says else f"{what}, as before"
 
 
 def _shares(pruned: Pruned, sizes: Mapping[str, int]) -> list[Share]:
@@ -111,10 +117,10 @@ def _shares(pruned: Pruned, sizes: Mapping[str, int]) -> list[Share]:
         before, after = pruned.costs
         add("parameters", before.parameters, after.parameters, count)
         if after.nonzero < after.parameters:
-            add("parameters that are not 0", before.nonzero, after.nonzero, count)
+            add("parameters not 0", before.nonzero, after.nonzero, count)
         add("FLOPs", before.flops, after.flops, count)
         if after.nonzero < after.parameters:
-            add("FLOPs of weights that are not 0", before.nonzero_flops, after.nonzero_flops, count)
+            add("FLOPs of weights not 0", before.nonzero_flops, after.nonzero_flops, count)
         add("latency", before.seconds, after.seconds, seconds)
     return shares
 
@@ -132,7 +138,7 @@ def _costs(pruned: Pruned, sizes: Mapping[str, int], plots: Plots) -> str:
     shares = _shares(pruned, sizes)
     body = ""
     if shares:
-        body += plots.place(_share_figure(shares), "What is left of size, FLOPs and latency")
+        body += place_bars(plots, _share_figure(shares), "What is left of size, FLOPs and latency")
     rows = [[escape(cell) for cell in row] for row in cost_rows(pruned)]
     rows += [[escape(cell) for cell in row] for row in _size_rows(sizes)]
     rows += [[escape(cell) for cell in row] for row in score_rows(pruned.before, pruned.after)]
@@ -147,7 +153,7 @@ def _size_rows(sizes: Mapping[str, int]) -> list[tuple[str, str, str]]:
     if "dense" in sizes:
         rows.append(("checkpoint", size(sizes.get("before", sizes["dense"])), size(sizes["dense"])))
     if "sparse" in sizes:
-        rows.append(("  weights as a sparse file", "", size(sizes["sparse"])))
+        rows.append(("weights as a sparse file", "", size(sizes["sparse"])))
     return rows
 
 
@@ -164,13 +170,13 @@ def _share_figure(shares: Sequence[Share]) -> go.Figure:
         hovertext=[plain(f"{what}: {says}") for what, says, _ in shares],
         hoverinfo="text",
     )
-    drawn = bar_figure(
+    return bar_figure(
         [before, after],
         [what for what, _, _ in shares],
         x="% of what it was",
         xaxis={"range": [0, max(118.0, *(value * 1.12 for value in left))], "tickvals": [0, 25, 50, 75, 100]},
+        barmode="overlay",
     )
-    return drawn.update_layout(barmode="overlay")
 
 
 def _layers(title: str, of_what: str, layers: Sequence[Layer], plots: Plots) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lightning_autoarch.callbacks.transfer.course import Block
 from lightning_autoarch.callbacks.transfer.finetune import FineTuned
 from lightning_autoarch.report.bars import bar_figure, bars, place_bars
-from lightning_autoarch.report.page import Plots, nothing, page, section, table, tiles
+from lightning_autoarch.report.page import Plots, legend, nothing, page, section, table, tiles
 from lightning_autoarch.report.plot import BLUE, GREEN, GREY, ORANGE, RED, plain
 from lightning_autoarch.report.text import columns, score, score_rows
 from lightning_autoarch.report.writing import check_plotly, destination, write
@@ -125,14 +125,15 @@ def _statuses(report: TransferReport, plots: Plots) -> str:
     layers = _by_layer(report)
     if not layers:
         return section(title, nothing("The module has no parameters."))
-    drawn = place_bars(plots, _status_figure(layers), "Shares of parameters by what became of them")
+    shown = [(status, colour) for status, colour in COLOURS.items() if layers[WHOLE].get(status)]
+    drawn = legend(shown) + place_bars(plots, _status_figure(layers), "Shares of parameters by what became of them")
     rows = []
     for status, tensors in report.counts.items():
         own = sum(_split(t).get(status, 0) for t in report if t.is_parameter and t.status == status)
         percent = f"{own / report.parameters:.1%}" if report.parameters and status != "unexpected" else ""
         rows.append([status, str(tensors), f"{own:,}" if percent else "", percent, MEANINGS[status]])
     header = ["status", "tensors", "parameters", "share", "means"]
-    return section(title, drawn + table(header, rows, word_columns=(0,), text_columns=(4,)))
+    return section(title, drawn + table(header, rows, css="statuses", word_columns=(0,), text_columns=(4,)))
 
 
 def _by_layer(report: TransferReport) -> dict[str, dict[str, int]]:
@@ -173,8 +174,6 @@ def _status_figure(layers: Mapping[str, Mapping[str, int]]) -> go.Figure:
         list(layers),
         x="% of the parameters",
         barmode="stack",
-        showlegend=True,
-        legend={"traceorder": "normal"},
         xaxis={"range": [0, 100]},
     )
 
