@@ -406,7 +406,7 @@ class TestPrune:
         path = config(search=None, model={"class_path": "cli_nets.NoValidation"})
         AutoArchCLI(args=["prune", "--config", path, "--ckpt_path", "weights.pt"])
         said = capsys.readouterr().out
-        assert "before" not in said and "90.0%" in said
+        assert "val_loss" not in said and "90.0%" in said
 
     def test_fast_dev_run_writes_nothing(self, config: Write, trained: str, capsys: Any) -> None:
         args = ["prune", "--config", config(search=None), "--ckpt_path", trained, "--trainer.fast_dev_run", "true"]
@@ -534,7 +534,7 @@ class TestHelp:
     def test_lists_every_subcommand(self, capsys: Any) -> None:
         assert exit_code("--help") == 0
         listed = capsys.readouterr().out
-        for name in ("fit", "validate", "test", "predict", "search", "prune", "report", "demo"):
+        for name in ("fit", "validate", "test", "predict", "search", "prune", "transfer", "report", "demo"):
             assert f"\n    {name}  " in listed
 
     def test_of_search_explains_its_options(self, capsys: Any) -> None:

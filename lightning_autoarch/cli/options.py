@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
@@ -11,6 +11,7 @@ from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.callbacks.search import ArchitectureSearch
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.prune.schedule import CubicSparsity, SparsitySchedule
+from lightning_autoarch.transfer.thawing import Strategy
 
 ABOUT_OWN = {
     "search": "Search an architecture, write a config with it, train nothing afterwards.",
@@ -54,11 +55,12 @@ class _TransferOptions(TransferLearning):
 
     Args:
         checkpoint: a file, a directory, https:// or hf://owner/name; in the subcommand `transfer` also `--ckpt_path`.
+        strategy: full, linear_probe, lp_ft, gradual or lora.
     """
 
-    # Only for jsonargparse to read: a config names files, not modules.
-    def __init__(self, checkpoint: str | None = None, **kwargs: Any) -> None:
-        super().__init__(checkpoint, **kwargs)
+    # Only for jsonargparse to read: a config names files, not modules, and a wrong strategy is told in one line.
+    def __init__(self, checkpoint: str | None = None, *, strategy: str = "full", **kwargs: Any) -> None:
+        super().__init__(checkpoint, strategy=cast(Strategy, strategy), **kwargs)
 
 
 SECTIONS: dict[str, tuple[type[Callback], tuple[str | None, ...]]] = {  # the class, and where it means something

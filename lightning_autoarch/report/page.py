@@ -189,7 +189,8 @@ table.wide td.text { min-width: 13rem; }
 table.wide td.text:last-child { width: 58%; }
 table.wide td.word { min-width: 0; white-space: nowrap; }
 table.statuses td.word { white-space: nowrap; }
-table.tensors td.text { min-width: 12rem; } table.tensors td.text:last-child { width: auto; }
+table.tensors td.text { min-width: 12rem; } table.tensors td.word { min-width: 0; }
+table.tensors td.text:last-child { width: auto; }
 .legend { font-size: .875rem; max-width: none; } .legend span { margin-right: 1.2em; white-space: nowrap; }
 .legend i { display: inline-block; width: .8em; height: .8em; margin-right: .4em; border-radius: 2px; }
 table.ranks tbody tr:first-child { background: var(--best); }
