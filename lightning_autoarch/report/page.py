@@ -87,6 +87,16 @@ def nothing(sentence: str) -> str:
     return f'<p class="note">{sentence}</p>'
 
 
+def marked(sentence: str) -> str:
+    """A sentence as HTML, what stands in backticks as code.
+
+    >>> marked("`x` < 2")
+    '<code>x</code> &lt; 2'
+    """
+    parts = escape(sentence).split("`")
+    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+
+
 def tiles(cells: Sequence[tuple[str, str]]) -> str:
     """A number in large type (HTML) and below it what it is, for each."""
     drawn = "".join(f'<div class="tile"><b>{big}</b><span>{small}</span></div>' for big, small in cells)

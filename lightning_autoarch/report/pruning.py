@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lightning_autoarch.callbacks.prune.finetune import Layer, Pruned
 from lightning_autoarch.report.bars import bar_figure, bars, place_bars
-from lightning_autoarch.report.page import Plots, nothing, page, section, table, tiles
+from lightning_autoarch.report.page import Plots, marked, nothing, page, section, table, tiles
 from lightning_autoarch.report.plot import BLUE, FAINT, plain
 from lightning_autoarch.report.pruned import ALL, cost_rows, gone, layer_rows, total
 from lightning_autoarch.report.text import score, score_rows, seconds, size
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 MAX_SCORES = 3  # tiles
-TILED = ("on disk", "FLOPs", "latency")
+SPARSE = "on disk, as a sparse file"
+TILED = ("on disk", SPARSE, "FLOPs", "latency")
 Share = tuple[str, str, float]  # what, in words from what to what, what is left: 1.0 is all
 
 
@@ -110,9 +111,10 @@ def _shares(pruned: Pruned, sizes: Mapping[str, int]) -> list[Share]:
             shares.append((what, _arrow(say(before), say(after)), after / before if before else 1.0))
 
     dense = sizes.get("before", sizes.get("dense"))
-    if pruned.resized:
-        add("checkpoint", dense, sizes.get("dense"), size)
-    add("on disk", dense, sizes.get("sparse", sizes.get("dense")), size)
+    if pruned.resized or "sparse" not in sizes:
+        add("on disk", dense, sizes.get("dense"), size)
+    if pruned.layers:
+        add(SPARSE, dense, sizes.get("sparse"), size)
     if pruned.costs is not None:
         before, after = pruned.costs
         add("parameters", before.parameters, after.parameters, count)
@@ -144,7 +146,7 @@ def _costs(pruned: Pruned, sizes: Mapping[str, int], plots: Plots) -> str:
     rows += [[escape(cell) for cell in row] for row in score_rows(pruned.before, pruned.after)]
     if rows:
         body += table(["", "before", "after"], rows, word_columns=(0,))
-    body += "".join(nothing(_marked(note)) for note in pruned.notes)
+    body += "".join(nothing(marked(note)) for note in pruned.notes)
     return section("Before and after", body)
 
 
@@ -203,9 +205,3 @@ def _layers(title: str, of_what: str, layers: Sequence[Layer], plots: Plots) -> 
         title,
         place_bars(plots, drawn, title) + table(["layer", "before", "kept", "gone"], rows, text_columns=(0,)),
     )
-
-
-def _marked(note: str) -> str:
-    """A note with what stands in backticks as code."""
-    parts = escape(note).split("`")
-    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))

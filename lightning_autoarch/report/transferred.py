@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lightning_autoarch.callbacks.transfer.course import Block
 from lightning_autoarch.callbacks.transfer.finetune import FineTuned
 from lightning_autoarch.report.bars import bar_figure, bars, place_bars
-from lightning_autoarch.report.page import Plots, legend, nothing, page, section, table, tiles
+from lightning_autoarch.report.page import Plots, legend, marked, nothing, page, section, table, tiles
 from lightning_autoarch.report.plot import BLUE, GREEN, GREY, ORANGE, RED, plain
 from lightning_autoarch.report.text import columns, score, score_rows
 from lightning_autoarch.report.writing import check_plotly, destination, write
@@ -209,7 +209,7 @@ def _tensors(report: TransferReport) -> str:
             "" if tensor.source_shape == tensor.shape else _shape(tensor.source_shape),
             f"{tensor.taken / tensor.numel:.0%}" if tensor.numel and tensor.status in TAKEN else "",
             "" if tensor.source in (None, tensor.name) else f"<code>{escape(str(tensor.source))}</code>",
-            escape(tensor.reason),
+            marked(tensor.reason),
         ]
         for tensor in report
     ]

@@ -41,7 +41,7 @@ def test_masks_in_numbers_and_on_a_page(config: Callable[..., str], trained: str
     assert table["FLOPs"] == ["5.12k", "5.12k"]  # 2 x 16 samples x 160 weights
     assert table["FLOPs of weights not 0"] == ["5.12k", "512"]
     assert [cell.split()[1] in ("ms", "µs", "s") for cell in table["latency"]] == [True, True]
-    assert "of the first batch of the validation (16 x 4) on the CPU, 1 thread." in said
+    assert "of the first batch of the validation (16 x 4) on the CPU, 1 thread, dense and pruned in turns." in said
     assert "Zeros under masks make no forward faster" in said
     page = Path("pruned.html").read_text("utf-8")
     assert "90.0%</b><span>sparsity" in page and "net.0.0.weight" in page and "Content-Security-Policy" in page

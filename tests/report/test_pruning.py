@@ -37,7 +37,7 @@ def text(tmp_path: Path) -> str:
 def test_tiles_and_numbers(text: str) -> None:
     for big, small in (
         ("89.1%", "sparsity"),
-        ("5\xa0kB\xa0→ 900\xa0B", "on disk"),
+        ("5\xa0kB\xa0→ 900\xa0B", "on disk, as a sparse file"),
         ("2k", "FLOPs, as before"),
         ("2\xa0ms\xa0→ 2.1\xa0ms", "latency"),
         ("0.9\xa0→ 0.85", "val_acc"),
@@ -51,7 +51,7 @@ def test_pictures(text: str) -> None:
     costs, layers = figures(text)
     shares = dict(zip(costs["layout"]["yaxis"]["ticktext"], costs["data"][1]["x"], strict=True))
     assert shares == pytest.approx(
-        {"on disk": 18, "parameters": 100, "parameters not 0": 100 * 120 / 1020, "FLOPs": 100,
+        {"on disk, as a sparse file": 18, "parameters": 100, "parameters not 0": 100 * 120 / 1020, "FLOPs": 100,
          "FLOPs of weights not 0": 11, "latency": 105}
     )  # fmt: skip
     assert layers["data"][0]["x"] == pytest.approx([90, 0])

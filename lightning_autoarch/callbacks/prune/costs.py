@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_autoarch.prune.cost import flops_by_density, on_meta, seconds_of_each
+from lightning_autoarch.prune.cost import detached_copy, flops_by_density, on_meta, seconds_of_each
 from lightning_autoarch.training.forward import WAYS, call_of_example
 
 PATIENCE_SECONDS = 2.0  # for the forwards of both modules
@@ -109,6 +109,14 @@ def compared(
     return costs, notes
 
 
+def copied(module: LightningModule) -> tuple[list[LightningModule], list[str]]:  # none; why there is none
+    """A copy of the module as it is, where it can be copied."""
+    try:
+        return [detached_copy(module)], []  # type: ignore[list-item]
+    except Exception as error:  # whatever it holds that cannot be copied: a file, a lock
+        return [], [f"FLOPs and latency before are not known: the module cannot be copied ({_first_line(error)})."]
+
+
 def _inputs(trainer: Trainer, module: LightningModule, first: FirstBatch) -> tuple[Any, str]:
     """The first that the forward takes, and where it is from; None, and why there is none."""
     example = module.example_input_array
@@ -125,7 +133,8 @@ def _inputs(trainer: Trainer, module: LightningModule, first: FirstBatch) -> tup
         except Exception as error:  # the next way may fit; the last reason is told
             why = _first_line(error)
             continue
-        return inputs, f"FLOPs and latency are of a forward of {what}{_shapes(inputs)} on {_machine(module)}."
+        where = f"{what}{_shapes(inputs)} on {_machine(module)}"
+        return inputs, f"FLOPs and latency are of a forward of {where}, dense and pruned in turns."
     return None, (
         f"FLOPs and latency are not known: the forward does not take {what} ({why}). "
         "Set `self.example_input_array` in the module."

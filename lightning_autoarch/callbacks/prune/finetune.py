@@ -14,11 +14,10 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch import Tensor, nn
 
 from lightning_autoarch.callbacks.prune.channels import ChannelPruning
-from lightning_autoarch.callbacks.prune.costs import Costs, FirstBatch, compared, stored
+from lightning_autoarch.callbacks.prune.costs import Costs, FirstBatch, compared, copied, stored
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.scores import Scores, validated
 from lightning_autoarch.errors import CheckpointError
-from lightning_autoarch.prune.cost import detached_copy
 from lightning_autoarch.prune.optional import MissingPackageError
 from lightning_autoarch.prune.sparse_file import save_sparse
 from lightning_autoarch.transfer.checkpoint import read_checkpoint
@@ -79,19 +78,19 @@ def prune_trained(
 ) -> Pruned:
     """Validate, train on while pruning, validate again; parameters, FLOPs and latency before and after.
 
-    Keeps a copy of the dense module meanwhile.
+    Keeps a copy of the dense module meanwhile, to run both in turns at the end.
     """
-    dense: LightningModule = detached_copy(module)  # type: ignore[assignment]
+    (dense, unknown), was, sizes = copied(module), stored(module), _parameters(module)
     first = FirstBatch()
     with first.listening(trainer):
         before = validated(trainer, module, datamodule)
         trainer.fit(module, datamodule=datamodule)
     after = validated(trainer, module, datamodule)
     layers = tuple(_layers(trainer.callbacks))  # type: ignore[attr-defined]
-    resized = tuple(_resized(_parameters(dense), _parameters(module))) if recipes(trainer) else ()
-    (cost_before, cost_after), notes = compared(trainer, [dense, module], first)
-    notes += [MASKS_ARE_NOT_FAST] if layers else []
-    return Pruned(before, after, layers, resized, (cost_before, cost_after), tuple(notes))
+    resized = tuple(_resized(sizes, _parameters(module))) if recipes(trainer) else ()
+    costs, notes = compared(trainer, [*dense, module], first)
+    notes += unknown + ([MASKS_ARE_NOT_FAST] if layers else [])
+    return Pruned(before, after, layers, resized, (costs[0] if dense else was, costs[-1]), tuple(notes))
 
 
 def save_pruned(trainer: Trainer, path: Path) -> None:

@@ -140,6 +140,17 @@ def test_a_forward_that_takes_nothing(tmp_path: Path) -> None:
     assert result.notes[0].startswith("FLOPs and latency are not known: the forward does not take `example_input_arr")
 
 
+def test_a_module_that_cannot_be_copied(tmp_path: Path) -> None:
+    module = Shown()
+    module.log_file = (tmp_path / "log").open("w")  # held in no hyperparameter
+    result = pruned(tmp_path, module, MagnitudePruning(ConstantSparsity(0.5)))
+    module.log_file.close()
+    before, after = result.costs
+    assert before.flops is None and before.seconds is None and before.parameters == 97
+    assert after.nonzero == 57 and after.seconds is not None and after.seconds > 0
+    assert "the module cannot be copied (TypeError: " in result.notes[-2]
+
+
 def test_channels(tmp_path: Path) -> None:
     result = pruned(tmp_path, module := Shown(), ChannelPruning(share=0.5, at=0.0, round_to=4))
     (first, last), left = result.resized, module.net[0].out_features
