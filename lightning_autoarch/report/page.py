@@ -202,7 +202,8 @@ table.statuses td.word { white-space: nowrap; }
 table.tensors td.text { min-width: 12rem; } table.tensors td.word { min-width: 0; }
 table.tensors td.text:last-child { width: auto; }
 .legend { font-size: .875rem; max-width: none; } .legend span { margin-right: 1.2em; white-space: nowrap; }
-.legend i { display: inline-block; width: .8em; height: .8em; margin-right: .4em; border-radius: 2px; }
+.legend i { display: inline-block; width: .8em; height: .8em; margin-right: .4em;
+  border-radius: 2px; print-color-adjust: exact; }
 table.ranks tbody tr:first-child { background: var(--best); }
 .arch span { white-space: normal; margin-right: .9em; }
 .arch i { font-style: normal; color: var(--soft); margin-right: .35em; }
