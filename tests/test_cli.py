@@ -314,7 +314,8 @@ class TestPrune:
         [before] = L.Trainer(**TRAINER).validate(dense, datamodule=cli_nets.Data(), verbose=False)
         assert float(score[1]) == pytest.approx(before["val_loss"], rel=1e-3) and float(score[2]) > 0
         assert f"on disk  dense {Path('pruned.ckpt').stat().st_size / 1000:.3g} kB, sparse " in said
-        assert sorted(p.name for p in Path().iterdir()) == ["config.yaml", "dense.ckpt", "dense.yaml", "pruned.ckpt"]
+        written = ["config.yaml", "dense.ckpt", "dense.yaml", "pruned.ckpt", "pruned.html"]
+        assert sorted(p.name for p in Path().iterdir()) == written
         pruned = cli_nets.OwnOptimizer.load_from_checkpoint("pruned.ckpt")
         assert all(torch.equal(a, b) for a, b in zip(pruned.parameters(), cli.model.parameters(), strict=True))
         held = torch.load("pruned.ckpt", weights_only=True)
@@ -436,7 +437,7 @@ class TestPrune:
         path = config(search=None, model={"class_path": "cli_nets.NoValidation"})
         AutoArchCLI(args=["prune", "--config", path, "--ckpt_path", "weights.pt"])
         said = capsys.readouterr().out
-        assert "before" not in said and "90.0%" in said
+        assert "val_loss" not in said and "90.0%" in said
 
     def test_fast_dev_run_writes_nothing(self, config: Write, trained: str, capsys: Any) -> None:
         args = ["prune", "--config", config(search=None), "--ckpt_path", trained, "--trainer.fast_dev_run", "true"]
@@ -564,7 +565,7 @@ class TestHelp:
     def test_lists_every_subcommand(self, capsys: Any) -> None:
         assert exit_code("--help") == 0
         listed = capsys.readouterr().out
-        for name in ("fit", "validate", "test", "predict", "search", "prune", "report", "demo"):
+        for name in ("fit", "validate", "test", "predict", "search", "prune", "transfer", "report", "demo"):
             assert f"\n    {name}  " in listed
 
     def test_of_search_explains_its_options(self, capsys: Any) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,17 +45,43 @@ def flops_of(meta: nn.Module, example_inputs: Any) -> int:
     return int(counter.get_total_flops())
 
 
+def flops_by_density(
+    meta: nn.Module,
+    example_inputs: Any,
+    densities: Mapping[str, float],  # path of a module -> share of its weights that is not 0
+) -> tuple[int, int]:
+    """Of a forward, as `flops_of`: all, and those that multiply with a weight other than 0.
+
+    The second is what kernels could save that pass over zeros; those of torch do not.
+    """
+    root = type(meta).__name__
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call(meta, inputs_on_meta(example_inputs))
+    counted = counter.get_flop_counts()
+    spared = sum(sum(counted.get(f"{root}.{path}", {}).values()) * (1 - d) for path, d in densities.items())
+    whole = int(counter.get_total_flops())
+    return whole, whole - round(spared)
+
+
 def seconds_of(module: nn.Module, example_inputs: Any, runs: int = 15) -> float:
     """The median of some forwards in eval mode, on the device and with the threads that there are."""
-    times = []
-    with torch.no_grad(), _eval_mode(module):
+    return seconds_of_each([module], example_inputs, runs)[0]
+
+
+def seconds_of_each(modules: Sequence[nn.Module], example_inputs: Any, runs: int = 15) -> list[float]:
+    """As `seconds_of`, in turns: what else the machine does slows down all alike."""
+    times: list[list[float]] = [[] for _ in modules]
+    with torch.no_grad(), ExitStack() as modes:
+        for module in modules:
+            modes.enter_context(_eval_mode(module))
         for _ in range(runs + 2):
-            _wait(example_inputs)
-            start = time.perf_counter()
-            call(module, example_inputs)
-            _wait(example_inputs)
-            times.append(time.perf_counter() - start)
-    return statistics.median(times[2:])
+            for module, own in zip(modules, times, strict=True):
+                _wait(example_inputs)
+                start = time.perf_counter()
+                call(module, example_inputs)
+                _wait(example_inputs)
+                own.append(time.perf_counter() - start)
+    return [statistics.median(own[2:]) for own in times]
 
 
 def call(module: nn.Module, example_inputs: Any) -> Any:

@@ -2,12 +2,13 @@
 
     study or file ─► source (opened, never made) ─► facts (a `Record`) ─► sections (words, tables, figures) ─► page
 
-The page needs no network: plotly.js stands in it once.
+A pruning and a transfer have a page each, of the same looks: `write_pruning_report`, `write_transfer_report`.
+
+A page needs no network: plotly.js stands in it once.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +16,22 @@ from typing import TYPE_CHECKING
 from lightning_autoarch.report import influence, overview, progress, ranking, size, surrogate
 from lightning_autoarch.report.facts import read_record
 from lightning_autoarch.report.page import Plots, page
+from lightning_autoarch.report.pruning import write_pruning_report
 from lightning_autoarch.report.source import ReportError, open_study, study_file
+from lightning_autoarch.report.transferred import write_transfer_report
+from lightning_autoarch.report.writing import check_plotly, destination, write
 
 if TYPE_CHECKING:
     from optuna import Study
 
-__all__ = ["ReportError", "open_study", "render_report", "write_report"]
+__all__ = [
+    "ReportError",
+    "open_study",
+    "render_report",
+    "write_pruning_report",
+    "write_report",
+    "write_transfer_report",
+]
 
 SECTIONS = (
     overview.summary,
@@ -57,22 +68,17 @@ def write_report(
     Raises:
         ReportError: the study cannot be read, `path` is the study itself, or plotly is not installed.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "report.html"
+    path = destination(path, "report.html")
     source = study_file(study)
     if source is not None and path.exists() and source.exists() and path.samefile(source):
         raise ReportError(f"The report would overwrite the study `{source}`: give another output path.")
     text = render_report(study, study_name=study_name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode("utf-8", errors="replace"))
-    return path
+    return write(path, text)
 
 
 def render_report(study: Study | str | os.PathLike[str], *, study_name: str | None = None) -> str:
     """The report of a study as the text of an HTML page; see `write_report`."""
-    if importlib.util.find_spec("plotly") is None:
-        raise ReportError('A report needs plotly: pip install "lightning-autoarch[report]"')
+    check_plotly()
     record, plots = read_record(open_study(study, study_name=study_name)), Plots()
     body = "\n".join(section(record, plots) for section in SECTIONS)
     return page(record.name, body, plots)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_autoarch.report.facts import Record
-from lightning_autoarch.report.page import Plots, nothing, section, table
+from lightning_autoarch.report.page import Plots, nothing, section, table, tiles
 from lightning_autoarch.search.leaderboard import (
     architecture_of,
     count,
@@ -87,16 +87,15 @@ def as_yaml(value: Mapping[str, Any]) -> str:
 
 def _tiles(record: Record, best: FrozenTrial) -> str:
     params, flops = real(best.user_attrs.get("params")), real(best.user_attrs.get("flops"))
-    tiles = [
+    cells = [
         (score_text(best), f"best {escape(record.score)}"),
         (f"{len(record.ranked)} of {len(record.trials)}", "trials complete"),
         (duration(record.seconds), "training time of all trials"),
     ]
     if params is not None:
         work = f", {count(flops)} FLOPs" if flops is not None else ""
-        tiles.append((count(params), f"parameters in the best{work}"))
-    drawn = "".join(f'<div class="tile"><b>{big}</b><span>{small}</span></div>' for big, small in tiles)
-    return f'<div class="tiles">{drawn}</div>'
+        cells.append((count(params), f"parameters in the best{work}"))
+    return tiles(cells)
 
 
 def _winner(best: FrozenTrial) -> str:

@@ -6,6 +6,7 @@ request, so that neither plotly nor a text that slipped through could make one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,30 @@ def nothing(sentence: str) -> str:
     return f'<p class="note">{sentence}</p>'
 
 
+def marked(sentence: str) -> str:
+    """A sentence as HTML, what stands in backticks as code.
+
+    >>> marked("`x` < 2")
+    '<code>x</code> &lt; 2'
+    """
+    parts = escape(sentence).split("`")
+    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+
+
+def tiles(cells: Sequence[tuple[str, str]]) -> str:
+    """A number in large type (HTML) and below it what it is, for each."""
+    drawn = "".join(f'<div class="tile"><b>{big}</b><span>{small}</span></div>' for big, small in cells)
+    return f'<div class="tiles">{drawn}</div>'
+
+
+def legend(
+    entries: Sequence[tuple[str, str]],  # name, colour
+) -> str:
+    """What the colours of a figure mean: above it, as wide as the page is."""
+    keys = "".join(f'<span><i style="background:{colour}"></i>{escape(name)}</span>' for name, colour in entries)
+    return f'<p class="legend">{keys}</p>'
+
+
 def table(
     header: list[str],  # escaped, without tags
     rows: list[list[str]],  # cells are HTML
@@ -159,6 +184,7 @@ pre { background: var(--card); border-radius: 8px; padding: 14px 16px; margin: 0
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 16px; }
 .pair > * { min-width: 0; }
 .plot { width: 100%; }
+.plot + .scroll, .scroll + .scroll { margin-top: .8rem; }
 .plot text:not(.hoverlayer text) { fill: var(--ink) !important; }
 .scroll { overflow-x: auto; }
 .tall { max-height: 44rem; overflow-y: auto; border-bottom: 1px solid var(--line); }
@@ -172,6 +198,12 @@ th.text, td.text { text-align: left; white-space: normal; overflow-wrap: anywher
 table.wide td.text { min-width: 13rem; }
 table.wide td.text:last-child { width: 58%; }
 table.wide td.word { min-width: 0; white-space: nowrap; }
+table.statuses td.word { white-space: nowrap; }
+table.tensors td.text { min-width: 12rem; } table.tensors td.word { min-width: 0; }
+table.tensors td.text:last-child { width: auto; }
+.legend { font-size: .875rem; max-width: none; } .legend span { margin-right: 1.2em; white-space: nowrap; }
+.legend i { display: inline-block; width: .8em; height: .8em; margin-right: .4em;
+  border-radius: 2px; print-color-adjust: exact; }
 table.ranks tbody tr:first-child { background: var(--best); }
 .arch span { white-space: normal; margin-right: .9em; }
 .arch i { font-style: normal; color: var(--soft); margin-right: .35em; }

@@ -1,15 +1,20 @@
-"""What pruning did, as a short table: the sparsity of each layer, the scores before and after, the size on disk."""
+"""What pruning did, as a short table: the sparsity of each layer, costs and scores before and after, size on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from lightning_autoarch.callbacks.prune.costs import Costs
 from lightning_autoarch.callbacks.prune.finetune import Layer, Pruned
+from lightning_autoarch.report.text import columns, score_rows, seconds, size
+from lightning_autoarch.search.leaderboard import count
+
+ALL = "all of them"
 
 
 def pruned_table(
     pruned: Pruned,
-    sizes: Mapping[str, int],  # of a file, in words -> bytes
+    sizes: Mapping[str, int],  # of a file, in words -> bytes, as `sizes_on_disk` returns them
 ) -> str:
     """Some lines of text.
 
@@ -22,37 +27,57 @@ def pruned_table(
     <BLANKLINE>
     on disk  dense 4.1 kB
     """
-    parts = [_columns([("layer", "weights", "kept", "sparsity"), *_rows(pruned.layers)])]
-    if pruned.before or pruned.after:
-        parts.append(_columns([("", "before", "after"), *_scores(pruned)]))
-    parts.append("on disk  " + ", ".join(f"{what} {_bytes(size)}" for what, size in sizes.items()))
-    return "\n\n".join(parts)
+    parts = []
+    if pruned.resized:
+        parts.append(columns([("layer", "parameters", "kept", "removed"), *layer_rows(pruned.resized)]))
+    if pruned.layers or not pruned.resized:
+        parts.append(columns([("layer", "weights", "kept", "sparsity"), *layer_rows(pruned.layers)]))
+    rows = [*cost_rows(pruned), *score_rows(pruned.before, pruned.after)]
+    if rows:
+        parts.append(columns([("", "before", "after"), *rows]))
+    named = {what: sizes[what] for what in ("before", "dense", "sparse") if what in sizes}
+    if named.get("before") == named.get("dense"):
+        named.pop("before", None)
+    parts.append("on disk  " + ", ".join(f"{what} {size(n)}" for what, n in named.items()))
+    return "\n\n".join([*parts, *(["\n".join(pruned.notes)] if pruned.notes else [])])
 
 
-def _rows(layers: Sequence[Layer]) -> list[tuple[str, ...]]:
-    whole = Layer("all of them", sum(layer.n_weights for layer in layers), sum(layer.n_kept for layer in layers))
+def layer_rows(layers: Sequence[Layer]) -> list[tuple[str, ...]]:
+    """Name, numbers, kept, share that is gone; of several the sum in a last row."""
+    sums = [total(layers)] if len(layers) > 1 else []
     return [
-        (layer.name, f"{layer.n_weights:,}", f"{layer.n_kept:,}", f"{1 - layer.n_kept / max(1, layer.n_weights):.1%}")
-        for layer in (*layers, *([whole] if len(layers) > 1 else []))
+        (layer.name, f"{layer.n_weights:,}", f"{layer.n_kept:,}", f"{gone(layer):.1%}") for layer in (*layers, *sums)
     ]
 
 
-def _scores(pruned: Pruned) -> list[tuple[str, ...]]:
-    names = {**pruned.before, **pruned.after}
-    return [(name, *(_number(scores.get(name)) for scores in (pruned.before, pruned.after))) for name in names]
+def total(layers: Sequence[Layer]) -> Layer:
+    """All layers together."""
+    return Layer(ALL, sum(layer.n_weights for layer in layers), sum(layer.n_kept for layer in layers))
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def gone(layer: Layer) -> float:
+    """The share that is not kept."""
+    return 1 - layer.n_kept / max(1, layer.n_weights)
 
 
-def _columns(rows: Sequence[tuple[str, ...]]) -> str:
-    """The first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+def cost_rows(pruned: Pruned) -> list[tuple[str, str, str]]:
+    """What, before, after; only what is known, and of what is not 0 only where zeros are."""
+    if pruned.costs is None:
+        return []
+    before, after = pruned.costs
+    zeros = after.nonzero < after.parameters
+    rows = [("parameters", f"{before.parameters:,}", f"{after.parameters:,}")]
+    if zeros:
+        rows.append(("parameters not 0", f"{before.nonzero:,}", f"{after.nonzero:,}"))
+    rows.append(("FLOPs", *_both(before, after, "flops")))
+    if zeros:
+        rows.append(("FLOPs of weights not 0", *_both(before, after, "nonzero_flops")))
+    rows.append(("latency", *_both(before, after, "seconds")))
+    return [row for row in rows if row[1] or row[2]]
 
 
-def _bytes(size: int) -> str:
-    scale, unit = next((s, u) for s, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")) if size >= s or s == 1)
-    return f"{size / scale:.3g} {unit}"
+def _both(before: Costs, after: Costs, what: str) -> tuple[str, str]:
+    say = seconds if what == "seconds" else count
+    values = (getattr(before, what), getattr(after, what))
+    first, second = ("" if value is None else say(value) for value in values)
+    return first, second

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 MAX_ROWS = 200
+_FAMILIES = (
+    "Parent: the trial whose weights it started from, and the share of its parameters that came from there. In all: "
+    "the epochs that its weights have seen, those of the parents included."
+)
 MAX_REASON = 240  # characters; an error can be a page long
 
 
@@ -48,7 +52,7 @@ def leaderboard(record: Record, plots: Plots) -> str:
     body = nothing("No trial is complete.")
     if rows:
         body = table(header, rows, css="wide ranks", text_columns=(len(header) - 1,)) + _more(len(record.ranked))
-        body += _block_legend(best)
+        body += _block_legend(best) + (nothing(_FAMILIES) if families else "")
     others = record.of("pruned", "failed", "infeasible", "running", "duplicate", "refused")
     if others:
         body += "<h3>Not ranked</h3>" + _not_ranked(others[:MAX_ROWS], step_word(record)) + _more(len(others))

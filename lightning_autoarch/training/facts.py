@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.space import Architecture, architecture_key
 from lightning_autoarch.training.data import TrialData, split_architecture
+from lightning_autoarch.training.forward import WAYS, Arguments, call_of_example
 from lightning_autoarch.training.module import ModuleBuilder
 
 Constraint = Callable[[Architecture], bool]
@@ -40,7 +41,7 @@ class Facts:
         self._builder, self._data, self._flops = builder, data, flops
         self._known: dict[str, dict[str, float]] = {}
         self._batch: Any = None
-        self._arguments_of: Callable[[Any], tuple[tuple[Any, ...], dict[str, Any]]] | None = None
+        self._arguments_of: Callable[[Any], Arguments] | None = None
 
     def of(self, architecture: Architecture) -> dict[str, float]:
         """`params`, `layers` (modules without children), a count `layers.Kind` of each kind, and `flops` if measured.
@@ -89,7 +90,7 @@ class Facts:
     def _count_flops(self, module: LightningModule, example: Any) -> int:
         module.eval()
         if example is not None:
-            arguments = _to_meta(_call_of_example(example))
+            arguments = _to_meta(call_of_example(example))
             return _flops_of(module, *arguments)
         if self._arguments_of is not None:
             return _flops_of(module, *_to_meta(self._arguments_of(self._first_batch(module))))
@@ -98,7 +99,7 @@ class Facts:
     def _count_flops_by_trying(self, module: LightningModule) -> int:
         """Find how a batch becomes `forward`'s arguments; the way that works is kept."""
         reasons: list[str] = []
-        for arguments_of in (_batch_first, _batch_as_keywords, _batch_whole):
+        for arguments_of in WAYS:
             try:
                 arguments = arguments_of(self._first_batch(module))
                 flops = _flops_of(module, *_to_meta(arguments))
@@ -192,29 +193,6 @@ def _flops_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return int(counter.get_total_flops())
 
 
-def _to_meta(arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    moved: tuple[tuple[Any, ...], dict[str, Any]] = tree_map(
-        lambda leaf: leaf.to("meta") if isinstance(leaf, torch.Tensor) else leaf, arguments
-    )
+def _to_meta(arguments: Arguments) -> Arguments:
+    moved: Arguments = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, torch.Tensor) else leaf, arguments)
     return moved
-
-
-def _call_of_example(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """As Lightning calls `forward` with `example_input_array`."""
-    if isinstance(example, tuple):
-        return example, {}
-    if isinstance(example, dict):
-        return (), example
-    return (example,), {}
-
-
-def _batch_first(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return (batch[0],), {}
-
-
-def _batch_as_keywords(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return (), dict(batch)
-
-
-def _batch_whole(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return (batch,), {}

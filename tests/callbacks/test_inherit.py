@@ -183,7 +183,7 @@ class TestRecord:
         assert "parent" in header and "in all" in header
         assert any(f"#{trials[2].user_attrs['parent']} 100%" in line for line in lines)
         page = write_report(callback.study, tmp_path / "report.html").read_text("utf-8")  # type: ignore[arg-type]
-        assert "<th" in page and "in all" in page
+        assert "<th" in page and "in all" in page and "In all: the epochs that its weights have seen" in page
 
     def test_not_shown_where_there_are_none(self, tmp_path: Path) -> None:
         callback = search(inherit=None, n_trials=2)

@@ -12,6 +12,16 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
+TRAINER = {
+    "max_epochs": 2,
+    "accelerator": "cpu",
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
 
 class Net(L.LightningModule):
     """Gets its optimizer from the config."""
@@ -39,6 +49,13 @@ class OwnOptimizer(Net):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class Called(OwnOptimizer):
+    """With a forward of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)  # type: ignore[no-any-return]
 
 
 class NoValidation(L.LightningModule):

@@ -3,6 +3,7 @@
 from lightning_autoarch.callbacks.prune.channels import ChannelPruning
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.dynamic import SET, RigL
+from lightning_autoarch.callbacks.prune.finetune import Pruned, prune_trained, sizes_on_disk
 from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.callbacks.prune.regularization import GroupLasso, L1Regularization, L2Regularization
 from lightning_autoarch.callbacks.prune.semi_structured import SemiStructuredPruning
@@ -15,6 +16,9 @@ __all__ = [
     "L1Regularization",
     "L2Regularization",
     "MagnitudePruning",
+    "Pruned",
     "RigL",
     "SemiStructuredPruning",
+    "prune_trained",
+    "sizes_on_disk",
 ]

@@ -7,23 +7,27 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_autoarch.callbacks.prune.channels import ChannelPruning
+from lightning_autoarch.callbacks.prune.costs import Costs, FirstBatch, compared, copied, stored
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
+from lightning_autoarch.callbacks.scores import Scores, validated
 from lightning_autoarch.errors import CheckpointError
 from lightning_autoarch.prune.optional import MissingPackageError
 from lightning_autoarch.prune.sparse_file import save_sparse
 from lightning_autoarch.transfer.checkpoint import read_checkpoint
 
-Scores = Mapping[str, float]  # what validation logged; empty where there is none
+MASKS_ARE_NOT_FAST = "Zeros under masks make no forward faster: torch multiplies with them too. They make files small."
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A target of pruning: how many of its weights are kept."""
+    """How many numbers of a layer, or of a target of pruning, are kept."""
 
     name: str
     n_weights: int
@@ -32,11 +36,22 @@ class Layer:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What came of it."""
+    """What came of it.
+
+    Attributes:
+        before, after: what validation logged.
+        layers: targets under masks.
+        resized: parameters of each layer, where channels were removed.
+        costs: of the dense module and of the pruned one; None: not measured.
+        notes: how that was measured, in sentences.
+    """
 
     before: Scores
     after: Scores
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer, ...] = ()
+    resized: tuple[Layer, ...] = ()
+    costs: tuple[Costs, Costs] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load_weights(module: LightningModule, path: str | Path) -> None:
@@ -59,23 +74,58 @@ def load_weights(module: LightningModule, path: str | Path) -> None:
 def prune_trained(
     trainer: Trainer,  # with pruning callbacks
     module: LightningModule,
-    datamodule: LightningDataModule | None,
+    datamodule: LightningDataModule | None = None,
 ) -> Pruned:
-    """Validate, train on while pruning, validate again."""
-    before = _validated(trainer, module, datamodule)
-    trainer.fit(module, datamodule=datamodule)
-    after = _validated(trainer, module, datamodule)
-    return Pruned(before, after, tuple(_layers(trainer.callbacks)))  # type: ignore[attr-defined]
+    """Validate, train on while pruning, validate again; parameters, FLOPs and latency before and after.
+
+    Keeps a copy of the dense module meanwhile, to run both in turns at the end.
+    """
+    (dense, unknown), was, sizes = copied(module), stored(module), _parameters(module)
+    first = FirstBatch()
+    with first.listening(trainer):
+        before = validated(trainer, module, datamodule)
+        trainer.fit(module, datamodule=datamodule)
+    after = validated(trainer, module, datamodule)
+    layers = tuple(_layers(trainer.callbacks))  # type: ignore[attr-defined]
+    resized = tuple(_resized(sizes, _parameters(module))) if recipes(trainer) else ()
+    costs, notes = compared(trainer, [*dense, module], first)
+    notes += unknown + ([MASKS_ARE_NOT_FAST] if layers else [])
+    return Pruned(before, after, layers, resized, (costs[0] if dense else was, costs[-1]), tuple(notes))
 
 
-def sizes_on_disk(module: LightningModule, checkpoint: Path) -> dict[str, int]:
-    """Of a checkpoint, and of its weights in a `.sparse.safetensors` file where safetensors is installed; bytes."""
+def save_pruned(trainer: Trainer, path: Path) -> None:
+    """Weights and hyperparameters; where channels were removed also the recipe, which `load_pruned` needs."""
+    trainer.save_checkpoint(path, weights_only=True)
+    removed = recipes(trainer)
+    if removed and trainer.is_global_zero:
+        content = torch.load(path, map_location="cpu", weights_only=False)  # just written
+        torch.save({**content, "callbacks": removed}, path)
+    trainer.strategy.barrier()
+
+
+def sizes_on_disk(
+    module: LightningModule,
+    checkpoint: Path,
+    dense: Costs | None = None,  # of the module before
+) -> dict[str, int]:
+    """Of a checkpoint, and of its weights in a `.sparse.safetensors` file where safetensors is installed; bytes.
+
+    "before" is what the checkpoint would take with the weights of `dense`.
+    """
     sizes = {"dense": checkpoint.stat().st_size}
+    if dense is not None:
+        sizes["before"] = sizes["dense"] + dense.size - stored(module).size
     with tempfile.TemporaryDirectory() as directory, contextlib.suppress(MissingPackageError):
         file = Path(directory) / "weights.sparse.safetensors"
         save_sparse(module.state_dict(), file)
         sizes["sparse"] = file.stat().st_size
     return sizes
+
+
+def recipes(trainer: Trainer) -> dict[str, Any]:
+    """What callbacks that remove channels hold for a checkpoint, by their key."""
+    found = [cb for cb in trainer.callbacks if isinstance(cb, ChannelPruning)]  # type: ignore[attr-defined]
+    return {callback.state_key: callback.state_dict() for callback in found if callback.recipe}
 
 
 def _layers(callbacks: Iterable[Callback]) -> Iterator[Layer]:
@@ -84,11 +134,11 @@ def _layers(callbacks: Iterable[Callback]) -> Iterator[Layer]:
             yield from (Layer(name, mask.numel, mask.count()) for name, mask in callback.masks.items())
 
 
-def _validated(trainer: Trainer, module: LightningModule, datamodule: LightningDataModule | None) -> Scores:
-    source = module if datamodule is None else datamodule
-    if not is_overridden("validation_step", module) or not is_overridden("val_dataloader", source):
-        return {}
-    scores: dict[str, float] = {}
-    for logged in trainer.validate(module, datamodule=datamodule, verbose=False):
-        scores |= logged
-    return scores
+def _parameters(module: nn.Module) -> dict[str, int]:
+    """Of each layer that has some of its own."""
+    own = {path: [p.numel() for p in layer.parameters(recurse=False)] for path, layer in module.named_modules()}
+    return {path or "(itself)": sum(numels) for path, numels in own.items() if numels}
+
+
+def _resized(before: Mapping[str, int], after: Mapping[str, int]) -> Iterator[Layer]:
+    yield from (Layer(name, n, after.get(name, 0)) for name, n in before.items())

@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.outer import checkpoint_path, is_rebuilt_later, is_trial
 from lightning_autoarch.callbacks.prune.steps import loss_scale, optimizers_of
+from lightning_autoarch.callbacks.transfer.course import Block, described
 from lightning_autoarch.callbacks.transfer.ddp import check_strategy, wrap_again
 from lightning_autoarch.callbacks.transfer.freezing import Freezing
 from lightning_autoarch.callbacks.transfer.groups import add_missing, check_each_once, split_groups
@@ -82,6 +83,7 @@ class TransferLearning(Callback):
 
     Attributes:
         report: what was taken over; None without `checkpoint`, and where the fit goes on from another one.
+        blocks: how each block of layers is trained, from the input to the output; empty before a fit.
 
     Raises:
         TransferError, CheckpointError: in `setup`, with the module as it was, for everything that can be known by then.
@@ -124,6 +126,7 @@ class TransferLearning(Callback):
             probe_epochs=probe_epochs, head=head, reinit=reinit, l2_sp=l2_sp, lora={} if lora is None else lora,
         )  # fmt: skip
         self.report: TransferReport | None = None
+        self.blocks: tuple[Block, ...] = ()
         self._start: dict[str, Tensor] = {}  # of L2-SP
         self._epochs: int | None = None  # that the plan is made for
         self._begun = False
@@ -185,6 +188,8 @@ class TransferLearning(Callback):
             self._go_on(before)
         elif not self._has_weights(pl_module) and checkpoint_path(trainer)[0] is None:
             self._take_over(trainer, pl_module, plan)
+            if self.report is not None and not is_trial(trainer):
+                rank_zero_info(str(self.report))
         if self.recipe.strategy == "lora":
             add_lora(pl_module, plan.blocks[-1], self.recipe.lora)
             plan = Plan.of(self.recipe, pl_module)
@@ -193,6 +198,17 @@ class TransferLearning(Callback):
         self._fit = _Fit(plan, Freezing(pl_module, plan.names.parameters, thaw))
         self._fit.freezing.prepare()
 
+    def take_over(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the weights over before a fit, which then trains the module as it is: to validate what it starts from.
+
+        Raises:
+            TransferError, CheckpointError: as `setup` does.
+        """
+        _call_configure_model(trainer)
+        if not self._has_weights(pl_module):
+            self._take_over(trainer, pl_module, Plan.of(self.recipe, pl_module))
+            self._taken_by = weakref.ref(next(pl_module.parameters()))
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._fit is not None
         self._fit.plan.check_same(pl_module)
@@ -200,6 +216,7 @@ class TransferLearning(Callback):
         self._epochs = planned_epochs(trainer) if state is None else state["epochs"]
         self._start = self._start if state is None else dict(state["start"])
         self._fit.freezing.thaw = self._fit.plan.thaw(self._epochs)
+        self.blocks = described(self._fit.plan, self._fit.freezing.thaw)
         self._begun = True
         self._group(trainer, self._fit)
         if self.recipe.l2_sp is not None:
@@ -258,8 +275,6 @@ class TransferLearning(Callback):
             self.report = take_over(
                 module, plan.names, self.checkpoint, reinit=plan.reinit, head=plan.head, **self.matching
             )
-            if not is_trial(trainer):
-                rank_zero_info(str(self.report))
         else:
             reset_parameters(module, plan.names, plan.reinit)
         if self.recipe.l2_sp is not None:

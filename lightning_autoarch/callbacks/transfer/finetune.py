@@ -1,0 +1,74 @@
+"""Fine-tuning of what is known: weights are taken over, validated, trained on as `TransferLearning` says, validated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+
+from lightning_autoarch.callbacks.scores import Scores, validated
+from lightning_autoarch.callbacks.transfer.course import Block
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
+from lightning_autoarch.callbacks.transfer.lora import merge_lora
+from lightning_autoarch.errors import TransferError
+from lightning_autoarch.transfer.report import TransferReport
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What came of it.
+
+    Attributes:
+        report: what was taken over; None where the module came with its weights.
+        before: what validation logged with the weights taken over, before any training.
+        after: the same after it.
+        blocks: how each block of layers was trained.
+    """
+
+    report: TransferReport | None
+    before: Scores
+    after: Scores
+    blocks: tuple[Block, ...] = ()
+
+
+def fine_tune(
+    trainer: Trainer,  # with a TransferLearning
+    module: LightningModule,
+    datamodule: LightningDataModule | None = None,
+) -> FineTuned:
+    """Take weights over, validate, train, validate again. Adapters are merged into the weights at the end.
+
+    Raises:
+        TransferError: no TransferLearning among the callbacks, or as it raises.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    transfer = _only_one(callbacks)
+    earlier = _Earlier(transfer)
+    callbacks.insert(0, earlier)
+    try:
+        before = validated(trainer, module, datamodule)
+        trainer.fit(module, datamodule=datamodule)
+    finally:
+        callbacks.remove(earlier)
+    after = validated(trainer, module, datamodule)
+    if transfer.recipe.strategy == "lora":
+        merge_lora(module)
+    return FineTuned(transfer.report, before, after, transfer.blocks)
+
+
+class _Earlier(Callback):
+    """Lets a validation before the fit see the weights that the fit starts from."""
+
+    def __init__(self, transfer: TransferLearning) -> None:
+        self._transfer = transfer
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._transfer.take_over(trainer, pl_module)
+
+
+def _only_one(callbacks: Sequence[Callback]) -> TransferLearning:
+    found = [callback for callback in callbacks if isinstance(callback, TransferLearning)]
+    if len(found) != 1:
+        raise TransferError(f"Expected one TransferLearning among the Trainer's callbacks, got {len(found)}.")
+    return found[0]

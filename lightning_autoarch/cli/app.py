@@ -1,0 +1,115 @@
+"""`AutoArchCLI`: LightningCLI with the subcommands `search`, `prune` and `transfer`, and their sections in a config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lightning_autoarch.callbacks.search import ArchitectureSearch
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
+from lightning_autoarch.cli.ends import INTERRUPTED, check_installed, in_short
+from lightning_autoarch.cli.optimizers import WithLateOptimizers
+from lightning_autoarch.cli.options import ABOUT_OWN, add_options, add_sections
+from lightning_autoarch.cli.prune import PruneCommand
+from lightning_autoarch.cli.search import SearchCommand, first_search
+from lightning_autoarch.cli.transfer import TransferCommand
+from lightning_autoarch.errors import SearchError
+
+_USAGE = "%(prog)s [--config FILE] [--KEY VALUE ...]"  # jsonargparse's own names every key: 70 lines before each error
+_OF_OTHERS: dict[str, tuple[type[Callback], ...]] = {  # what a subcommand leaves out of `trainer.callbacks`
+    "prune": (ArchitectureSearch, TransferLearning),  # what the checkpoint holds is searched and fine-tuned already
+    "transfer": (ArchitectureSearch,),
+}
+
+
+class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimizers):
+    """LightningCLI whose `fit` searches first if the config has `search:`, with the subcommand `search` for that alone.
+
+    With `prune:` in the config training prunes; the subcommand `prune` does so from a checkpoint on. With `transfer:`
+    it starts from a checkpoint; the subcommand `transfer` does so and says what was taken over.
+
+    Takes what LightningCLI takes. Optimizers and schedulers of the config are made anew for each candidate. An error of
+    this package ends the program with one line, with `JSONARGPARSE_DEBUG=true` in a traceback.
+
+    Raises:
+        SystemExit: with 2 for a wrong config, 1 for a search or fit that failed, 130 for Ctrl-C.
+
+    Example::
+
+        # train.py; python train.py search --config config.yaml && python train.py fit --config best.yaml
+        AutoArchCLI(MyModule, MyData)
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        check_installed()
+        self._runs = False
+        self._building: str | None = None  # the subcommand whose parser is being built; None with `run=False`
+        with in_short(lambda: self._runs):
+            super().__init__(*args, **kwargs)
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        add_sections(parser, self._building)
+        super().add_core_arguments_to_parser(parser)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        callbacks = kwargs.get("callbacks", self._get(self.config_init, "trainer", default={}).get("callbacks"))
+        others = callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
+        others = [
+            callback for callback in others if not isinstance(callback, _OF_OTHERS.get(self.subcommand or "", ()))
+        ]
+        search = self._configured_search()
+        made = [search, self._configured_transfer(others), self._configured_pruning(others)]
+        if isinstance(search, ArchitectureSearch):
+            if first_search(others) is not None:
+                raise SearchError("There are two searches: give `search:` or the callback, not both.")
+            # The same command again is how a search resumes: its config.yaml is there already.
+            self.save_config_kwargs = {"overwrite": True, **self.save_config_kwargs}
+        if callbacks is not None or any(made):
+            kwargs["callbacks"] = [*filter(None, made), *others]
+        if self.subcommand in ABOUT_OWN:
+            self.save_config_callback = None  # they write something of their own
+        return super().instantiate_trainer(**kwargs)
+
+    def _setup_parser_kwargs(self, parser_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        main, subcommands = super()._setup_parser_kwargs(parser_kwargs)
+        subcommands |= {name: main.pop(name) for name in ABOUT_OWN if name in main}
+        return main, subcommands
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        super()._add_subcommands(parser, **kwargs)
+        for name, about in ABOUT_OWN.items():
+            self._building = name
+            own = self.init_parser(**{"description": about, "usage": _USAGE, **kwargs.get(name, {})})
+            self._subcommand_method_arguments[name] = add_options(name, own)
+            self._add_arguments(own)
+            self._subcommand_parsers[name] = own
+            list_subcommand(parser, name, own, about)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        self._building = subcommand
+        return super()._prepare_subcommand_parser(klass, subcommand, **{"usage": _USAGE, **kwargs})
+
+    def _parse_ckpt_path(self) -> None:
+        subcommand = self.config.get("subcommand")
+        if subcommand == "prune":
+            self._take_hyperparameters()
+        elif subcommand != "transfer":  # there the model is the config's: a new one
+            super()._parse_ckpt_path()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            if subcommand in ABOUT_OWN:
+                getattr(self, subcommand)(**self._prepare_subcommand_kwargs(subcommand))
+            else:
+                self._runs = True
+                super()._run_subcommand(subcommand)
+        except SystemExit as exit_:  # what Lightning makes of Ctrl-C
+            raise SystemExit(INTERRUPTED if self.trainer.interrupted else exit_.code) from None
+
+
+def list_subcommand(parser: LightningArgumentParser, name: str, own: LightningArgumentParser, about: str) -> None:
+    """Let the help of the program list a subcommand."""
+    assert parser._subcommands_action is not None
+    parser._subcommands_action.add_subcommand(name, own, help=about)

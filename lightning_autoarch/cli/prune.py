@@ -1,0 +1,92 @@
+"""The subcommand `prune`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningCLI
+
+from lightning_autoarch.callbacks.prune.channels import ChannelPruning
+from lightning_autoarch.callbacks.prune.finetune import (
+    load_weights,
+    prune_trained,
+    recipes,
+    save_pruned,
+    sizes_on_disk,
+)
+from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
+from lightning_autoarch.callbacks.prune.masked import MaskedTraining
+from lightning_autoarch.cli.options import SECTIONS, SPARSITY, StandIn
+from lightning_autoarch.cli.pages import page_path, write_page
+from lightning_autoarch.cli.sections import differs, hyperparameters, top_level
+from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.prune.schedule import CubicSparsity
+from lightning_autoarch.report.pruned import pruned_table
+from lightning_autoarch.report.pruning import write_pruning_report
+from lightning_autoarch.transfer.checkpoint import read_checkpoint
+
+
+class PruneCommand(LightningCLI):
+    """LightningCLI with `prune`, and with `prune:` in its configs."""
+
+    _runs: bool
+
+    def prune(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str = "",
+        output: str = "pruned.ckpt",
+        report: str | None = None,
+    ) -> None:
+        """Load weights, train on while pruning, say what came of it, save a plain checkpoint.
+
+        Args:
+            model: pruned.
+            datamodule: its data.
+            ckpt_path: where its weights are.
+            output: the checkpoint to write: weights and hyperparameters, zeros where it is pruned.
+            report: the HTML page to write; None: beside `output`; empty: none.
+        """
+        load_weights(model, ckpt_path)
+        page = page_path(report, output)
+        self._runs = True
+        pruned = prune_trained(self.trainer, model, datamodule)
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            print(f"fast_dev_run: one batch was trained; {output} is not written.")
+            return
+        save_pruned(self.trainer, Path(output))
+        if not self.trainer.is_global_zero:
+            return
+        sizes = sizes_on_disk(model, Path(output), pruned.costs[0] if pruned.costs else None)
+        print(f"{pruned_table(pruned, sizes)}\n\nWrote {output}")
+        if recipes(self.trainer):
+            print(f'Its channels are fewer: load it by `load_pruned({type(model).__name__}(...), "{output}")`.')
+        write_page(page, lambda path: write_pruning_report(pruned, path, sizes=sizes, title=type(model).__name__))
+
+    def _configured_pruning(self, others: Sequence[Callback]) -> Callback | None:
+        given = top_level(self._get(self.config, "prune"))
+        if self.subcommand not in SECTIONS["prune"][1]:
+            return StandIn("prune") if given else None
+        masked = any(isinstance(callback, MaskedTraining) for callback in others)
+        there = masked or any(isinstance(callback, ChannelPruning) for callback in others)
+        if differs("prune", given, self._parser(self.subcommand)):
+            if masked:
+                raise PruneValueError("There are two pruning callbacks: give `prune:` or the callback, not both.")
+        elif there or self.subcommand != "prune":
+            return None
+        options = top_level(self._get(self.config_init, "prune"))
+        return MagnitudePruning(**{**options, "schedule": options["schedule"] or CubicSparsity(SPARSITY)})
+
+    def _take_hyperparameters(self) -> None:
+        """The model's arguments are those of the checkpoint."""
+        given = self.config["prune"]
+        read_checkpoint(given["ckpt_path"])  # says in one line what is wrong with it
+        arguments = hyperparameters(Path(given["ckpt_path"]))
+        if not arguments:
+            return
+        where = arguments.pop("_class_path", (given.get("model") or {}).get("class_path"))
+        model = arguments if where is None else {"class_path": where, "dict_kwargs": arguments}
+        self.config = self.parser.parse_object({"prune": {"model": model}}, self.config)

@@ -1,0 +1,142 @@
+"""The subcommand `search`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningCLI, instantiate_class
+from lightning.pytorch.utilities.exceptions import _TunerExitException
+
+from lightning_autoarch.callbacks.joint.families import FAMILIES
+from lightning_autoarch.callbacks.joint.names import as_config, changes
+from lightning_autoarch.callbacks.joint.pair import the_one
+from lightning_autoarch.callbacks.search import ArchitectureSearch
+from lightning_autoarch.cli.options import FITTING, StandIn
+from lightning_autoarch.cli.sections import differs, is_a, top_level
+from lightning_autoarch.cli.winner import near, where_study, with_arguments, writable, write_config
+from lightning_autoarch.errors import SearchError
+from lightning_autoarch.training.data import split_architecture
+
+
+class SearchCommand(LightningCLI):
+    """LightningCLI with `search`, and with `search:` in its configs."""
+
+    _runs: bool
+
+    def search(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        output: str = "best.yaml",
+    ) -> None:
+        """Search an architecture, write a config with it, train nothing afterwards.
+
+        Run again, it continues, up to `search.n_trials`.
+
+        Args:
+            model: searched.
+            datamodule: its data.
+            output: the config to write; `fit` takes it.
+        """
+        search, path = self._search_of(self.trainer), writable(Path(output))
+        self._runs = True
+        self.trainer.callbacks.insert(0, _StopBeforeTraining())  # type: ignore[attr-defined]
+        self.trainer.fit(model, datamodule=datamodule)
+        assert search.study is not None
+        assert search.best_architecture is not None
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            print(f"fast_dev_run: one trial ran; {path} is not written.")
+            return
+        winner = f"trial #{search.state_dict()['trial']}, {search.monitor} {search.best_score:.6g}"
+        config = self._best_config(search.best_architecture)
+        write_config(path, config, f"study `{search.study.study_name}`, {winner}")
+        self._say_where(search, path)
+
+    def _configured_search(self) -> Callback | None:
+        given = top_level(self._get(self.config, "search"))
+        if self.subcommand not in FITTING:
+            return StandIn("search") if given else None
+        if not differs("search", given, self._parser(self.subcommand)):
+            return None
+        for name in ("space", "monitor"):
+            if given.get(name) is None:
+                raise SearchError(f"`search.{name}` is missing: a search needs `space` and `monitor`.")
+        options = dict(self._get(self.config_init, "search"))
+        if isinstance(options["folds"], dict) and "class_path" in options["folds"]:
+            options["folds"] = instantiate_class((), options["folds"])
+        return ArchitectureSearch(**options)
+
+    def _search_of(self, trainer: Trainer) -> ArchitectureSearch:
+        search = first_search(trainer.callbacks)  # type: ignore[attr-defined]
+        if search is None:
+            raise SearchError("Nothing to search: give the config a section `search:` with `space` and `monitor`.")
+        if search.factory is not None:
+            raise SearchError(
+                "`search` writes a config of the module's own arguments, which `factory` need not have: use `fit`."
+            )
+        return search
+
+    def _best_config(self, architecture: Mapping[str, Any]) -> dict[str, Any]:
+        """The config of this run, without the search and with the winner's arguments."""
+        import yaml
+
+        parser = self._parser(self.subcommand)
+        given = self.config[self.subcommand]
+        config: dict[str, Any] = yaml.safe_load(parser.dump(given, skip_default=True))
+        seed = given.get("seed_everything")
+        config = {"seed_everything": seed, **{k: v for k, v in config.items() if k not in ("search", "output")}}
+        if callbacks := (config.get("trainer") or {}).get("callbacks"):
+            config["trainer"]["callbacks"] = [c for c in callbacks if not is_a(c, ArchitectureSearch)]
+        module, data = split_architecture(dict(architecture))
+        for key, arguments in (("model", module), ("data", data)):
+            if arguments:
+                config[key] = with_arguments(config.get(key) or {}, given[key], arguments)
+        self._write_callbacks(config, architecture)
+        return config
+
+    def _write_callbacks(self, config: dict[str, Any], architecture: Mapping[str, Any]) -> None:
+        """Put the winner's parameters of callbacks, `prune.*` and `transfer.*`, where the config has the callbacks."""
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        for family in FAMILIES:
+            parameters = family.part(architecture)
+            found = the_one(family, callbacks, "the Trainer's callbacks", list(parameters)) if parameters else None
+            if found is None:
+                continue
+            written = as_config(changes(found, parameters))
+            listed = [c for c in (config.get("trainer") or {}).get("callbacks") or () if is_a(c, type(found))]
+            if listed:
+                listed[0]["init_args"] = {**(listed[0].get("init_args") or {}), **written}
+            else:
+                config[family.section] = {**(config.get(family.section) or {}), **written}
+
+    @property
+    def _program(self) -> str:
+        return f"python {name}" if (name := Path(sys.argv[0]).name).endswith(".py") else name
+
+    def _say_where(self, search: ArchitectureSearch, path: Path) -> None:
+        assert search.study is not None
+        directory = Path(search.directory or Path(self.trainer.default_root_dir) / "autoarch" / search.study.study_name)
+        winner = search.study.trials[search.state_dict()["trial"]]
+        rows = {
+            "winner's config": f"{path}   (train it: {self._program} fit --config {shlex.quote(str(path))})",
+            "its weights": near(winner.user_attrs["checkpoint"]) if "checkpoint" in winner.user_attrs else None,
+            "study": where_study(search.storage or directory / "study.db", search.study.study_name),
+        }
+        print("\n".join(f"  {name:<15}  {value}" for name, value in rows.items() if value is not None))
+
+
+def first_search(callbacks: Sequence[Callback]) -> ArchitectureSearch | None:
+    """The first search among callbacks."""
+    return next((callback for callback in callbacks if isinstance(callback, ArchitectureSearch)), None)
+
+
+class _StopBeforeTraining(Callback):
+    """Ends a fit where Lightning's own tuners end it."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        raise _TunerExitException

@@ -1,0 +1,47 @@
+"""What of a section was given, and what a config or a checkpoint says of a class."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.cli import LightningArgumentParser
+
+
+def top_level(section: Any) -> dict[str, Any]:
+    """The keys of a section and what they hold; a Namespace of jsonargparse iterates over the keys below them too."""
+    return {} if section is None else dict(section if isinstance(section, Mapping) else vars(section))
+
+
+def differs(section: str, given: Mapping[str, Any], parser: LightningArgumentParser) -> bool:
+    """Whether anything was given: a config that was parsed twice has lists where a default is a tuple."""
+    defaults = {name: parser.get_default(f"{section}.{name}") for name in given}
+    return any(value != defaults[name] and value != _as_list(defaults[name]) for name, value in given.items())
+
+
+def hyperparameters(path: Path) -> dict[str, Any]:
+    """The model's in a Lightning checkpoint; none in a file of weights alone, or where they are more than data."""
+    if not (path.is_file() and zipfile.is_zipfile(path)):
+        return {}
+    try:
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError:
+        return {}
+    return {k: v for k, v in dict(checkpoint.get("hyper_parameters") or {}).items() if k != "_instantiator"}
+
+
+def is_a(callback: Mapping[str, Any], kind: type[Callback]) -> bool:
+    """Whether an entry of `trainer.callbacks` in a config is of this class."""
+    module, _, name = str(callback.get("class_path", "")).rpartition(".")
+    cls = getattr(importlib.import_module(module), name, None) if module else None
+    return isinstance(cls, type) and issubclass(cls, kind)
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,55 @@
+"""The config that a search writes, and where what it found lies."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_autoarch.errors import SearchError
+
+_MARK = "# Written by the subcommand `search`"
+
+
+def with_arguments(written: dict[str, Any], given: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `model` or `data` of a config with other arguments."""
+    if "class_path" not in given:
+        return {**written, **arguments}
+    section = {"class_path": given["class_path"], **written}
+    known = given.get("init_args") or {}
+    for name, value in arguments.items():
+        where = "init_args" if name in known else "dict_kwargs"
+        section[where] = {**(section.get(where) or {}), name: value}
+    return section
+
+
+def writable(path: Path) -> Path:
+    """Where the config may be written: found out before the search, not after it."""
+    if path.exists() and not path.read_text("utf-8", errors="replace").startswith(_MARK):
+        raise SearchError(f"`{path}` was not written by `search` and is left alone: give another `--output`.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_config(path: Path, config: Mapping[str, Any], origin: str) -> None:
+    """Write a config with a first line that says where it comes from."""
+    import yaml
+
+    path.write_text(f"{_MARK}: {origin}.\n{yaml.safe_dump(dict(config), sort_keys=False)}", "utf-8")
+
+
+def near(path: str | Path) -> str:
+    """A path as seen from here, where that is shorter."""
+    return min(str(path), os.path.relpath(path), key=len)
+
+
+def where_study(storage: Any, name: str) -> str:
+    """A file or URL and the command that shows it; no storage object, and no password."""
+    place = os.fspath(storage) if isinstance(storage, str | os.PathLike) else ""
+    is_url = "://" in place
+    if not place or (is_url and "@" in place):
+        return f"`{name}` in its storage"
+    shown = place if is_url else near(place)
+    return f"{shown}   (see it: autoarch report {shlex.quote(shown)})"
