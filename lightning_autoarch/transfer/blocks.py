@@ -12,8 +12,8 @@ What cannot be a block alone joins the one before it, or where there is none the
 (a norm, a scale), and parameters that an opened module has itself (a class token, position embeddings), which are added
 to its input. Embeddings side by side (of tokens, of positions) are one block. A tied parameter belongs to the first of
 its places. So a ViT is: patches and tokens, each encoder layer (with the last norm), head; ResNet-18 is: stem, 8
-residual blocks, head. The block of the head is put on top, wherever it is registered; of an output layer that shares its
-matrix with another (an embedding) that matrix and the bias are the head, and the rest of the other's block stays.
+residual blocks, head. The block of the head is put on top, wherever it is registered. Where the output layer shares its
+matrix with another, as with an embedding, that matrix and the bias are the head; the rest of the other's block stays.
 """
 
 from __future__ import annotations
