@@ -1,8 +1,8 @@
 """What a candidate shows before training: parameters, FLOPs, layers; and the limits set on them.
 
-Counted on the meta device, where nothing is computed and no memory is taken. (Counted on a CPU an LSTM shows 0 FLOPs,
-because its fused kernel hides its matrix products: a limit would fail silently.) FLOPs are those of torch's
-`FlopCounterMode`: two per multiply-add, of one forward pass of the example.
+Counted on the meta device, where nothing is computed and no memory is taken; a candidate whose forward looks at values
+is built once more and run. FLOPs are those of torch's `FlopCounterMode`: two per multiply-add, of one forward pass of the
+example (`prune.cost.count_flops`).
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import nn
-from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_autoarch.errors import SearchError
+from lightning_autoarch.prune.cost import count_flops, inputs_on_meta
 from lightning_autoarch.search.space import Architecture, architecture_key
 from lightning_autoarch.training.data import TrialData, split_architecture
 from lightning_autoarch.training.module import ModuleBuilder
 
 Constraint = Callable[[Architecture], bool]
 Check = Callable[[Architecture], str | None]
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]  # positional, by keyword
 
 
 class Facts:
@@ -40,7 +39,7 @@ class Facts:
         self._builder, self._data, self._flops = builder, data, flops
         self._known: dict[str, dict[str, float]] = {}
         self._batch: Any = None
-        self._arguments_of: Callable[[Any], tuple[tuple[Any, ...], dict[str, Any]]] | None = None
+        self._arguments_of: Callable[[Any], Arguments] | None = None
 
     def of(self, architecture: Architecture) -> dict[str, float]:
         """`params`, `layers` (modules without children), a count `layers.Kind` of each kind, and `flops` if measured.
@@ -76,8 +75,10 @@ class Facts:
         params = None if uninitialised else _count_parameters(module)  # before "meta", which parts tied parameters
         module = module.to("meta")
         facts: dict[str, float] = {}
-        if self._flops or uninitialised or (self._flops is None and example is not None):
-            facts["flops"] = self._count_flops(module, example)
+        if self._flops or uninitialised:
+            facts["flops"] = self._count_flops(architecture, module, example)
+        elif self._flops is None and example is not None:
+            facts |= self._flops_if_it_runs(architecture, module, example)
         kinds = Counter(type(child).__name__ for child in module.modules() if not list(child.children()))
         return {
             "params": _count_parameters(module) if params is None else params,
@@ -86,22 +87,36 @@ class Facts:
             **facts,
         }
 
-    def _count_flops(self, module: LightningModule, example: Any) -> int:
-        module.eval()
-        if example is not None:
-            arguments = _to_meta(_call_of_example(example))
-            return _flops_of(module, *arguments)
-        if self._arguments_of is not None:
-            return _flops_of(module, *_to_meta(self._arguments_of(self._first_batch(module))))
-        return self._count_flops_by_trying(module)
+    def _flops_if_it_runs(self, architecture: Architecture, meta: LightningModule, example: Any) -> dict[str, float]:
+        """Nothing where the example does not fit: that is no reason not to know the parameters."""
+        try:
+            return {"flops": self._count_flops(architecture, meta, example)}
+        except Exception:
+            return {}
 
-    def _count_flops_by_trying(self, module: LightningModule) -> int:
+    def _count_flops(self, architecture: Architecture, meta: LightningModule, example: Any) -> int:
+        meta.eval()
+        if example is not None:
+            return self._flops_of(architecture, meta, _call_of_example(example))
+        if self._arguments_of is not None:
+            return self._flops_of(architecture, meta, self._arguments_of(self._first_batch(meta)))
+        return self._count_flops_by_trying(architecture, meta)
+
+    def _flops_of(self, architecture: Architecture, meta: LightningModule, arguments: Arguments) -> int:
+        try:
+            args, kwargs = inputs_on_meta(arguments)
+            return count_flops(meta, *args, **kwargs)
+        except RuntimeError:  # the same as without the meta device, or it looks at values, which are not there
+            module = self._builder.build(architecture)
+            module.configure_model()
+            return count_flops(module.eval(), *arguments[0], **arguments[1])
+
+    def _count_flops_by_trying(self, architecture: Architecture, meta: LightningModule) -> int:
         """Find how a batch becomes `forward`'s arguments; the way that works is kept."""
         reasons: list[str] = []
         for arguments_of in (_batch_first, _batch_as_keywords, _batch_whole):
             try:
-                arguments = arguments_of(self._first_batch(module))
-                flops = _flops_of(module, *_to_meta(arguments))
+                flops = self._flops_of(architecture, meta, arguments_of(self._first_batch(meta)))
             except Exception as error:  # the next way may fit; all reasons are reported
                 reasons.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
                 continue
@@ -186,20 +201,7 @@ def _count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _flops_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(*args, **kwargs)
-    return int(counter.get_total_flops())
-
-
-def _to_meta(arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    moved: tuple[tuple[Any, ...], dict[str, Any]] = tree_map(
-        lambda leaf: leaf.to("meta") if isinstance(leaf, torch.Tensor) else leaf, arguments
-    )
-    return moved
-
-
-def _call_of_example(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _call_of_example(example: Any) -> Arguments:
     """As Lightning calls `forward` with `example_input_array`."""
     if isinstance(example, tuple):
         return example, {}
@@ -208,13 +210,13 @@ def _call_of_example(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (example,), {}
 
 
-def _batch_first(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _batch_first(batch: Any) -> Arguments:
     return (batch[0],), {}
 
 
-def _batch_as_keywords(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _batch_as_keywords(batch: Any) -> Arguments:
     return (), dict(batch)
 
 
-def _batch_whole(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _batch_whole(batch: Any) -> Arguments:
     return (batch,), {}
