@@ -1,8 +1,8 @@
 """What a candidate shows before training: parameters, FLOPs, layers; and the limits set on them.
 
 Counted on the meta device, where nothing is computed and no memory is taken; a candidate whose forward looks at values
-is built once more and run. FLOPs are those of torch's `FlopCounterMode`: two per multiply-add, of one forward pass of the
-example (`prune.cost.count_flops`).
+is built once more and run. FLOPs are those of torch's `FlopCounterMode`: two per multiply-add, of one forward pass of
+the example (`prune.cost.count_flops`).
 """
 
 from __future__ import annotations

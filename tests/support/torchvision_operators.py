@@ -1,8 +1,8 @@
 """torchvision beside a torch that its wheel was not built for: PyPI's are for torch with CUDA.
 
 Its compiled operators do not load then. Nets need none of them (they are about boxes), but importing torchvision
-describes two to torch, and fails where they are not there; and so does all that imports it: torchmetrics, Lightning, timm.
-Declared, they can be described.
+describes two to torch, and fails where they are not there; and so does all that imports it: torchmetrics, Lightning,
+timm. Declared, they can be described.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ def add_lora(module: nn.Module, head: Collection[str], options: Mapping[str, Any
         return False
     names = Names(module)
     trained = [names.parameters[name] for name in head if names.parameters[name].requires_grad]
-    config = peft.LoraConfig(**{"target_modules": _linear_layers(module, names, head), **options})
+    named = {} if "target_modules" in options else {"target_modules": _linear_layers(module, names, head)}
+    config = peft.LoraConfig(**named, **options)
     with warnings.catch_warnings():  # peft finds out by itself which way round a weight lies, and says so
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to ")
         peft.inject_adapter_in_model(config, module)
