@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-ENDS = re.compile(r"(^|\.)(out_proj|proj|o_proj|c_proj|proj_out|linear2|fc2|down_proj|wo|w2)$")
+ENDS = re.compile(r"(^|\.)(out_proj|proj|o_proj|c_proj|proj_out|linear2|fc2|down_proj|wo|w2|output\.dense)$")
 SIDE = 6  # of an image to try a block with
 
 Values = dict[str, Tensor]

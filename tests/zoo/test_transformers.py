@@ -156,11 +156,15 @@ class TestFineTuned:
     def test_layer_decay_counts_from_the_head_to_the_embeddings(self) -> None:
         module = Wrapped(vit(), images())
         trainer = fit(module, images(), TransferLearning(vit(), layer_decay=0.5), max_epochs=1)
-        rates = {id(p): group["lr"] for group in trainer.optimizers[0].param_groups for p in group["params"]}
-        net = module.model
-        depths = [net.vit.embeddings.position_embeddings, net.vit.layers[0], net.vit.layers[1], net.classifier]
-        found = [{rates[id(p)] for p in ([d] if isinstance(d, nn.Parameter) else d.parameters())} for d in depths]
-        assert found == [{0.05 * 0.5**depth} for depth in (3, 2, 1, 0)]
+        groups = trainer.optimizers[0].param_groups
+        names = {id(p): name for name, p in module.named_parameters()}
+        found = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+        rates = {lr: {name for name, its in found.items() if its == lr} for lr in found.values()}
+        first, second, third, fourth = (rates[0.05 * 0.5**depth] for depth in (3, 2, 1, 0))
+        assert len(rates) == 4 and all("embeddings" in name for name in first)
+        assert any("position_embeddings" in name for name in first) and any("cls_token" in name for name in first)
+        assert all(".0." in name for name in second) and all(".0." not in name for name in third)
+        assert fourth == {"model.classifier.weight", "model.classifier.bias"}
 
     def test_of_tied_embeddings_the_positions_are_not_the_head(self) -> None:
         module = Wrapped(transformers.BertForMaskedLM(bert_config()), tokens())
