@@ -12,6 +12,9 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import hypothesis
 import pytest
 import torch
+from torchvision_operators import declare_missing
+
+declare_missing()  # before Lightning, which imports torchvision where it is installed
 
 import lightning_autoarch
 from lightning_autoarch.prune import _ops

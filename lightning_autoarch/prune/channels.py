@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from lightning_autoarch.errors import did_you_mean
 from lightning_autoarch.prune.amounts import real
-from lightning_autoarch.prune.cost import Cost, cost_of, detached_copy, inputs_on_meta, on_meta
+from lightning_autoarch.prune.cost import Cost, cheap_copy, cost_of, detached_copy
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.targets import Patterns, plain_name
 from lightning_autoarch.prune.units import Norm, Scores, UnitScope, kept_units, unit_scores
@@ -177,7 +177,7 @@ class _Search:
             copied = detached_copy(self._module)
             remove_channels_(copied, self._inputs, keep)
             return cost_of(copied, self._inputs, latency=True)
-        copied, inputs = on_meta(self._module), inputs_on_meta(self._inputs)
+        copied, inputs = cheap_copy(self._module, self._inputs)
         remove_channels_(copied, inputs, keep)
         return cost_of(copied, inputs)
 

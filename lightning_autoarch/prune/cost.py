@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,32 +36,48 @@ def cost_of(module: nn.Module, example_inputs: Any, *, latency: bool = False) ->
     """Parameters and FLOPs, and seconds where `latency`; the module is left as it is."""
     parameters = sum(parameter.numel() for parameter in module.parameters())
     seconds = seconds_of(module, example_inputs) if latency else None
-    return Cost(parameters, flops_of(on_meta(module), example_inputs), seconds)
+    copied, inputs = cheap_copy(module, example_inputs)
+    return Cost(parameters, count_flops(call, copied, inputs), seconds)
 
 
-def flops_of(meta: nn.Module, example_inputs: Any) -> int:
-    """Of a forward of a module on the meta device, where every kind of layer is made of operations that are counted."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        call(meta, inputs_on_meta(example_inputs))
+def count_flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
+    """Of a call, without gradients. The same on every device: kernels that hide their matrix products are not taken."""
+    with torch.no_grad(), _composed(), FlopCounterMode(display=False) as counter:
+        function(*args, **kwargs)
     return int(counter.get_total_flops())
 
 
 def flops_by_density(
-    meta: nn.Module,
+    module: nn.Module,
     example_inputs: Any,
     densities: Mapping[str, float],  # path of a module -> share of its weights that is not 0
 ) -> tuple[int, int]:
-    """Of a forward, as `flops_of`: all, and those that multiply with a weight other than 0.
+    """Of a forward: all, as in `cost_of`, and those that multiply with a weight other than 0.
 
     The second is what kernels could save that pass over zeros; those of torch do not.
     """
-    root = type(meta).__name__
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        call(meta, inputs_on_meta(example_inputs))
+    copied, inputs = cheap_copy(module, example_inputs)
+    root = type(copied).__name__
+    with torch.no_grad(), _composed(), FlopCounterMode(display=False) as counter:
+        call(copied, inputs)
     counted = counter.get_flop_counts()
     spared = sum(sum(counted.get(f"{root}.{path}", {}).values()) * (1 - d) for path, d in densities.items())
     whole = int(counter.get_total_flops())
     return whole, whole - round(spared)
+
+
+def cheap_copy(module: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
+    """A copy in eval mode that a forward can be tried with, and its inputs: without memory, on the meta device.
+
+    Where a forward looks at values, as language models do for padding, there are none to look at: then as it is.
+    """
+    meta, inputs = detached_copy(module).to("meta").eval(), inputs_on_meta(example_inputs)
+    try:
+        with torch.no_grad():
+            call(meta, inputs)
+    except RuntimeError:  # what else may be wrong with the forward shows again where the copy is used
+        return detached_copy(module).eval(), example_inputs
+    return meta, inputs
 
 
 def seconds_of(module: nn.Module, example_inputs: Any, runs: int = 15) -> float:
@@ -97,14 +114,23 @@ def detached_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, {} if trainer is None else {id(trainer): None})
 
 
-def on_meta(module: nn.Module) -> nn.Module:
-    """A copy in eval mode with shapes but no memory."""
-    return detached_copy(module).to("meta").eval()
-
-
 def inputs_on_meta(example_inputs: Any) -> Any:
     """With every tensor replaced by its shape."""
     return tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, example_inputs)
+
+
+@contextmanager
+def _composed() -> Iterator[None]:
+    """Recurrent layers, attention and encoder layers of torch made of operations that are counted."""
+    onednn, fast = torch.backends.mkldnn.enabled, torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.backends.cudnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mkldnn.enabled = onednn
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager

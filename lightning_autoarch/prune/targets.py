@@ -1,5 +1,8 @@
 """Which weights are pruned: those of layers that multiply by a matrix, or what patterns name.
 
+Beside torch's own layers that is any with a matrix called `weight` that is no norm: such as `Conv1D` of transformers,
+of which GPT-2 is made.
+
 A pattern is a shell-style glob (`fnmatch`) over dotted names. `encoder.*.weight` names parameters; a pattern that names
 a module, `encoder` or `encoder.layers.*`, stands for the weights of the layers in it. Biases and normalisation are
 pruned only where a pattern names the parameter itself. What `torch.compile` puts into a name, `_orig_mod`, is left out.
@@ -28,6 +31,7 @@ LAYERS = (
     nn.RNNBase,
     nn.RNNCellBase,
 )
+NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 PREFIXES = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
@@ -39,7 +43,7 @@ def find_targets(
     Args:
         module: any module.
         targets: patterns of what is pruned; None: the weights of every Linear, convolution, embedding,
-            MultiheadAttention and recurrent layer that require a gradient.
+            MultiheadAttention and recurrent layer, and of others alike, that require a gradient.
         exclude: patterns of what is not.
 
     Returns:
@@ -113,6 +117,15 @@ class _Names:
                 for name, _ in child.named_parameters(recurse=False):
                     if name.startswith(PREFIXES):
                         yield plain_name(f"{raw}.{name}".lstrip("."))
+            elif _has_matrix(child):
+                yield plain_name(f"{raw}.weight".lstrip("."))
+
+
+def _has_matrix(layer: nn.Module) -> bool:
+    weight = layer._parameters.get("weight")
+    if weight is None or isinstance(weight, UninitializedParameter) or isinstance(layer, NORMS):
+        return False
+    return sum(size > 1 for size in weight.shape) > 1  # (1, C, 1, 1) is a scale
 
 
 def _listed(patterns: Patterns, argument: str) -> list[str]:

@@ -1,8 +1,8 @@
 """What a candidate shows before training: parameters, FLOPs, layers; and the limits set on them.
 
-Counted on the meta device, where nothing is computed and no memory is taken. (Counted on a CPU an LSTM shows 0 FLOPs,
-because its fused kernel hides its matrix products: a limit would fail silently.) FLOPs are those of torch's
-`FlopCounterMode`: two per multiply-add, of one forward pass of the example.
+Counted on the meta device, where nothing is computed and no memory is taken; a candidate whose forward looks at values
+is built once more and run. FLOPs are those of torch's `FlopCounterMode`: two per multiply-add, of one forward pass of
+the example (`prune.cost.count_flops`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import nn
-from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_autoarch.errors import SearchError
+from lightning_autoarch.prune.cost import count_flops, inputs_on_meta
 from lightning_autoarch.search.space import Architecture, architecture_key
 from lightning_autoarch.training.data import TrialData, split_architecture
 from lightning_autoarch.training.forward import WAYS, Arguments, call_of_example
@@ -77,8 +75,10 @@ class Facts:
         params = None if uninitialised else _count_parameters(module)  # before "meta", which parts tied parameters
         module = module.to("meta")
         facts: dict[str, float] = {}
-        if self._flops or uninitialised or (self._flops is None and example is not None):
-            facts["flops"] = self._count_flops(module, example)
+        if self._flops or uninitialised:
+            facts["flops"] = self._count_flops(architecture, module, example)
+        elif self._flops is None and example is not None:
+            facts |= self._flops_if_it_runs(architecture, module, example)
         kinds = Counter(type(child).__name__ for child in module.modules() if not list(child.children()))
         return {
             "params": _count_parameters(module) if params is None else params,
@@ -87,22 +87,36 @@ class Facts:
             **facts,
         }
 
-    def _count_flops(self, module: LightningModule, example: Any) -> int:
-        module.eval()
-        if example is not None:
-            arguments = _to_meta(call_of_example(example))
-            return _flops_of(module, *arguments)
-        if self._arguments_of is not None:
-            return _flops_of(module, *_to_meta(self._arguments_of(self._first_batch(module))))
-        return self._count_flops_by_trying(module)
+    def _flops_if_it_runs(self, architecture: Architecture, meta: LightningModule, example: Any) -> dict[str, float]:
+        """Nothing where the example does not fit: that is no reason not to know the parameters."""
+        try:
+            return {"flops": self._count_flops(architecture, meta, example)}
+        except Exception:
+            return {}
 
-    def _count_flops_by_trying(self, module: LightningModule) -> int:
+    def _count_flops(self, architecture: Architecture, meta: LightningModule, example: Any) -> int:
+        meta.eval()
+        if example is not None:
+            return self._flops_of(architecture, meta, call_of_example(example))
+        if self._arguments_of is not None:
+            return self._flops_of(architecture, meta, self._arguments_of(self._first_batch(meta)))
+        return self._count_flops_by_trying(architecture, meta)
+
+    def _flops_of(self, architecture: Architecture, meta: LightningModule, arguments: Arguments) -> int:
+        try:
+            args, kwargs = inputs_on_meta(arguments)
+            return count_flops(meta, *args, **kwargs)
+        except RuntimeError:  # the same as without the meta device, or it looks at values, which are not there
+            module = self._builder.build(architecture)
+            module.configure_model()
+            return count_flops(module.eval(), *arguments[0], **arguments[1])
+
+    def _count_flops_by_trying(self, architecture: Architecture, meta: LightningModule) -> int:
         """Find how a batch becomes `forward`'s arguments; the way that works is kept."""
         reasons: list[str] = []
         for arguments_of in WAYS:
             try:
-                arguments = arguments_of(self._first_batch(module))
-                flops = _flops_of(module, *_to_meta(arguments))
+                flops = self._flops_of(architecture, meta, arguments_of(self._first_batch(meta)))
             except Exception as error:  # the next way may fit; all reasons are reported
                 reasons.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
                 continue
@@ -187,12 +201,3 @@ def _count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _flops_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(*args, **kwargs)
-    return int(counter.get_total_flops())
-
-
-def _to_meta(arguments: Arguments) -> Arguments:
-    moved: Arguments = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, torch.Tensor) else leaf, arguments)
-    return moved

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-LAYERS = (nn.Linear, *CONVOLUTIONS)
-ENDS = re.compile(r"(^|\.)(out_proj|proj|o_proj|c_proj|proj_out|linear2|fc2|down_proj|wo|w2)$")
+ENDS = re.compile(r"(^|\.)(out_proj|proj|o_proj|c_proj|proj_out|linear2|fc2|down_proj|wo|w2|output\.dense)$")
 SIDE = 6  # of an image to try a block with
 
 Values = dict[str, Tensor]
@@ -84,7 +83,7 @@ def identity_values(extra: ExtraBlock) -> Values | None:
 
 
 def _candidates(extra: ExtraBlock) -> Iterator[Values]:
-    layers = {name: layer for name, layer in extra.block.named_modules() if isinstance(layer, LAYERS)}
+    layers = {name: layer for name, layer in extra.block.named_modules() if _has_matrix(layer)}
     norms = {name: norm for name, norm in extra.block.named_modules() if isinstance(norm, NORMS)}
     affine = {name: norm for name, norm in norms.items() if isinstance(norm.weight, Tensor)}
     if len(layers) == 1 and not norms and extra.in_sequence:
@@ -98,6 +97,12 @@ def _candidates(extra: ExtraBlock) -> Iterator[Values]:
     ends = {name: layer for name, layer in layers.items() if ENDS.search(name)}
     if len(ends) > 1:
         yield _zeros(ends)
+
+
+def _has_matrix(layer: nn.Module) -> bool:
+    """Whether it is a linear layer or a convolution, also one of somebody else's (`Conv1D` of transformers)."""
+    weight = layer._parameters.get("weight")
+    return weight is not None and weight.dim() > 1 and not isinstance(layer, (nn.Embedding, *NORMS))
 
 
 def _unit(name: str, layer: nn.Module) -> Iterator[Values]:

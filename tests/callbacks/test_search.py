@@ -350,6 +350,32 @@ class TestLimits:
         for trial in callback.study.trials:
             assert trial.user_attrs["flops"] == 2 * 16 * (4 + 1) * trial.params["width"] <= 1280
 
+    @pytest.mark.parametrize("example", [True, False])
+    def test_a_forward_that_looks_at_values(self, example: bool, tmp_path: Path) -> None:
+        class Looking(nets.Net):
+            def __init__(self, **options: Any) -> None:
+                super().__init__(**options)
+                if example:
+                    self.example_input_array = torch.ones(16, 4)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.net(x) if bool((x == x).all()) else x
+
+        callback = search(space={"width": Int(1, 64)}, max_flops=16 * 10 * 8, max_params=60, n_trials=3)
+        nets.trainer(tmp_path, callback).fit(Looking(), *nets.loaders())
+        for trial in callback.study.trials:
+            assert trial.user_attrs["flops"] == 2 * 16 * (4 + 1) * trial.params["width"] <= 1280
+
+    def test_parameters_are_counted_where_the_example_does_not_fit(self, tmp_path: Path) -> None:
+        class Stale(nets.Net):
+            def __init__(self, **options: Any) -> None:
+                super().__init__(**options)
+                self.example_input_array = torch.ones(16, 3)
+
+        callback = search(space={"width": Int(1, 64)}, max_params=60, n_trials=4)
+        nets.trainer(tmp_path, callback).fit(Stale(), *nets.loaders())
+        assert all(t.user_attrs["params"] <= 60 for t in callback.study.trials if t.state.name == "COMPLETE")
+
     def test_no_input_says_what_to_set(self, tmp_path: Path) -> None:
         class Odd(nets.Net):
             def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:  # type: ignore[override]

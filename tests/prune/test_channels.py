@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_autoarch.errors import StructureError
 from lightning_autoarch.prune.channels import Target, prune_channels_
-from lightning_autoarch.prune.cost import cost_of
+from lightning_autoarch.prune.cost import cost_of, count_flops
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.load import load_pruned
 from lightning_autoarch.prune.units import kept_units, rounded, unit_scores
@@ -69,6 +69,28 @@ def test_targets_are_met_and_costs_are_true(name: str, target: Target) -> None:
         assert after.flops <= 0.6 * removed.before.flops
     assert all(new % 8 == 0 or new == old for old, new in removed.widths.values() if old >= 8)
     module(x).sum().backward()
+
+
+def test_a_forward_that_looks_at_values() -> None:
+    """As those of transformers do for padding, unless they are traced; on the meta device there are none."""
+
+    class Looking(Conv):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) if type(x) is not Tensor or bool((x != 0).any()) else x
+
+    _, x = make("conv")
+    torch.manual_seed(0)
+    removed, plain = (prune_channels_(net, x, Target(flops=0.6)) for net in (Looking(), make("conv")[0]))
+    assert (removed.kept, removed.before, removed.after) == (plain.kept, plain.before, plain.after)
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [(nn.LSTM(8, 16, 2), (5, 3, 8)), (nn.GRU(8, 16), (5, 3, 8)), (Encoder(), (2, 5, 32)), (Conv(), (2, 3, 4, 4))],
+)
+def test_flops_are_those_of_the_meta_device(net: nn.Module, shape: tuple[int, ...]) -> None:
+    expected = count_flops(copy.deepcopy(net).to("meta").eval(), torch.empty(shape, device="meta"))
+    assert count_flops(net.eval(), torch.randn(shape)) == expected > 0
 
 
 def test_a_target_in_seconds() -> None:

@@ -34,6 +34,19 @@ def test_defaults_are_the_matrices_and_each_once() -> None:
     assert all(isinstance(parameter, nn.Parameter) for parameter in found.values())
 
 
+def test_layers_of_others_with_a_matrix() -> None:
+    class Holder(nn.Module):
+        def __init__(self, *shape: int) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.ones(shape)), nn.Parameter(torch.ones(shape[-1]))
+
+    net = nn.ModuleDict(
+        {"conv1d": Holder(4, 8), "scale": Holder(1, 8, 1, 1), "rms": Holder(8), "norm": nn.LayerNorm((4, 8))}
+    )
+    assert list(find_targets(net)) == ["conv1d.weight"]
+    assert list(find_targets(net, "conv1d")) == ["conv1d.weight"]
+
+
 @pytest.mark.parametrize(
     ("targets", "exclude", "expected"),
     [

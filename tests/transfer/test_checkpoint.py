@@ -538,12 +538,13 @@ MEGABYTES = 64
 LOOK = """
 import json, sys
 from pathlib import Path
-import torch
+import lightning.pytorch, torch  # with what they import: transformers, where it is installed
+before = set(sys.modules)
 from torch import nn
 from lightning_autoarch.transfer import read_checkpoint, transfer_weights
 
 str(transfer_weights(nn.Linear(1, 1), nn.Linear(1, 1)))
-heavy = [name for name in ("pandas", "safetensors", "huggingface_hub") if name in sys.modules]
+heavy = [name for name in ("pandas", "safetensors", "huggingface_hub") if name in set(sys.modules) - before]
 
 import safetensors, torch.distributed.checkpoint
 

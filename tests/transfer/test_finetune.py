@@ -102,6 +102,31 @@ class TestBlocks:
         net[2].weight = net[0].weight
         assert blocks_of(net, Names(net)) == [["1.weight", "1.bias"], ["0.weight"]]
 
+    def test_of_a_block_with_a_tied_matrix_only_that_is_the_head(self) -> None:
+        net = nn.Module()
+        net.embeddings = nn.ModuleDict({"tokens": nn.Embedding(5, 3), "positions": nn.Embedding(4, 3)})
+        net.body, net.head = nn.Linear(3, 3), nn.Linear(3, 5)
+        net.head.weight = net.embeddings.tokens.weight
+        assert modules_of(net) == [["embeddings.positions"], ["body"], ["embeddings.tokens", "head"]]
+
+    def test_embeddings_side_by_side_are_the_lowest_block(self) -> None:
+        net = nn.Module()
+        net.tokens, net.positions = nn.Embedding(5, 3), nn.Embedding(4, 3)
+        net.layers, net.head = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)]), nn.Linear(3, 2)
+        assert modules_of(net) == [["positions", "tokens"], ["layers.0"], ["layers.1"], ["head"]]
+
+    def test_positions_of_an_encoder_go_with_the_patches_below_it(self) -> None:
+        net = nn.Module()
+        net.patches, net.encoder, net.head = nn.Conv2d(3, 8, 4), nn.Module(), nn.Linear(8, 2)
+        net.encoder.positions = nn.Parameter(torch.zeros(1, 5, 8))
+        net.encoder.layers = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+        assert modules_of(net) == [["encoder", "patches"], ["encoder.layers.0"], ["encoder.layers.1"], ["head"]]
+
+    def test_an_output_layer_whose_weight_is_computed(self) -> None:
+        net = nn.Module()
+        net.body, net.last = nn.Sequential(nn.Linear(4, 4)), nn.utils.parametrizations.weight_norm(nn.Linear(4, 2))
+        assert modules_of(net) == [["body.0"], ["last", "last.parametrizations.weight"]]
+
     @pytest.mark.parametrize(
         "net", [ResNet(), ViT(), nn.LSTM(3, 4, 2), nn.Linear(2, 2), nn.TransformerDecoderLayer(8, 2)]
     )

@@ -53,6 +53,23 @@ def encoder_layer() -> nn.Module:
     return nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True, norm_first=True)
 
 
+class Turned(nn.Module):
+    """A linear layer of somebody else's, its weight the other way round: as `Conv1D` in transformers."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(before, after)), nn.Parameter(torch.randn(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+class Foreign(PreNorm):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = Turned(4, 8), Turned(8, 4)
+
+
 def linear_relu() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 4), nn.ReLU())
 
@@ -66,6 +83,7 @@ EXACT = {
     "linear relu": (linear_relu, (2, 4), nn.Sequential),
     "conv relu": (conv_relu, (2, 4, 5, 5), nn.Sequential),
     "residual": (PreNorm, (2, 4), nn.Sequential),
+    "residual with layers of another library": (Foreign, (2, 4), nn.ModuleList),
     "residual in a list": (PreNorm, (2, 4), nn.ModuleList),
     "resnet": (Basic, (2, 4, 5, 5), nn.Sequential),
     "transformer": (encoder_layer, (2, 3, 4), nn.ModuleList),

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_autoarch.prune.cost import detached_copy, flops_by_density, on_meta, seconds_of_each
+from lightning_autoarch.prune.cost import detached_copy, flops_by_density, seconds_of_each
 from lightning_autoarch.training.forward import WAYS, call_of_example
 
 PATIENCE_SECONDS = 2.0  # for the forwards of both modules
@@ -97,10 +97,10 @@ def compared(
             return costs, [note]
         notes = [note]
         try:
-            flops = [flops_by_density(on_meta(module), inputs, _densities(module)) for module in modules]
+            flops = [flops_by_density(module, inputs, _densities(module)) for module in modules]
             costs = [replace(c, flops=all_, nonzero_flops=some) for c, (all_, some) in zip(costs, flops, strict=True)]
-        except Exception as error:  # whatever a forward does that shapes alone do not allow
-            notes.append(f"FLOPs are not known: without data the forward does not run ({_first_line(error)}).")
+        except Exception as error:  # whatever the forward does that a copy cannot
+            notes.append(f"FLOPs are not known: the forward of a copy does not run ({_first_line(error)}).")
         try:
             seconds = _medians(modules, inputs)
             costs = [replace(c, seconds=median) for c, median in zip(costs, seconds, strict=True)]

@@ -9,6 +9,7 @@ The layers of the module get another name inside (`base_layer`), so its state_di
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -26,7 +27,8 @@ def add_lora(module: nn.Module, head: Collection[str], options: Mapping[str, Any
     Args:
         module: changed in place.
         head: names of the parameters of the output layer.
-        options: of `peft.LoraConfig`; without `target_modules` every linear layer outside of the head is adapted.
+        options: of `peft.LoraConfig`; without `target_modules` every linear layer outside of the head is adapted, those
+            that transformers call `Conv1D` (as in GPT-2) among them.
 
     Returns:
         Whether there were none before.
@@ -39,8 +41,11 @@ def add_lora(module: nn.Module, head: Collection[str], options: Mapping[str, Any
         return False
     names = Names(module)
     trained = [names.parameters[name] for name in head if names.parameters[name].requires_grad]
-    config = peft.LoraConfig(**{"target_modules": _linear_layers(module, names, head), **options})
-    peft.inject_adapter_in_model(config, module)
+    named = {} if "target_modules" in options else {"target_modules": _linear_layers(module, names, head)}
+    config = peft.LoraConfig(**named, **options)
+    with warnings.catch_warnings():  # peft finds out by itself which way round a weight lies, and says so
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to ")
+        peft.inject_adapter_in_model(config, module)
     for parameter in trained:
         parameter.requires_grad_(True)
     return True
@@ -67,12 +72,14 @@ def _peft() -> Any:
 
 def _linear_layers(module: nn.Module, names: Names, head: Collection[str]) -> str:
     """A pattern for the paths of linear layers."""
+    from transformers.pytorch_utils import Conv1D  # peft needs it too
+
     top = {id(names.parameters[name]) for name in head}
     fused = {id(layer) for outer in module.modules() if isinstance(outer, FUSED) for layer in outer.modules()}
     paths = [
         path
         for path, layer in module.named_modules()
-        if isinstance(layer, nn.Linear) and id(layer) not in fused and id(layer.weight) not in top
+        if isinstance(layer, nn.Linear | Conv1D) and id(layer) not in fused and id(layer.weight) not in top
     ]
     if not paths:
         raise TransferError(

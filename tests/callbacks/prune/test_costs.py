@@ -14,7 +14,7 @@ from torch import nn
 from lightning_autoarch import ChannelPruning, ConstantSparsity, MagnitudePruning
 from lightning_autoarch.callbacks.prune import prune_trained
 from lightning_autoarch.callbacks.prune.finetune import sizes_on_disk
-from lightning_autoarch.prune.cost import flops_by_density, on_meta, seconds_of_each
+from lightning_autoarch.prune.cost import flops_by_density, seconds_of_each
 
 
 class Shown(nets.Net):
@@ -34,9 +34,9 @@ def test_flops_of_weights_that_are_not_zero() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5))
     conv, linear = 2 * 7 * 16 * 9 * 2, 2 * 7 * 32 * 5  # 7 images of 4 x 4
     image = torch.zeros(7, 1, 4, 4)
-    assert flops_by_density(on_meta(net), image, {}) == (conv + linear, conv + linear)
+    assert flops_by_density(net, image, {}) == (conv + linear, conv + linear)
     densities = {"0": 0.5, "3": 0.25, "elsewhere": 0.0}
-    assert flops_by_density(on_meta(net), image, densities) == (conv + linear, conv // 2 + linear // 4)
+    assert flops_by_density(net, image, densities) == (conv + linear, conv // 2 + linear // 4)
 
 
 def test_in_turns_and_in_eval_mode() -> None:
@@ -118,15 +118,27 @@ def test_batches_with_names(tmp_path: Path) -> None:
     assert result.costs[1].flops == 2 * 16 * 80
 
 
-def test_numbers_that_shapes_alone_do_not_give(tmp_path: Path) -> None:
+def test_a_forward_that_looks_at_values(tmp_path: Path) -> None:
     class Peeking(Shown):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.net(x * 2 if float(x.sum()) > 1e9 else x)
 
-    result = pruned(tmp_path, Peeking(), MagnitudePruning(ConstantSparsity(0.5)))
+    peeking, plain = (pruned(tmp_path, kind(), MagnitudePruning(ConstantSparsity(0.5))) for kind in (Peeking, Shown))
+    assert [costs.flops for costs in peeking.costs] == [costs.flops for costs in plain.costs]
+    assert peeking.costs[0].flops
+
+
+def test_a_forward_that_copies_do_not_have(tmp_path: Path) -> None:
+    class Alone(Shown):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self is not alone:
+                raise RuntimeError("no copy of me")
+            return self.net(x)
+
+    alone = Alone()
+    result = pruned(tmp_path, alone, MagnitudePruning(ConstantSparsity(0.5)))
     assert [costs.flops for costs in result.costs] == [None, None]
-    assert all(costs.seconds > 0 for costs in result.costs)
-    assert result.notes[1].startswith("FLOPs are not known: without data the forward does not run (")
+    assert any(note.startswith("FLOPs are not known: the forward of a copy does not run (") for note in result.notes)
 
 
 def test_a_forward_that_takes_nothing(tmp_path: Path) -> None:

@@ -81,3 +81,30 @@ class TestWithPeft:
 
         with pytest.raises(TransferError, match="a linear layer outside of the head"):
             fit(Fused(), TransferLearning(strategy="lora"))
+
+    def test_layers_that_are_named_where_no_linear_one_is(self) -> None:
+        class Convolution(Tuned):
+            def __init__(self) -> None:
+                super().__init__(optimizer="filter")
+                self.backbone = nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 2, 1), nn.Flatten())
+
+        module = Convolution()
+        fit(module, TransferLearning(strategy="lora", lora={"r": 2, "target_modules": ["backbone.1"]}))
+        merge_lora(module)
+        assert type(module.backbone[1]) is nn.Conv1d
+
+    def test_conv1d_of_transformers_is_a_linear_layer(self) -> None:
+        class Turned(Tuned):
+            def __init__(self) -> None:
+                super().__init__(optimizer="filter")
+                self.backbone = Conv1D(8, 4)  # of 4 inputs 8
+
+        from transformers.pytorch_utils import Conv1D
+
+        module, x = Turned(), torch.randn(8, 4)
+        before = module.backbone.weight.clone()
+        fit(module, TransferLearning(strategy="lora", lora={"r": 2}))
+        expected = module.eval()(x)
+        merge_lora(module)
+        torch.testing.assert_close(module(x), expected)
+        assert not torch.equal(module.backbone.weight, before)
