@@ -199,5 +199,3 @@ def _allows(constraint: Constraint, i: int, architecture: Architecture) -> bool:
 
 def _count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
