@@ -5,8 +5,9 @@ see `transfer_task.py`), scored on as many others; the default strategy. Trials 
 are the epochs in total. Seconds are the trials' own, with building, validating and, where they inherit, the transfer.
 
 The bar: seconds until the score at which the search without ends, as a part of those that it took to get there itself,
-summed over the seeds. The winner of each is then trained from fresh weights for `AFTERWARDS` epochs and measured on the
-test images: inherited scores compare candidates that have seen different numbers of epochs, and might choose worse.
+summed over the seeds. A search that never gets there counts with all of its seconds, and its seed as missed. The winner
+of each is then trained from fresh weights for `AFTERWARDS` epochs and measured on the test images: inherited scores
+compare candidates that have seen different numbers of epochs, and might choose worse.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
-import math
 import statistics
 import tempfile
 import time
@@ -119,14 +119,14 @@ def rows_of(callback: ArchitectureSearch) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
-def until(trials: list[dict[str, Any]], goal: float, unit: str) -> float:
-    """Seconds or epochs of the trials up to the first that reaches a score, that one included."""
+def until(trials: list[dict[str, Any]], goal: float, unit: str) -> tuple[float, bool]:
+    """Seconds or epochs of the trials up to the first that reaches a score, that one included; whether one does."""
     spent = 0.0
     for trial in trials:
         spent += trial[unit]
         if trial["score"] >= goal:
-            return spent
-    return math.inf
+            return spent, True
+    return spent, False
 
 
 def compare(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -138,8 +138,10 @@ def compare(runs: list[dict[str, Any]]) -> dict[str, Any]:
         row: dict[str, Any] = {"best": [run["best"] for run in own]}
         row["fresh"] = [run["winner_from_fresh_weights"] for run in own]
         row["whole_seconds"] = [sum(trial["seconds"] for trial in run["trials"]) for run in own]
+        pairs = list(zip(own, goals, strict=True))
         for unit in ("seconds", "epochs"):
-            row[unit] = [until(run["trials"], goal, unit) for run, goal in zip(own, goals, strict=True)]
+            row[unit] = [until(run["trials"], goal, unit)[0] for run, goal in pairs]
+        row["reached"] = sum(until(run["trials"], goal, "epochs")[1] for run, goal in pairs)
         taken = [t["inherited"] for run in own for t in run["trials"] if t["parent"] is not None]
         row["inherited"] = statistics.mean(taken) if taken else 0.0
         found[str(kind)] = row
@@ -154,17 +156,21 @@ def percent(values: list[float]) -> str:
 
 
 def show(found: dict[str, Any]) -> None:
-    print(f"\n{'inherit':10} {'best, %':>14} {'seconds to goal':>34} {'epochs to goal':>24} {'winner anew, %':>16}")
+    head = f"{'seconds to goal':>34} {'epochs to goal':>24} {'reached':>8}"
+    print(f"\n{'inherit':10} {'best, %':>14} {head} {'winner anew, %':>16}")
     for kind, row in found.items():
         seconds, epochs = (" ".join(f"{value:.0f}" for value in row[unit]) for unit in ("seconds", "epochs"))
         texts = [f"{text} ({row[f'{unit}_ratio']:.2f}x)" for unit, text in (("seconds", seconds), ("epochs", epochs))]
-        print(f"{kind:10} {percent(row['best']):>14} {texts[0]:>34} {texts[1]:>24} {percent(row['fresh']):>16}")
+        cells = f"{texts[0]:>34} {texts[1]:>24} {row['reached']:8}"
+        print(f"{kind:10} {percent(row['best']):>14} {cells} {percent(row['fresh']):>16}")
     print(flush=True)
 
 
 def judge(report: Report, found: dict[str, Any]) -> None:
     for kind in ("best", "nearest"):
         report.bar(f'inherit="{kind}": seconds to the score of the search without', found[kind]["seconds_ratio"], BAR)
+        seeds = len(found[kind]["best"])
+        report.bar(f'inherit="{kind}": seeds that reach it', found[kind]["reached"], seeds, least=True, unit="seeds")
         best, without = (statistics.mean(found[each]["best"]) for each in (kind, "None"))
         report.bar(f'inherit="{kind}": best score', 100 * best, 100 * without, least=True, unit="%")
 
