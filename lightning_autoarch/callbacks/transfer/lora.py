@@ -39,7 +39,8 @@ def add_lora(module: nn.Module, head: Collection[str], options: Mapping[str, Any
         return False
     names = Names(module)
     trained = [names.parameters[name] for name in head if names.parameters[name].requires_grad]
-    config = peft.LoraConfig(**{"target_modules": _linear_layers(module, names, head), **options})
+    chosen = {} if "target_modules" in options else {"target_modules": _linear_layers(module, names, head)}
+    config = peft.LoraConfig(**chosen, **options)
     peft.inject_adapter_in_model(config, module)
     for parameter in trained:
         parameter.requires_grad_(True)

@@ -81,3 +81,16 @@ class TestWithPeft:
 
         with pytest.raises(TransferError, match="a linear layer outside of the head"):
             fit(Fused(), TransferLearning(strategy="lora"))
+
+    def test_layers_that_are_named_need_not_be_linear(self) -> None:
+        class Convolutions(Tuned):
+            def __init__(self) -> None:
+                super().__init__()
+                shapes = [nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 4, 3, padding=1), nn.BatchNorm1d(4), nn.Flatten()]
+                self.backbone, self.head = nn.Sequential(*shapes), nn.Linear(16, 1)
+
+        module, spy = Convolutions(), Epochs()
+        options = {"r": 2, "target_modules": ["backbone.1"]}
+        fit(module, TransferLearning(strategy="lora", lora=options), spy, max_epochs=1)
+        assert len(spy.trained[0]) == 2 + 2
+        assert sum("backbone.1.lora_" in name for name in spy.trained[0]) == 2
