@@ -1,8 +1,9 @@
 """Searches whose trials inherit weights, against the same search without: best score, seconds of training to reach it.
 
-A search of `TRIALS` trials of few epochs each over depth and widths of a convolutional net, on images of MNIST (8 x 8,
-see `transfer_task.py`), scored on as many others; the default strategy. Trials and epochs are equal in number, and so
-are the epochs in total. Seconds are the trials' own, with building, validating and, where they inherit, the transfer.
+A search of `TRIALS` trials over depth and widths of a convolutional net, on images of MNIST (8 x 8, see
+`transfer_task.py`), scored on as many others; the default strategy. Trials and their epochs are equal in number, and so
+are the epochs in total: once with 1 epoch a trial, where a start from known weights should matter most, and once with
+2. Seconds are the trials' own, with building, validating and, where they inherit, the transfer.
 
 The bar: seconds until the score at which the search without ends, as a part of those that it took to get there itself,
 summed over the seeds. A search that never gets there counts with all of its seconds, and its seed as missed. The winner
@@ -38,10 +39,9 @@ from lightning_autoarch import ArchitectureSearch, Int, Repeat
 Inherit = Literal["best", "nearest"] | None
 KINDS: tuple[Inherit, ...] = (None, "best", "nearest")
 SPACE = {"blocks": Repeat(2, 4, {"width": Int(8, 32, log=True)})}
-TRIALS, EPOCHS, AFTERWARDS = 16, 2, 10
+TRIALS, EPOCHS, AFTERWARDS = 16, (1, 2), 5
 TRAIN, BATCH = 5000, 100
 BAR = 0.5
-STRATEGY = "bayesian"
 
 
 class Candidate(L.LightningModule):
@@ -71,7 +71,7 @@ class Candidate(L.LightningModule):
         self.log("accuracy", right, batch_size=len(batch[1]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=2e-3)
+        return torch.optim.AdamW(self.parameters(), lr=2e-3, fused=True)
 
 
 def split(directory: Path) -> tuple[Images, Images, Images]:
@@ -81,7 +81,7 @@ def split(directory: Path) -> tuple[Images, Images, Images]:
     return images.take(rows[:TRAIN]), images.take(rows[TRAIN:]), test
 
 
-def search(inherit: Inherit, seed: int, directory: Path) -> dict[str, Any]:
+def search(inherit: Inherit, epochs: int, seed: int, directory: Path) -> dict[str, Any]:
     """One search, in this process, and its winner trained from fresh weights."""
     torch.set_num_threads(1)
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -91,17 +91,17 @@ def search(inherit: Inherit, seed: int, directory: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         callback = ArchitectureSearch(
-            SPACE, monitor="accuracy", mode="max", n_trials=TRIALS, strategy=STRATEGY, seed=seed, inherit=inherit,
-            trial_trainer={"max_epochs": EPOCHS}, after="stop", directory=folder,
+            SPACE, monitor="accuracy", mode="max", n_trials=TRIALS, seed=seed, inherit=inherit,
+            trial_trainer={"max_epochs": epochs}, after="stop", directory=folder,
         )  # fmt: skip
-        trainer = L.Trainer(**QUIET, max_epochs=EPOCHS, callbacks=[callback], default_root_dir=folder)
+        trainer = L.Trainer(**QUIET, max_epochs=epochs, callbacks=[callback], default_root_dir=folder)
         trainer.fit(Candidate(), Batches(train, seed, BATCH), Batches(scored, 0, len(scored.y)))
     trials = list(rows_of(callback))
     torch.manual_seed(seed)
     winner = Candidate(**callback.best_architecture)
     _, accuracies = fit(winner, Batches(train, seed, BATCH), test, [], AFTERWARDS)
     return {
-        "inherit": inherit, "seed": seed, "best": callback.best_score, "trials": trials,
+        "inherit": inherit, "epochs": epochs, "seed": seed, "best": callback.best_score, "trials": trials,
         "winner": callback.best_architecture, "winner_from_fresh_weights": accuracies[-1],
         "seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - processor,
     }  # fmt: skip
@@ -155,36 +155,40 @@ def percent(values: list[float]) -> str:
     return f"{100 * statistics.mean(values):.2f} ± {100 * error_of_mean(values):.2f}"
 
 
-def show(found: dict[str, Any]) -> None:
+def show(found: dict[str, Any], epochs: int) -> None:
     head = f"{'seconds to goal':>34} {'epochs to goal':>24} {'reached':>8}"
-    print(f"\n{'inherit':10} {'best, %':>14} {head} {'winner anew, %':>16}")
+    print(f"\n{TRIALS} trials of {epochs} epochs\n{'inherit':10} {'best, %':>14} {head} {'winner anew, %':>16}")
     for kind, row in found.items():
-        seconds, epochs = (" ".join(f"{value:.0f}" for value in row[unit]) for unit in ("seconds", "epochs"))
-        texts = [f"{text} ({row[f'{unit}_ratio']:.2f}x)" for unit, text in (("seconds", seconds), ("epochs", epochs))]
+        each = {unit: " ".join(f"{value:.0f}" for value in row[unit]) for unit in ("seconds", "epochs")}
+        texts = [f"{text} ({row[f'{unit}_ratio']:.2f}x)" for unit, text in each.items()]
         cells = f"{texts[0]:>34} {texts[1]:>24} {row['reached']:8}"
         print(f"{kind:10} {percent(row['best']):>14} {cells} {percent(row['fresh']):>16}")
     print(flush=True)
 
 
-def judge(report: Report, found: dict[str, Any]) -> None:
+def judge(report: Report, found: dict[str, Any], epochs: int) -> None:
     for kind in ("best", "nearest"):
-        report.bar(f'inherit="{kind}": seconds to the score of the search without', found[kind]["seconds_ratio"], BAR)
+        name = f'inherit="{kind}", {epochs} epochs a trial'
+        report.bar(f"{name}: seconds to the score of the search without", found[kind]["seconds_ratio"], BAR)
         seeds = len(found[kind]["best"])
-        report.bar(f'inherit="{kind}": seeds that reach it', found[kind]["reached"], seeds, least=True, unit="seeds")
+        report.bar(f"{name}: seeds that reach it", found[kind]["reached"], seeds, least=True, unit="seeds")
         best, without = (statistics.mean(found[each]["best"]) for each in (kind, "None"))
-        report.bar(f'inherit="{kind}": best score', 100 * best, 100 * without, least=True, unit="%")
+        report.bar(f"{name}: best score", 100 * best, 100 * without, least=True, unit="%")
 
 
 def measure(report: Report, options: argparse.Namespace) -> dict[str, Any]:
     """All kinds and seeds; the kinds of one seed one after the other, so that noise of the machine meets them alike."""
-    runs = []
+    runs: list[dict[str, Any]] = []
+    tasks = [(kind, epochs, seed) for epochs in EPOCHS for seed in options.seeds for kind in KINDS]
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(search, kind, seed, options.data) for seed in options.seeds for kind in KINDS]
-        for done in as_completed(waiting):
+        for done in as_completed([pool.submit(search, *task, options.data) for task in tasks]):
             runs.append(run := done.result())
-            print(f"  inherit={run['inherit']}, seed {run['seed']}: {100 * run['best']:.2f} %, {run['seconds']:.0f} s")
-    runs.sort(key=lambda run: (run["seed"], KINDS.index(run["inherit"])))
-    found = compare(runs)
-    show(found)
-    judge(report, found)
+            about = f"inherit={run['inherit']}, {run['epochs']} epochs, seed {run['seed']}"
+            print(f"  {about}: {100 * run['best']:.2f} %, {run['seconds']:.0f} s", flush=True)
+    runs.sort(key=lambda run: tasks.index((run["inherit"], run["epochs"], run["seed"])))
+    found = {}
+    for epochs in EPOCHS:
+        found[epochs] = compare([run for run in runs if run["epochs"] == epochs])
+        show(found[epochs], epochs)
+        judge(report, found[epochs], epochs)
     return {"kinds": found, "runs": runs, "processor_seconds": sum(run["processor_seconds"] for run in runs)}

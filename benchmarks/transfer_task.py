@@ -116,7 +116,8 @@ class Net(L.LightningModule):
         self.log("accuracy", right, batch_size=len(batch[1]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=self.hparams["lr"])
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return torch.optim.AdamW(trained, lr=self.hparams["lr"], fused=True)
 
 
 def block(inputs: int, outputs: int, *, pool: bool) -> nn.Sequential:
