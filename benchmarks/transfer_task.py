@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 CHANNELS = (1, 16, 16, 32, 32)
 CLASSES = 10
-BATCH = 32
+BATCH, LARGER_BATCH = 32, 64  # the larger one from 500 samples on
 POOL = 1000  # of the 1,797 digits; the others are the test set
 PRETRAIN_EPOCHS, PRETRAIN_LR, PRETRAIN_BATCH = 3, 2e-3, 128
 QUIET: dict[str, Any] = {
@@ -77,9 +77,9 @@ def draw(pool: Images, samples: int, seed: int) -> tuple[Images, Images]:
 class Batches:
     """Shuffled anew for each epoch, in parts of nearly one size: a norm must not see a batch of a few images."""
 
-    def __init__(self, data: Images, seed: int, batch: int = BATCH) -> None:
+    def __init__(self, data: Images, seed: int, batch: int | None = None) -> None:
         self.data, self.generator = data, torch.Generator().manual_seed(seed)
-        self.count = -(-len(data.y) // batch)
+        self.count = -(-len(data.y) // (batch or (BATCH if len(data.y) < 500 else LARGER_BATCH)))
 
     def __len__(self) -> int:
         return self.count
