@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--samples", type=int, nargs="+", default=[50, 100, 500])
     parser.add_argument("--epochs", type=int, default=100, help="of fine-tuning")
+    parser.add_argument("--trial-epochs", type=int, nargs="+", default=[1], help="of the searches")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path, default=RESULTS / "transfer.json")
     options = parser.parse_args()

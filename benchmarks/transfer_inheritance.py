@@ -2,8 +2,9 @@
 
 A search of `TRIALS` trials over depth and widths of a convolutional net, on images of MNIST (8 x 8, see
 `transfer_task.py`), scored on as many others; the default strategy. Trials and their epochs are equal in number, and so
-are the epochs in total: once with 1 epoch a trial, where a start from known weights should matter most, and once with
-2. Seconds are the trials' own, with building, validating and, where they inherit, the transfer.
+are the epochs in total. By default a trial has 1 epoch, where a start from known weights should matter most
+(`--trial-epochs 1 2`: another comparison with 2). Seconds are the trials' own, with building, validating and, where
+they inherit, the transfer.
 
 The bar: seconds until the score at which the search without ends, as a part of those that it took to get there itself,
 summed over the seeds. A search that never gets there counts with all of its seconds, and its seed as missed. The winner
@@ -39,7 +40,7 @@ from lightning_autoarch import ArchitectureSearch, Int, Repeat
 Inherit = Literal["best", "nearest"] | None
 KINDS: tuple[Inherit, ...] = (None, "best", "nearest")
 SPACE = {"blocks": Repeat(2, 4, {"width": Int(8, 32, log=True)})}
-TRIALS, EPOCHS, AFTERWARDS = 16, (1, 2), 5
+TRIALS, AFTERWARDS = 16, 5
 TRAIN, BATCH = 5000, 100
 BAR = 0.5
 
@@ -179,7 +180,7 @@ def judge(report: Report, found: dict[str, Any], epochs: int) -> None:
 def measure(report: Report, options: argparse.Namespace) -> dict[str, Any]:
     """All kinds and seeds; the kinds of one seed one after the other, so that noise of the machine meets them alike."""
     runs: list[dict[str, Any]] = []
-    tasks = [(kind, epochs, seed) for epochs in EPOCHS for seed in options.seeds for kind in KINDS]
+    tasks = [(kind, epochs, seed) for epochs in options.trial_epochs for seed in options.seeds for kind in KINDS]
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
         for done in as_completed([pool.submit(search, *task, options.data) for task in tasks]):
             runs.append(run := done.result())
@@ -187,7 +188,7 @@ def measure(report: Report, options: argparse.Namespace) -> dict[str, Any]:
             print(f"  {about}: {100 * run['best']:.2f} %, {run['seconds']:.0f} s", flush=True)
     runs.sort(key=lambda run: tasks.index((run["inherit"], run["epochs"], run["seed"])))
     found = {}
-    for epochs in EPOCHS:
+    for epochs in options.trial_epochs:
         found[epochs] = compare([run for run in runs if run["epochs"] == epochs])
         show(found[epochs], epochs)
         judge(report, found[epochs], epochs)
