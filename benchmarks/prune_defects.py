@@ -1,11 +1,9 @@
-"""What a row of the conformance table is made of: a defect, and what a peer and this package do with the same task."""
+"""What the checks of the pruning tables share: a net, its fits and steps, and what is to be seen of its weights."""
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -21,26 +19,6 @@ QUIET: dict[str, Any] = {
     "logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
     "accelerator": "cpu", "devices": 1,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What happened, in a few words, and whether it is what a user expects."""
-
-    text: str
-    right: bool
-
-
-Check = Callable[[], Seen]
-
-
-@dataclass(frozen=True)
-class Defect:
-    """Of a peer: what it is, and the same task for both."""
-
-    name: str
-    peer: Check
-    ours: Check
 
 
 class Net(L.LightningModule):
@@ -110,21 +88,3 @@ def values(pruning: MagnitudePruning) -> Iterator[tuple[Tensor, Tensor]]:
     assert pruning.weights is not None
     for parameter, mask in zip(pruning.weights.parameters, pruning.weights.masks, strict=True):
         yield parameter.detach(), mask.unpack()
-
-
-def told(call: Callable[[], Any], error: type[Exception], word: str) -> Seen:
-    """Right if it raises that error with that word in its message."""
-    try:
-        call()
-    except error as raised:
-        return Seen(f"{type(raised).__name__}: {first_line(raised)}", word in str(raised))
-    return Seen("no error", False)
-
-
-def first_line(error: BaseException, width: int = 150) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return lines[0] if len(lines[0]) <= width else lines[0][: width - 1] + "…"
-
-
-def quiet() -> None:
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

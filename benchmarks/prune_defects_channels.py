@@ -6,8 +6,9 @@ import copy
 from typing import Any
 
 import torch
+from conformance import Defect, Seen, told
 from harness import Skip
-from prune_defects import STEPS, Defect, Net, Seen, fit, steps, told
+from prune_defects import STEPS, Net, fit, steps
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import lightning as L
 import torch
+from conformance import Defect, Seen, quiet
 from lightning.pytorch.callbacks import ModelCheckpoint, ModelPruning
-from prune_defects import AfterBatch, Defect, Net, Seen, fit, linear_layers, quiet, values, zeros
+from prune_defects import AfterBatch, Net, fit, linear_layers, values, zeros
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 

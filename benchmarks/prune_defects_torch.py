@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from conformance import Defect, Seen, told
 from harness import held, peak_on_cpu
-from prune_defects import AfterBatch, Defect, Net, Seen, fit, linear_layers, steps, told, values, zeros
+from prune_defects import AfterBatch, Net, fit, linear_layers, steps, values, zeros
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 

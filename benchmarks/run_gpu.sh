@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in under 8 minutes: builds the extension with CUDA in place, runs the GPU tests of pruning,
-# measures. Needs nvcc, torch, pybind11, setuptools and pytest of the machine's own Python; no network.
+# Everything that needs a GPU, in under 9 minutes: builds the extension with CUDA in place, runs the GPU tests of pruning,
+# goes the whole way (search, transfer, prune, 2:4, channels), measures. Needs nvcc, torch, pybind11, setuptools and pytest
+# of the machine's own Python; no network. What that lacks (Optuna, say) can lie in a folder named by PYTHONPATH.
 #   bash benchmarks/run_gpu.sh            PYTHON=python3.12 OUT=results bash benchmarks/run_gpu.sh
-# With OUT set, what it measured and printed is copied there. The exit status is that of the build and the tests.
+# With OUT set, what it measured and printed is copied there. The exit status is that of the build, the tests and the
+# whole way.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 python=${PYTHON:-$(command -v python3 || command -v python)}
@@ -33,12 +35,13 @@ echo "the build took $((SECONDS - start)) s"
 
 # Pruning needs torch alone, but the package around it imports Lightning and Optuna. Where they are missing, an empty
 # package of that name stands in for it, with the checkout's modules inside.
-export PYTHONPATH=$PWD
+given=${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH=$PWD$given
 if ! "$python" -c 'import lightning_autoarch' 2>/dev/null; then
   mkdir "$work/lightning_autoarch"
   printf '__path__ = ["%s/lightning_autoarch"]\nfrom lightning_autoarch._version import __version__\n' "$PWD" \
     >"$work/lightning_autoarch/__init__.py"
-  export PYTHONPATH=$work
+  export PYTHONPATH=$work$given
 fi
 "$python" -c 'from lightning_autoarch.prune._ops import build_info; print("built:", build_info())' || exit 1
 
@@ -51,12 +54,26 @@ start=$SECONDS
 timeout 160 "$python" benchmarks/prune_kernels.py --device cuda || echo "the benchmark did not finish (status $?)"
 echo "benchmark took $((SECONDS - start)) s"
 
-# Masked training runs in Lightning, and the package has to be whole.
+# What follows runs in Lightning, and the package has to be whole.
+lacks() { # what an import says that does not work; false where it works
+  ! said=$("$python" -c "import $1" 2>&1) && echo "skipped, ${said##*$'\n'}"
+}
 start=$SECONDS
-if "$python" -c 'import lightning, lightning_autoarch.callbacks.prune' 2>/dev/null; then
+whole=0
+if reason=$(lacks 'sklearn, lightning_autoarch.callbacks.transfer'); then
+  echo "the whole way: $reason"
+else
+  timeout 120 "$python" benchmarks/whole_run.py --device cuda
+  whole=$?
+  echo "the whole way took $((SECONDS - start)) s, status $whole"
+fi
+
+start=$SECONDS
+if reason=$(lacks 'lightning_autoarch.callbacks.prune'); then
+  echo "masked training: $reason"
+else
   timeout 80 "$python" benchmarks/prune_upkeep.py --device cuda || echo "masked training did not finish (status $?)"
   echo "masked training took $((SECONDS - start)) s"
-else
-  echo "masked training: skipped, Lightning or Optuna is not installed"
 fi
+[ "$tests" -ne 0 ] || tests=$whole
 exit "$tests"
