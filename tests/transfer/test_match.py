@@ -219,6 +219,7 @@ class TestClasses:
     @pytest.mark.parametrize(
         ("classes", "message"),
         [
+            ([1], "Expected `classes` as"),
             ({}, "Expected `classes` as"),
             ({"cat": 0}, "Expected `classes` as"),
             ({True: 0}, "Expected `classes` as"),
