@@ -31,7 +31,7 @@ from lightning_autoarch.callbacks.transfer.ddp import check_strategy, wrap_again
 from lightning_autoarch.callbacks.transfer.freezing import Freezing
 from lightning_autoarch.callbacks.transfer.groups import add_missing, check_each_once, split_groups
 from lightning_autoarch.callbacks.transfer.l2_sp import StartingPoint
-from lightning_autoarch.callbacks.transfer.lora import add_lora
+from lightning_autoarch.callbacks.transfer.lora import add_lora, check_lora
 from lightning_autoarch.callbacks.transfer.order import FoundRates, come_before_tuners
 from lightning_autoarch.callbacks.transfer.recipe import Plan, Recipe
 from lightning_autoarch.callbacks.transfer.resume import check_state, planned_epochs
@@ -181,7 +181,7 @@ class TransferLearning(Callback):
         check_strategy(self, trainer)
         come_before_tuners(self, trainer)
         _call_configure_model(trainer)
-        plan = Plan.of(self.recipe, pl_module)
+        plan = self._planned(pl_module)
         thaw = plan.thaw(planned_epochs(trainer))
         before, self._goes_on_from = self._goes_on_from, None
         if before is not None:
@@ -206,7 +206,7 @@ class TransferLearning(Callback):
         """
         _call_configure_model(trainer)
         if not self._has_weights(pl_module):
-            self._take_over(trainer, pl_module, Plan.of(self.recipe, pl_module))
+            self._take_over(trainer, pl_module, self._planned(pl_module))
             self._taken_by = weakref.ref(next(pl_module.parameters()))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -259,6 +259,12 @@ class TransferLearning(Callback):
         """Whether this module has them from a fit before; a search may have made all its parameters new since."""
         first = next(module.parameters(), None)
         return self._taken_by is not None and first is not None and self._taken_by() is first
+
+    def _planned(self, module: LightningModule) -> Plan:
+        plan = Plan.of(self.recipe, module)
+        if self.recipe.strategy == "lora":
+            check_lora(module, plan.blocks[-1], self.recipe.lora)
+        return plan
 
     def _go_on(self, before: Mapping[str, Any]) -> None:
         self.report = None
