@@ -18,6 +18,7 @@ from torch import nn
 from lightning_autoarch.errors import TransferError
 from lightning_autoarch.transfer.patterns import Names
 
+MISSING = '`strategy="lora"` needs peft: `pip install "lightning-autoarch[lora]"`'
 RANK = 8  # of peft, where `lora` has none
 FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)  # read their layers' weights, past any adapter
 
@@ -49,7 +50,10 @@ def add_lora(module: nn.Module, head: Collection[str], options: Mapping[str, Any
     trained = [names.parameters[name] for name in head if names.parameters[name].requires_grad]
     with warnings.catch_warnings():  # peft finds out by itself which way round a weight lies, and says so
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to ")
-        peft.inject_adapter_in_model(config, module)
+        try:
+            peft.inject_adapter_in_model(config, module)
+        except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+            raise TransferError(f"peft could not put adapters into {type(module).__name__}: {error}") from error
     for parameter in trained:
         parameter.requires_grad_(True)
     return True
@@ -70,7 +74,7 @@ def _peft() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise TransferError('`strategy="lora"` needs peft: `pip install "lightning-autoarch[lora]"`.') from error
+        raise TransferError(f"{MISSING}.") from error
     return peft
 
 

@@ -90,6 +90,12 @@ class TestWithPeft:
             fit(module, TransferLearning(source(), strategy="lora", lora=lora))
         assert moved(module, Tuned().state_dict()) == set()
 
+    def test_what_only_peft_finds_wrong(self) -> None:
+        with pytest.raises(
+            TransferError, match=r"peft could not put adapters into Tuned: .*BatchNorm1d.* is not supported"
+        ):
+            fit(Tuned(), TransferLearning(source(), strategy="lora", lora={"target_modules": ["backbone.1"]}))
+
     def test_nothing_to_adapt(self) -> None:
         class Fused(Tuned):
             def __init__(self) -> None:
