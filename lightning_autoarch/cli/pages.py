@@ -19,8 +19,8 @@ def page_path(
     Raises:
         AutoArchError: one cannot, or both are the same file.
     """
-    page = Path(output).with_suffix(".html") if report is None else Path(report) if report else None
     check_writable(Path(output), "output")
+    page = Path(output).with_suffix(".html") if report is None else Path(report) if report else None
     if page is not None and not page.is_dir():
         if page.resolve() == Path(output).resolve():
             raise AutoArchError(

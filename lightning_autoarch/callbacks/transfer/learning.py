@@ -64,7 +64,9 @@ class TransferLearning(Callback):
     Args:
         checkpoint: what `read_checkpoint` takes; None where the module comes with its weights. A fit that resumes
             (`ckpt_path`) takes nothing over.
-        rules, on_mismatch, classes: as for `transfer_weights`.
+        rules: `(pattern, replacement)` for names in the checkpoint, as for `transfer_weights`.
+        on_mismatch: what becomes of tensors of other shapes: "skip", "slice", "widen" or "error".
+        classes: row of the checkpoint's output layer -> row of the module's.
         freeze: patterns of what is not trained. A norm with running statistics is in eval while it is frozen.
         freeze_depth: how many blocks from the input on (see `transfer/blocks.py`) are not trained.
         unfreeze: epoch -> patterns of what is trained from then on, from 1.
@@ -79,7 +81,8 @@ class TransferLearning(Callback):
         head: patterns of the output layer; by default the block of the last linear or convolution that is registered.
         probe_epochs: of "lp_ft"; by default half of the fit's.
         lora: options of `peft.LoraConfig`: {"r": 8, "lora_alpha": 16}.
-        example_inputs: as for `transfer_weights`; where there are none "widen" takes the `example_input_array`.
+        example_inputs: of the module's forward, for "slice" and "widen"; "widen" takes the `example_input_array` where
+            there are none.
 
     Attributes:
         report: what was taken over; None without `checkpoint`, and where the fit goes on from another one.
