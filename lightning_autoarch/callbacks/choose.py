@@ -25,6 +25,7 @@ from lightning_autoarch.callbacks.transfer.lora import merge_lora
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.leaderboard import fixed
 from lightning_autoarch.training.callbacks import fresh
+from lightning_autoarch.training.destination import check_writable
 from lightning_autoarch.training.folds import FoldScores, OfDataset, cross_validate, data_of
 from lightning_autoarch.training.inherit import SILENT
 from lightning_autoarch.training.isolation import isolated
@@ -107,6 +108,7 @@ def choose(
         directory: keeps the checkpoints of all folds, from which an interrupted call continues; None keeps nothing.
 
     Raises:
+        AutoArchError: `output` cannot be written.
         SearchError: no candidates, or none that could be trained (with the reasons), or as `cross_validate`.
 
     Example::
@@ -119,6 +121,9 @@ def choose(
         print(choice)
     """
     given = {name: _listed(name, callbacks) for name, callbacks in _checked(candidates, mode).items()}
+    path = None if output is None else Path(output)
+    if path is not None:
+        check_writable(path, "output")
     scores: dict[str, FoldScores] = {}
     failures: dict[str, str] = {}
     for name, callbacks in given.items():
@@ -135,7 +140,6 @@ def choose(
     if not scores:
         raise SearchError("\n".join(["No candidate could be trained:", *(f"  {n}: {failures[n]}" for n in failures)]))
     best = min(scores, key=lambda name: _rank(scores[name], mode))
-    path = None if output is None else Path(output)
     if path is not None:
         builder = ModuleBuilder.of(module, factory)
         _train_and_save(builder, datamodule, given[best], trainer_kwargs or {}, seed, path)
@@ -158,7 +162,6 @@ def _train_and_save(
         trainer.fit(module, **data)
     if any(isinstance(callback, TransferLearning) and callback.recipe.strategy == "lora" for callback in copies):
         merge_lora(module)
-    path.parent.mkdir(parents=True, exist_ok=True)
     trainer.save_checkpoint(path, weights_only=True)
     recipes = {cb.state_key: cb.state_dict() for cb in copies if isinstance(cb, ChannelPruning)}
     if recipes:  # which `load_pruned` needs

@@ -244,7 +244,7 @@ class ArchitectureSearch(Callback):
     def _check_arguments(self) -> None:
         check_budget(self.budget)
         check_splitter(self.folds.splitter if self.folds is not None else None)
-        check_inherit(self.inherit, self.folds)
+        check_inherit(self.inherit, self.folds, self.space.parameters)
         for name, value, known in (
             ("mode", self.mode, ("min", "max")),
             ("after", self.after, ("train", "keep", "stop")),

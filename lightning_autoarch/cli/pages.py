@@ -5,18 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from lightning_autoarch.errors import AutoArchError
 from lightning_autoarch.report.source import ReportError
+from lightning_autoarch.training.destination import check_writable
 
 
 def page_path(
     report: str | None,  # None: beside the checkpoint; empty: no page
     output: str,  # the checkpoint
 ) -> Path | None:
-    """Where the page goes; the directories of both are made, so that nothing fails behind hours of training."""
+    """Where the page goes. That both can be written is seen now, so that nothing fails behind hours of training.
+
+    Raises:
+        AutoArchError: one cannot, or both are the same file.
+    """
+    check_writable(Path(output), "output")
     page = Path(output).with_suffix(".html") if report is None else Path(report) if report else None
-    for path in (Path(output), page):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+    if page is not None and not page.is_dir():
+        if page.resolve() == Path(output).resolve():
+            raise AutoArchError(
+                f"Expected one file for the checkpoint and another for the page, got {output} for both."
+            )
+        check_writable(page, "report")
     return page
 
 

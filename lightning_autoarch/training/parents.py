@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -21,6 +21,8 @@ from lightning_autoarch.search.study import Ledger
 from lightning_autoarch.training.heritage import Parent
 from lightning_autoarch.training.loop import trial_directory
 from lightning_autoarch.training.trial import TrialSpec
+
+OVERWRITTEN = ("transfer.checkpoint", "transfer.reinit")  # by a parent's weights, which come last
 
 Inherit: TypeAlias = Literal["best", "nearest"]
 
@@ -80,12 +82,18 @@ def total_epochs(attributes: Mapping[str, Any]) -> int:
     return int(attributes.get("total_epochs", attributes.get("epochs", 0)))
 
 
-def check_inherit(inherit: object, folds: object) -> None:
-    """Raises SearchError for an unknown way to inherit, or one across folds."""
+def check_inherit(inherit: object, folds: object, names: Container[str] = ()) -> None:
+    """Raises SearchError for an unknown way to inherit, one across folds, or names that it leaves without effect."""
     if inherit not in (None, "best", "nearest"):
         raise SearchError(f'Expected `inherit` to be "best", "nearest" or None, got {inherit!r}.')
     if inherit is not None and folds is not None:
         raise SearchError(
             f"`inherit={inherit!r}` does not go with `folds`: the weights of a parent have been trained on what other "
             "folds validate with, so that the scores would be too good."
+        )
+    without = next((name for name in OVERWRITTEN if name in names), None)
+    if inherit is not None and without is not None:
+        raise SearchError(
+            f"`{without}` of the space has no effect with `inherit={inherit!r}`: the weights of a parent come over "
+            "what was taken over. Leave one of them out."
         )

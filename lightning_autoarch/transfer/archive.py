@@ -16,7 +16,8 @@ import torch
 
 from lightning_autoarch.errors import CheckpointError
 
-GLOBAL = re.compile(r"GLOBAL (\S+) (?:was not|whose module)|[Uu]nsupported (?:global|class|operand)\W+(\S+)")
+GLOBAL = re.compile(r"GLOBAL (\S+) (?:was not|whose module)|[Uu]nsupported (?:global|class)\W+(?!GLOBAL\b)(\S+)")
+OPERAND = re.compile(r"Unsupported operand (\d+)")
 
 
 def read_archive(path: Path) -> Any:
@@ -72,6 +73,10 @@ def _reason(path: Path, zipped: bool, error: Exception) -> str:
             f"Expected tensors and plain containers in {path}, got {names}, which could run code when it is loaded. "
             "Save the `state_dict()` alone; if you trust the file and its classes, "
             "name them to `torch.serialization.add_safe_globals`."
+        )
+    if operand := OPERAND.search(str(error)):
+        return (
+            f"Expected a file of torch.save, got {path}, a pickle as it writes none (it has the operand {operand[1]})."
         )
     first = str(error).strip().split("\n")[0][:200]
     kind = type(error).__name__

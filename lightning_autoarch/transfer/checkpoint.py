@@ -57,6 +57,8 @@ def read_checkpoint(
             raise CheckpointError(f"Expected a file for `sha256`, got {type(source).__name__}.")
         held = source.state_dict() if isinstance(source, nn.Module) else source
         return pick(held, f"the given {type(source).__name__}", weights, key)
+    if not isinstance(source, str | os.PathLike) or not isinstance(os.fspath(source), str):
+        raise CheckpointError(f"Expected a path, a URL, a module or a mapping of tensors, got {source!r:.80}.")
     path = _local(os.fspath(source), sha256)
     if sha256 is not None:
         check_digest(path, sha256)
@@ -71,12 +73,19 @@ def _local(source: str, sha256: str | None) -> Path:
     if is_remote(source):
         return fetch(source, sha256)
     path = Path(source).expanduser()
-    if not path.exists():
+    if not _exists(path):
         hint = f" Of the Hugging Face hub: `hf://{source}`." if source.count("/") == 1 and not path.suffix else ""
         raise CheckpointError(f"Expected a checkpoint at {path}, got nothing there.{hint}")
     if not (path.is_file() or path.is_dir()):
         raise CheckpointError(f"Expected a file or a directory at {path}, got a device or a pipe.")
     return path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise CheckpointError(f"Expected a checkpoint at {str(path)[:200]}, got {error.strerror}.") from error
 
 
 def _of_folder(folder: Path) -> Path:

@@ -22,6 +22,7 @@ Weights: TypeAlias = Literal["state_dict", "average", "current"]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 AVERAGES = ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema")
+DEPTH = 8  # of wrappers within one another
 SHOWN = 8  # keys in an error
 
 
@@ -57,10 +58,13 @@ def check_weights(weights: str) -> None:
 
 
 def _unwrapped(held: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    for name in WRAPPERS:
-        inner = held.get(name)
-        if isinstance(inner, Mapping) and inner:
-            return inner if _has_tensors(inner) else _unwrapped(inner)
+    for _ in range(DEPTH):  # a file may hold a dict that is within itself
+        inner = next((held[name] for name in WRAPPERS if isinstance(held.get(name), Mapping) and held[name]), None)
+        if inner is None:
+            break
+        held = inner
+        if _has_tensors(held):
+            break
     return held
 
 

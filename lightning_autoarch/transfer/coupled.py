@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.errors import TransferError, did_you_mean
 from lightning_autoarch.transfer.state import StateDict
 
 
@@ -36,10 +36,12 @@ def important_channels(
     """For each name in the module and each of its dimensions the indices of the source to keep, ascending.
 
     Raises:
-        TransferError: a name that is not there, a block that does not divide, or sizes that disagree within a group.
+        TransferError: a name or dimension that the module has not, a block that does not divide, or sizes that
+            disagree within a group.
     """
     chosen: dict[str, dict[int, Tensor]] = {}
     for group in groups:
+        _check_places(group, shapes)
         present = [axis for axis in group if axis.name in sources]
         if not present:
             continue
@@ -49,6 +51,18 @@ def important_channels(
             for axis in present:
                 chosen.setdefault(axis.name, {})[axis.dim] = _indices(kept, axis.block)
     return chosen
+
+
+def _check_places(group: Sequence[Axis], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for axis in group:
+        if axis.name not in shapes:
+            raise TransferError(
+                f"Expected names of the module in `groups`, got `{axis.name}`.{did_you_mean(axis.name, shapes)}"
+            )
+        if not 0 <= axis.dim < len(shapes[axis.name]):
+            raise TransferError(
+                f"Expected a dimension of `{axis.name}` {shapes[axis.name]} in `groups`, got {axis.dim}."
+            )
 
 
 def _counts(

@@ -11,7 +11,7 @@ Nothing of the module is touched before the whole plan stands.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ def transfer_weights(
     groups: Iterable[Sequence[Axis]] | None = None,
     example_inputs: Any = None,
     approximate: bool = False,
+    accept: Callable[[TransferReport], None] | None = None,
 ) -> TransferReport:
     """Copy weights into a module, in place: parameters stay the same objects, and train if they did.
 
@@ -60,6 +61,7 @@ def transfer_weights(
             "slice" they find the `groups`. Of the sizes inside of the source only its tensors are known: it is taken to
             have heads of the same size, and GroupNorm the same number of groups.
         approximate: let "widen" come near where the function cannot be kept; the report says where.
+        accept: called with the report before anything is written; what it raises leaves the module as it was.
 
     Raises:
         TransferError: bad or unused rules, nothing in common, a mismatch with "error", tied weights of which the source
@@ -81,6 +83,8 @@ def transfer_weights(
     with torch.no_grad():
         plan = Plan(module, state, options)
         report = plan.report()
+        if accept is not None:
+            accept(report)
         widths = {} if plan.coupling is None or approximate else plan.coupling.widened
         if isinstance(source, nn.Module):
             if not approximate:

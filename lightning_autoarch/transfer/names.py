@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from lightning_autoarch.errors import TransferError, did_you_mean
@@ -34,6 +34,7 @@ class NameMatch:
     pairs: dict[str, str]  # name in the module -> name in the source
     by_rule: frozenset[str]  # names in the module
     prefix: Rule  # leading path in the source, and what stands for it in the module
+    renamed: Mapping[str, str] = field(default_factory=dict)  # name in the source -> what rules have made of it
 
 
 def match_names(sources: Mapping[str, Shape], targets: Mapping[str, Shape], rules: Sequence[Rule] = ()) -> NameMatch:
@@ -49,7 +50,8 @@ def match_names(sources: Mapping[str, Shape], targets: Mapping[str, Shape], rule
     wanted = {place: targets[name] for place, name in places.items()}
     prefix = _best_prefix(shapes, wanted)
     pairs = {places[place]: keys[key] for place, key in _paired(shapes, wanted, prefix).items()}
-    return NameMatch(pairs, frozenset(name for name, source in pairs.items() if source in ruled), prefix)
+    by_rule = frozenset(name for name, source in pairs.items() if source in ruled)
+    return NameMatch(pairs, by_rule, prefix, {name: renamed[name] for name in ruled})
 
 
 def compiled(patterns: Sequence[str], name: str) -> list[re.Pattern[str]]:

@@ -47,6 +47,8 @@ def checked_options(
         tuple(_listed(rules, "rules")), check_on_mismatch(on_mismatch), _classes(classes),
         tuple(_listed(reinit, "reinit")), head, tuple(map(tuple, groups or ())), example_inputs, approximate,
     )  # fmt: skip
+    if not all(isinstance(axis, Axis) for group in options.groups for axis in group):
+        raise TransferError(f"Expected `groups` as lists of `Axis(name, dim)`, got {options.groups!r:.80}.")
     _check_inputs(options)
     return options
 
@@ -81,6 +83,8 @@ def _check_inputs(options: Options) -> None:
 def _classes(classes: Mapping[int, int] | None) -> dict[int, int]:
     if classes is None:
         return {}
+    if not isinstance(classes, Mapping):
+        raise TransferError(f"Expected `classes` as {{row of the source: row here}}, got {classes!r:.80}.")
     pairs = dict(classes)
     numbers = [*pairs, *pairs.values()]
     if not pairs or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):

@@ -230,7 +230,7 @@ class Plan:
                 yield known
             else:
                 status = "initialised" if target.name in self.kept else "missing"
-                near = suggestion(target.name, target.shape, left) if number < SUGGESTED and status == "missing" else ""
+                near = self._near(target, left) if number < SUGGESTED and status == "missing" else ""
                 yield TensorReport(
                     target.name, status, "as `reinit` asks" if status == "initialised" else near.strip(),
                     None, target.shape, None, target.is_parameter, target.numel,
@@ -239,8 +239,16 @@ class Plan:
     def _of_source(self) -> Iterator[TensorReport]:
         missing = {name: shape for name, shape in self.shapes.items() if name not in self.reports}
         for number, (name, shape) in enumerate(self._left().items()):
-            near = suggestion(name, shape, missing).strip() if number < SUGGESTED else ""
-            yield TensorReport(name, "unexpected", near, name, None, shape)
+            reason = suggestion(name, shape, missing).strip() if number < SUGGESTED else ""
+            if name in self.names.renamed:
+                reason = f"`{self.names.renamed[name]}` by a rule, which is no name here"
+            yield TensorReport(name, "unexpected", reason, name, None, shape)
+
+    def _near(self, target: Target, left: dict[str, Shape]) -> str:
+        made = self.names.renamed.get(target.name)
+        if made is not None:
+            return f"a rule makes `{made}` of it in the source"
+        return suggestion(target.name, target.shape, left)
 
     def _left(self) -> dict[str, Shape]:
         """What of the source has found no place."""

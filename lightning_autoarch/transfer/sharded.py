@@ -65,12 +65,14 @@ def inside(folder: Path, name: str) -> Path:
     root = folder.resolve()
     roots = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
     try:
-        real = path.resolve()
+        real, is_file = path.resolve(), path.is_file()
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"Expected the file {name!r} in {folder}, got a link that leads nowhere.") from error
+        raise CheckpointError(
+            f"Expected the file {name[:200]!r} in {folder}, got a name that leads nowhere."
+        ) from error
     if not any(real.is_relative_to(each) for each in roots):
         raise CheckpointError(f"Expected {name!r} to lie in {folder}, got a link to {real}: not followed.")
-    if not path.is_file():
+    if not is_file:
         raise CheckpointError(f"Expected the file {name!r} in {folder}, which the index names; it is missing.")
     return path
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_autoarch import (
+    AutoArchError,
     ChannelPruning,
     Choice,
     ConstantSparsity,
@@ -26,6 +27,13 @@ from lightning_autoarch import (
 )
 
 TRAINER: dict[str, Any] = {"max_epochs": 3, "accelerator": "cpu", "devices": 1}
+
+
+class Untouched(L.Callback):
+    """Of a training that must not begin."""
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        raise AssertionError
 
 
 def net(**options: Any) -> nets.Net:
@@ -177,6 +185,15 @@ def test_what_is_refused(candidates: Any, options: Any, message: str) -> None:
     given = {"folds": 2, "monitor": "val_loss", "trainer_kwargs": TRAINER, **options}
     with pytest.raises(SearchError, match=message):
         choose(net(), nets.loaders()[0], candidates, **given)
+
+
+def test_an_output_that_cannot_be_written_is_told_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(AutoArchError, match=r"write `output` to .*best\.ckpt, cannot:"):
+        choose(
+            net(), nets.loaders()[0], {"a": Untouched()}, 2, TRAINER, monitor="val_loss",
+            output=tmp_path / "file" / "best.ckpt",
+        )  # fmt: skip
 
 
 def test_the_table() -> None:

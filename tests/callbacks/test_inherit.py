@@ -12,7 +12,7 @@ import pytest
 import torch
 from optuna.trial import FrozenTrial
 
-from lightning_autoarch import ArchitectureSearch, Int, Repeat, SearchError
+from lightning_autoarch import ArchitectureSearch, Categorical, Int, Repeat, SearchError
 from lightning_autoarch.report import write_report
 from lightning_autoarch.search.leaderboard import leaderboard
 from lightning_autoarch.training import heritage
@@ -264,6 +264,11 @@ class TestArguments:
         with pytest.raises(SearchError, match=r"`inherit='best'` does not go with `folds`.*validate"):
             search(folds=3)
         search(folds=3, inherit=None)
+
+    @pytest.mark.parametrize("name", ["transfer.checkpoint", "transfer.reinit"])
+    def test_names_that_it_leaves_no_effect(self, name: str) -> None:
+        with pytest.raises(SearchError, match=rf"`{name}` of the space has no effect with `inherit='best'`"):
+            search(space={name: Categorical(["a", "b"])})
 
     def test_state_of_the_callback_is_plain(self) -> None:
         callback = WeightInheritance(Parent(3, Path("x.ckpt"), 4))

@@ -132,6 +132,10 @@ def test_searches_and_masks_have_no_part_in_it(config: Config, known: dict[str, 
          ["--ckpt_path", "known.pt"], 2, "There are two checkpoints"),
         ({"trainer": {"callbacks": [{"class_path": BY_CLASS}]}, "transfer": {"layer_decay": 0.5}},
          ["--ckpt_path", "known.pt"], 2, "not both"),
+        ({}, ["--ckpt_path", "known.pt", "--output", "known.pt/x.ckpt"], 2, "write `output` to known.pt/x.ckpt"),
+        ({}, ["--ckpt_path", "known.pt", "--output", "."], 2, "`output` to name a file, got the directory ."),
+        ({}, ["--ckpt_path", "known.pt", "--report", "known.pt/x.html"], 2, "write `report` to known.pt/x.html"),
+        ({}, ["--ckpt_path", "known.pt", "--report", "finetuned.ckpt"], 2, "got finetuned.ckpt for both"),
     ],
 )  # fmt: skip
 def test_errors_are_one_line(

@@ -259,12 +259,25 @@ class TestHostilePickles:
 
     def test_whole_module(self, tmp_path: Path) -> None:
         torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
-        with pytest.raises(CheckpointError, match=r"`torch\.nn\.modules\.linear\.Linear`.*state_dict"):
+        with pytest.raises(CheckpointError, match=r"got `torch\.nn\.modules\.linear\.Linear`,.*state_dict"):
             read_checkpoint(tmp_path / "module.pt")
 
     def test_pickle_of_no_torch(self, tmp_path: Path) -> None:
         (tmp_path / "x.pt").write_bytes(pickle.dumps(Evil(), protocol=2))
         with pytest.raises(CheckpointError, match=r"x\.pt"):
+            read_checkpoint(tmp_path / "x.pt")
+
+    def test_what_the_unpickler_does_not_know_is_no_name(self, tmp_path: Path) -> None:
+        (tmp_path / "x.pt").write_bytes(pickle.dumps({"a": 1}, protocol=4))
+        with pytest.raises(CheckpointError, match=r"x\.pt, a pickle as it writes none \(it has the operand 149\)\.$"):
+            read_checkpoint(tmp_path / "x.pt")
+
+    @pytest.mark.parametrize("name", ["state_dict", "model"])
+    def test_a_dict_within_itself(self, name: str, tmp_path: Path) -> None:
+        held: dict[str, Any] = {}
+        held[name] = held
+        torch.save(held, tmp_path / "x.pt")
+        with pytest.raises(CheckpointError, match=rf"Expected tensors in .*x\.pt, got the keys `{name}`"):
             read_checkpoint(tmp_path / "x.pt")
 
     def test_metadata_of_distributed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,6 +322,15 @@ class TestBroken:
             read_checkpoint(tmp_path / "no.pt")
         with pytest.raises(CheckpointError, match="`hf://owner/name`"):
             read_checkpoint("owner/name")
+
+    @pytest.mark.parametrize("source", [None, 3, b"x.pt", [torch.ones(1)]])
+    def test_what_is_no_source(self, source: Any) -> None:
+        with pytest.raises(CheckpointError, match="Expected a path, a URL, a module or a mapping of tensors, got"):
+            read_checkpoint(source)
+
+    def test_a_name_that_is_too_long(self) -> None:
+        with pytest.raises(CheckpointError, match="too long"):
+            read_checkpoint("x" * 5000)
 
     def test_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe.pt")
@@ -387,6 +409,10 @@ class TestIndex:
         torch.save({"a": torch.ones(1)}, tmp_path / "one.bin")
         with pytest.raises(CheckpointError, match="not followed"):
             read_checkpoint(self.index(folder, {"a": name}))
+
+    def test_a_name_that_is_too_long(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="got a name that leads nowhere"):
+            read_checkpoint(self.index(tmp_path, {"a": "x" * 5000}))
 
     def test_link_out(self, tmp_path: Path) -> None:
         folder = tmp_path / "inner"

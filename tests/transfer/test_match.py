@@ -53,6 +53,12 @@ class TestUse:
         assert_same(bits(new), bits(old))
         assert report.share == 1 and set(report.counts) == {"loaded"}
 
+    def test_a_rule_that_leads_nowhere_is_told(self) -> None:
+        report = transfer_weights(net(), net(seed=1), rules=[("^0\\.", "zero.")])
+        assert report["0.weight"].reason == "a rule makes `zero.weight` of it in the source"
+        [left] = [each for each in report if each.status == "unexpected" and each.source == "0.weight"]
+        assert left.reason == "`zero.weight` by a rule, which is no name here"
+
     def test_backbone_of_another_net(self) -> None:
         class Student(L.LightningModule):
             def __init__(self) -> None:
@@ -219,6 +225,7 @@ class TestClasses:
     @pytest.mark.parametrize(
         ("classes", "message"),
         [
+            ([1], "Expected `classes` as"),
             ({}, "Expected `classes` as"),
             ({"cat": 0}, "Expected `classes` as"),
             ({True: 0}, "Expected `classes` as"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -227,9 +228,12 @@ class TestImportantChannels:
         [
             ([Axis("0.weight", 0), Axis("2.weight", 0)], "Expected one number of channels"),
             ([Axis("0.weight", 0, block=4)], "Expected blocks of 4"),
+            ([Axis("0.weigth", 0)], "names of the module in `groups`, got `0.weigth`. Did you mean `0.weight`?"),
+            ([Axis("0.weight", 2)], r"a dimension of `0.weight` \(4, 3\) in `groups`, got 2"),
+            (["0.weight", 0], "`groups` as lists of `Axis"),
         ],
     )
-    def test_groups_that_cannot_be(self, axes: list[Axis], message: str) -> None:
+    def test_groups_that_cannot_be(self, axes: list[Any], message: str) -> None:
         with pytest.raises(TransferError, match=message):
             transfer_weights(self.mlp(4), self.mlp(6), on_mismatch="slice", groups=[axes])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from lightning.pytorch import Callback
 from lightning_autoarch.callbacks.joint.names import with_parameters
 from lightning_autoarch.callbacks.prune.channels import ChannelPruning
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
+from lightning_autoarch.callbacks.transfer.lora import MISSING
 from lightning_autoarch.transfer.remote import is_remote
 
 
@@ -28,6 +30,8 @@ def obstacles(callback: Callback) -> dict[str, str]:
     """What would end a trial for nothing: name of the argument that is at fault -> why."""
     if isinstance(callback, ChannelPruning) and callback.is_after:
         return {"at": "ChannelPruning at the end of a trial comes behind its last score: give `at` below 1.0"}
+    if _has_adapters(callback) and importlib.util.find_spec("peft") is None:
+        return {"strategy": MISSING}
     if isinstance(callback, TransferLearning):
         source = callback.checkpoint
         if isinstance(source, str | os.PathLike) and not _is_there(os.fspath(source)):

@@ -31,7 +31,7 @@ from lightning_autoarch.callbacks.transfer.ddp import check_strategy, wrap_again
 from lightning_autoarch.callbacks.transfer.freezing import Freezing
 from lightning_autoarch.callbacks.transfer.groups import add_missing, check_each_once, split_groups
 from lightning_autoarch.callbacks.transfer.l2_sp import StartingPoint
-from lightning_autoarch.callbacks.transfer.lora import add_lora
+from lightning_autoarch.callbacks.transfer.lora import add_lora, check_lora
 from lightning_autoarch.callbacks.transfer.order import FoundRates, come_before_tuners
 from lightning_autoarch.callbacks.transfer.recipe import Plan, Recipe
 from lightning_autoarch.callbacks.transfer.resume import check_state, planned_epochs
@@ -64,7 +64,9 @@ class TransferLearning(Callback):
     Args:
         checkpoint: what `read_checkpoint` takes; None where the module comes with its weights. A fit that resumes
             (`ckpt_path`) takes nothing over.
-        rules, on_mismatch, classes: as for `transfer_weights`.
+        rules: `(pattern, replacement)` for names in the checkpoint, as for `transfer_weights`.
+        on_mismatch: what becomes of tensors of other shapes: "skip", "slice", "widen" or "error".
+        classes: row of the checkpoint's output layer -> row of the module's.
         freeze: patterns of what is not trained. A norm with running statistics is in eval while it is frozen.
         freeze_depth: how many blocks from the input on (see `transfer/blocks.py`) are not trained.
         unfreeze: epoch -> patterns of what is trained from then on, from 1.
@@ -79,7 +81,8 @@ class TransferLearning(Callback):
         head: patterns of the output layer; by default the block of the last linear or convolution that is registered.
         probe_epochs: of "lp_ft"; by default half of the fit's.
         lora: options of `peft.LoraConfig`: {"r": 8, "lora_alpha": 16}.
-        example_inputs: as for `transfer_weights`; where there are none "widen" takes the `example_input_array`.
+        example_inputs: of the module's forward, for "slice" and "widen"; "widen" takes the `example_input_array` where
+            there are none.
 
     Attributes:
         report: what was taken over; None without `checkpoint`, and where the fit goes on from another one.
@@ -181,7 +184,7 @@ class TransferLearning(Callback):
         check_strategy(self, trainer)
         come_before_tuners(self, trainer)
         _call_configure_model(trainer)
-        plan = Plan.of(self.recipe, pl_module)
+        plan = self._planned(pl_module)
         thaw = plan.thaw(planned_epochs(trainer))
         before, self._goes_on_from = self._goes_on_from, None
         if before is not None:
@@ -206,7 +209,7 @@ class TransferLearning(Callback):
         """
         _call_configure_model(trainer)
         if not self._has_weights(pl_module):
-            self._take_over(trainer, pl_module, Plan.of(self.recipe, pl_module))
+            self._take_over(trainer, pl_module, self._planned(pl_module))
             self._taken_by = weakref.ref(next(pl_module.parameters()))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -259,6 +262,12 @@ class TransferLearning(Callback):
         """Whether this module has them from a fit before; a search may have made all its parameters new since."""
         first = next(module.parameters(), None)
         return self._taken_by is not None and first is not None and self._taken_by() is first
+
+    def _planned(self, module: LightningModule) -> Plan:
+        plan = Plan.of(self.recipe, module)
+        if self.recipe.strategy == "lora":
+            check_lora(module, plan.blocks[-1], self.recipe.lora)
+        return plan
 
     def _go_on(self, before: Mapping[str, Any]) -> None:
         self.report = None

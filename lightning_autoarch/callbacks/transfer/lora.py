@@ -18,7 +18,15 @@ from torch import nn
 from lightning_autoarch.errors import TransferError
 from lightning_autoarch.transfer.patterns import Names
 
+MISSING = '`strategy="lora"` needs peft: `pip install "lightning-autoarch[lora]"`'
+RANK = 8  # of peft, where `lora` has none
 FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)  # read their layers' weights, past any adapter
+
+
+def check_lora(module: nn.Module, head: Collection[str], options: Mapping[str, Any]) -> None:
+    """Raise what `add_lora` would, with nothing changed."""
+    if not _is_adapted(module):
+        _config(module, head, options)
 
 
 def add_lora(module: nn.Module, head: Collection[str], options: Mapping[str, Any]) -> bool:
@@ -34,18 +42,18 @@ def add_lora(module: nn.Module, head: Collection[str], options: Mapping[str, Any
         Whether there were none before.
 
     Raises:
-        TransferError: `peft` is missing, or there is nothing to adapt.
+        TransferError: `peft` is missing, wrong options, or there is nothing to adapt.
     """
-    peft = _peft()
-    if any(isinstance(layer, peft.tuners.tuners_utils.BaseTunerLayer) for layer in module.modules()):
+    if _is_adapted(module):
         return False
-    names = Names(module)
+    config, names, peft = _config(module, head, options), Names(module), _peft()
     trained = [names.parameters[name] for name in head if names.parameters[name].requires_grad]
-    named = {} if "target_modules" in options else {"target_modules": _linear_layers(module, names, head)}
-    config = peft.LoraConfig(**named, **options)
     with warnings.catch_warnings():  # peft finds out by itself which way round a weight lies, and says so
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to ")
-        peft.inject_adapter_in_model(config, module)
+        try:
+            peft.inject_adapter_in_model(config, module)
+        except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+            raise TransferError(f"peft could not put adapters into {type(module).__name__}: {error}") from error
     for parameter in trained:
         parameter.requires_grad_(True)
     return True
@@ -66,8 +74,32 @@ def _peft() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise TransferError('`strategy="lora"` needs peft: `pip install "lightning-autoarch[lora]"`.') from error
+        raise TransferError(f"{MISSING}.") from error
     return peft
+
+
+def _is_adapted(module: nn.Module) -> bool:
+    layer_type = _peft().tuners.tuners_utils.BaseTunerLayer
+    return any(isinstance(layer, layer_type) for layer in module.modules())
+
+
+def _config(module: nn.Module, head: Collection[str], options: Mapping[str, Any]) -> Any:
+    """The `LoraConfig` of options that are right for a module."""
+    peft, rank = _peft(), options.get("r", RANK)
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise TransferError(f"Expected `r` of `lora` to be a whole number from 1 on, got {rank!r}.")
+    named = {} if "target_modules" in options else {"target_modules": _linear_layers(module, Names(module), head)}
+    try:
+        config = peft.LoraConfig(**named, **options)
+    except (TypeError, ValueError) as error:
+        raise TransferError(f"Expected `lora` as options of `peft.LoraConfig`, got {options!r:.80}: {error}") from error
+    target = config.target_modules
+    if not isinstance(target, str | Collection):
+        raise TransferError(f"Expected `target_modules` of `lora` as names of layers, got {target!r:.80}.")
+    found = peft.tuners.tuners_utils.check_target_module_exists
+    if target != "all-linear" and not any(found(config, path) for path, _ in module.named_modules()):
+        raise TransferError(f"Expected `target_modules` of `lora` to name layers of the module, got {target!r:.80}.")
+    return config
 
 
 def _linear_layers(module: nn.Module, names: Names, head: Collection[str]) -> str:

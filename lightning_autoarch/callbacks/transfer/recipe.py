@@ -78,6 +78,8 @@ class Recipe:
             check_number(self.l2_sp, "l2_sp", "to be a number above 0, or None", 0.0)
         if self.warmup_epochs != 0 or isinstance(self.warmup_epochs, bool):
             check_number(self.warmup_epochs, "warmup_epochs", "to be a number of epochs from 0 on", 0.0)
+        if not isinstance(self.lora, Mapping):
+            raise TransferError(f"Expected `lora` as options of `peft.LoraConfig`, got {self.lora!r:.80}.")
         depth = self.freeze_depth
         if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
             raise TransferError(f"Expected `freeze_depth` to be a number of blocks from 0 on, got {depth!r}.")
@@ -116,6 +118,8 @@ class Plan:
             TransferError: a pattern matches nothing, or the module has no layers for the strategy.
         """
         names = Names(module)
+        if not names.parameters:
+            raise TransferError(f"Expected parameters to fine-tune, got none in {type(module).__name__}.")
         lazy = next((name for name, p in names.parameters.items() if is_lazy(p)), None)
         if lazy is not None:
             raise TransferError(f"Expected `{lazy}` with a shape: run a batch through the module first.")

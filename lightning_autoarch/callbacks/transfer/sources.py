@@ -37,7 +37,16 @@ def take_over(
         TransferError: "widen" without an input, not a parameter came from it, or as `transfer_weights`.
         CheckpointError: it cannot be read.
     """
-    report = transfer_weights(
+
+    def accept(report: TransferReport) -> None:
+        if not report.taken:
+            where = source if isinstance(source, str | os.PathLike) else type(source).__name__
+            raise TransferError(
+                f"Expected weights for {type(module).__name__} in {where}, but not one parameter was taken over: it is "
+                f"of another architecture, its names need `rules`, or `reinit` names all that it has.\n{report}"
+            )
+
+    return transfer_weights(
         module,
         source,
         rules=rules,
@@ -46,14 +55,8 @@ def take_over(
         reinit=[_regex(names.raw(reinit))] if reinit else [],
         head=_regex(names.raw(head)) if head else None,
         example_inputs=_inputs(module, on_mismatch, example_inputs),
+        accept=accept,
     )
-    if not report.taken:
-        where = source if isinstance(source, str | os.PathLike) else type(source).__name__
-        raise TransferError(
-            f"Expected weights for {type(module).__name__} in {where}, but not one parameter was taken over: it is of "
-            f"another architecture, or its names need `rules`.\n{report}"
-        )
-    return report
 
 
 def started_from(names: Names, report: TransferReport | None, reinit: Collection[str]) -> set[str]:

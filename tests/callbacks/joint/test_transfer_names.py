@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import pickle
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,13 @@ class TestTheWinner:
         inner, outer = TransferLearning(pretrained()), TransferLearning(pretrained(), l2_sp=0.1)
         with pytest.raises(Exception, match="the weights that `l2_sp` began with"):
             fit(tmp_path, search(after="keep", trial_callbacks=[inner]), outer)
+
+    @pytest.mark.skipif(importlib.util.find_spec("peft") is not None, reason="peft is installed")
+    def test_adapters_without_peft(self, tmp_path: Path) -> None:
+        space = {"transfer.strategy": Categorical(["full", "lora"])}
+        with pytest.raises(SpaceError, match=r"`transfer.strategy` cannot be 'lora': .*needs peft: `pip install"):
+            fit(tmp_path, search(space), TransferLearning(pretrained()))
+        assert not list(tmp_path.rglob("study.db"))
 
     def test_adapters_only_in_trials(self, tmp_path: Path) -> None:
         space = {"transfer.strategy": Categorical(["full", "lora"])}

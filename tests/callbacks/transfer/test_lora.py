@@ -25,8 +25,10 @@ def test_peft_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
+    module = Tuned()
     with pytest.raises(TransferError, match=r'`pip install "lightning-autoarch\[lora\]"`'):
-        fit(Tuned(), TransferLearning(source(), strategy="lora"))
+        fit(module, TransferLearning(source(), strategy="lora"))
+    assert moved(module, Tuned().state_dict()) == set()
 
 
 class TestWithPeft:
@@ -72,6 +74,27 @@ class TestWithPeft:
         names = list(module.state_dict())
         fit(module, transfer, max_epochs=1)
         assert list(module.state_dict()) == names
+
+    @pytest.mark.parametrize(
+        ("lora", "message"),
+        [
+            ({"rank": 2}, "`lora` as options of `peft.LoraConfig`, got .*rank"),
+            ({"r": 0}, "`r` of `lora` to be a whole number from 1 on, got 0"),
+            ({"target_modules": ["trunk"]}, "`target_modules` of `lora` to name layers of the module"),
+            ({"target_modules": None}, "`target_modules` of `lora` as names of layers, got None"),
+        ],
+    )
+    def test_wrong_options_change_nothing(self, lora: dict[str, Any], message: str) -> None:
+        module = Tuned()
+        with pytest.raises(TransferError, match=message):
+            fit(module, TransferLearning(source(), strategy="lora", lora=lora))
+        assert moved(module, Tuned().state_dict()) == set()
+
+    def test_what_only_peft_finds_wrong(self) -> None:
+        with pytest.raises(
+            TransferError, match=r"peft could not put adapters into Tuned: .*BatchNorm1d.* is not supported"
+        ):
+            fit(Tuned(), TransferLearning(source(), strategy="lora", lora={"target_modules": ["backbone.1"]}))
 
     def test_nothing_to_adapt(self) -> None:
         class Fused(Tuned):

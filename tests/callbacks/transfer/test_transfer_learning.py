@@ -79,6 +79,7 @@ class TestWeights:
         [
             ({"conv.weight": torch.zeros(3, 3)}, "names that source and module share, got none"),
             ({"head.weight": torch.zeros(3, 3)}, "Tuned in dict, but not one parameter was taken over"),
+            ({"backbone.1.running_mean": torch.ones(8)}, "Tuned in dict, but not one parameter was taken over"),
         ],
     )
     def test_another_architecture(self, weights: Any, message: str) -> None:
@@ -474,6 +475,15 @@ class TestErrors:
 
         with pytest.raises(TransferError, match=r"`head.weight`, `head.bias` in more"):
             fit(Twice(), TransferLearning(source()))
+
+    def test_a_module_without_parameters(self) -> None:
+        class Empty(Tuned):
+            def __init__(self) -> None:
+                super().__init__()
+                self.backbone, self.head = nn.Sequential(), nn.Identity()
+
+        with pytest.raises(TransferError, match="parameters to fine-tune, got none in Empty"):
+            fit(Empty(), TransferLearning())
 
     def test_one_block_has_no_head(self) -> None:
         class One(Tuned):
