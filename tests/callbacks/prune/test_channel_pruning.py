@@ -130,6 +130,52 @@ def test_an_endless_fit_can_be_pruned_before_it() -> None:
     assert sum(widths(module)[:2]) <= 40
 
 
+class ReadsValues(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x * 2 if x.sum() > 0 else x)
+
+
+@pytest.mark.parametrize("at", [3, 1.0])
+@pytest.mark.parametrize("example", [True, False])
+@pytest.mark.parametrize(
+    ("module", "options", "error"),
+    [
+        (ReadsValues, {"share": 0.5}, (StructureError, "reads values of a tensor")),
+        (ReadsValues, {"latency": 0.5}, (StructureError, "reads values of a tensor")),
+        (Net, {"share": 0.5, "targets": "nope"}, (PruneValueError, "matches no group")),
+        (Net, {"share": 0.5, "round_to": 64}, (PruneValueError, "round to fewer")),
+        (Net, {"flops": 1e-4}, (PruneValueError, "^`flops=0.0001` is out of reach")),
+    ],
+)
+def test_what_cannot_be_is_an_error_before_a_weight_changes(
+    module: type[Net], options: Any, error: Any, example: bool, at: Any
+) -> None:
+    torch.manual_seed(0)
+    dense = module(width=32, layers=[{"width": 32}], dropout=0.0)
+    dense.example_input_array = torch.zeros(2, 4) if example else None
+    before = {name: value.clone() for name, value in dense.state_dict().items()}
+    with pytest.raises(error[0], match=error[1]):
+        fit(dense, ChannelPruning(at=at, **options))
+    assert dense.trainer.global_step == 0
+    assert all(torch.equal(value, before[name]) for name, value in dense.state_dict().items())
+
+
+def test_trying_it_first_changes_nothing_of_the_training() -> None:
+    losses: list[list[float]] = [[], []]
+    for seen, callbacks in zip(losses, ([], [ChannelPruning(0.5, at=1.0)]), strict=True):
+        torch.manual_seed(1)
+        fit(Net(width=32, layers=[{"width": 32}], dropout=0.5), *callbacks, Losses(seen))
+    assert losses[0] == losses[1]
+
+
+class Losses(L.Callback):
+    def __init__(self, seen: list[float]) -> None:
+        self.seen = seen
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
+        self.seen.append(outputs["loss"].item())
+
+
 def test_the_first_batch_is_the_input_where_none_is_given() -> None:
     for at in (2, 1.0):
         module = Net(width=32, dropout=0.0)
