@@ -172,7 +172,8 @@ class ChannelPruning(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.distill is not None:
             self.distill.on_fit_start(trainer, pl_module)
-        self._step = None if self.is_after else steps(self.at, total_steps(trainer), "at")
+        total = None if trainer.fast_dev_run and isinstance(self.at, int) else total_steps(trainer)  # type: ignore[attr-defined]
+        self._step = None if self.is_after else steps(self.at, total, "at")
         self._unchecked = not self._is_small(pl_module)
         if self.example_inputs is not None or pl_module.example_input_array is not None:
             self._check(pl_module, None)

@@ -17,12 +17,13 @@ def total_steps(trainer: Trainer) -> int | None:
 
     Under manual optimization every optimizer is taken to step once a batch; `max_steps` counts the steps of all.
     """
-    steps = trainer.estimated_stepping_batches
-    if math.isinf(steps):
+    estimated = trainer.estimated_stepping_batches
+    if math.isinf(estimated):
         return None
+    steps = max(0, int(estimated))  # -1 of no batches
     if trainer.lightning_module.automatic_optimization:
-        return int(steps)
-    total = int(steps) * max(1, len(trainer.optimizers))
+        return steps
+    total = steps * max(1, len(trainer.optimizers))
     return total if trainer.max_steps == -1 else min(total, trainer.max_steps)
 
 

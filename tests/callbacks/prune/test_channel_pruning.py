@@ -160,6 +160,13 @@ def test_what_cannot_be_is_an_error_before_a_weight_changes(
     assert all(torch.equal(value, before[name]) for name, value in dense.state_dict().items())
 
 
+def test_a_trial_run_of_one_batch() -> None:
+    for at in (5, 0.5):
+        fit(net(), ChannelPruning(0.5, at=at), fast_dev_run=True)
+    with pytest.raises(StructureError):
+        fit(ReadsValues(width=32), ChannelPruning(0.5, at=5), fast_dev_run=True)
+
+
 def test_trying_it_first_changes_nothing_of_the_training() -> None:
     losses: list[list[float]] = [[], []]
     for seen, callbacks in zip(losses, ([], [ChannelPruning(0.5, at=1.0)]), strict=True):

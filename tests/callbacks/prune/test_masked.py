@@ -243,6 +243,18 @@ class TestMagnitude:
         assert pruning._total == trainer.global_step
         assert spy.seen.index(pytest.approx(0.5, abs=2e-3)) == round(0.8 * trainer.global_step / 2 + 0.01) - 1
 
+    @pytest.mark.parametrize("schedule", [OneShot(0.5, at=5), IterativeSparsity(0.5, 3), CubicSparsity(0.5)])
+    def test_a_trial_run_of_one_batch(self, schedule: Any) -> None:
+        fit(net(), MagnitudePruning(schedule), fast_dev_run=True)
+        with pytest.raises(PruneValueError, match="matches no weight"):
+            fit(net(), MagnitudePruning(schedule, targets="nope"), fast_dev_run=True)
+
+    def test_a_fit_of_no_batches(self) -> None:
+        module = net()
+        before = copy.deepcopy(module.state_dict())
+        fit(module, MagnitudePruning(CubicSparsity(0.5)), limit_train_batches=0)
+        assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
     def test_it_says_where_the_fit_ended_too_early(self) -> None:
         class Ends(L.Callback):
             def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
