@@ -161,9 +161,9 @@ class ChannelPruning(Callback):
         path, weights_only = checkpoint_path(trainer)
         state = None if path is None else callback_state(path, self.state_key, weights_only)
         if before is not None:
-            self._shrink_to(pl_module, before)
+            self._shrink_to(trainer, pl_module, before)
         elif state is not None:
-            self._shrink_to(pl_module, state["recipe"])
+            self._shrink_to(trainer, pl_module, state["recipe"])
         elif self.is_before:
             if self.distill is not None and self.distill.teacher is None:
                 self.distill.teacher = detached_copy(pl_module)
@@ -237,8 +237,10 @@ class ChannelPruning(Callback):
         if self.removed is not None:
             self._say(trainer, self.removed)
 
-    def _shrink_to(self, module: LightningModule, recipe: dict[str, Any]) -> None:
+    def _shrink_to(self, trainer: Trainer, module: LightningModule, recipe: dict[str, Any]) -> None:
         apply_recipe_(module, recipe)
+        for average in averages(trainer):  # made in a `setup` before this one
+            apply_recipe_(average, recipe)
         self.recipe, self._small = recipe, weakref.ref(module)
 
     def _inputs(self, module: LightningModule, batch: Any) -> Any:

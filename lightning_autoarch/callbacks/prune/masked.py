@@ -32,7 +32,7 @@ from lightning_autoarch.callbacks.prune.trained import as_ever_trained
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.magnitude import magnitude_masks
 from lightning_autoarch.prune.mask import BitMask
-from lightning_autoarch.prune.masked import MaskedWeights, cut_masks, masks_of
+from lightning_autoarch.prune.masked import MaskedWeights, cut_masks, masks_of, with_names
 from lightning_autoarch.prune.targets import Patterns, find_targets
 
 ENDLESS = 10**12  # optimizer steps, more than any fit has
@@ -333,5 +333,4 @@ def _check_finite(weights: MaskedWeights) -> None:
             try:
                 magnitude_masks([parameter], k=0)
             except PruneValueError as error:
-                told = str(error).replace("tensors[0]", name).partition(", or pass nan=")[0]  # no option here
-                raise PruneValueError(told.removesuffix(".") + ".") from error
+                raise PruneValueError(with_names(str(error), [name])) from error

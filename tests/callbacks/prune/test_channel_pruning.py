@@ -94,6 +94,24 @@ def test_averages_and_masks_follow() -> None:
     assert all(bool(zeros[name][~mask.unpack()].all()) for name, mask in masks.masks.items())
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("average_first", [True, False])
+@pytest.mark.parametrize("step", [3, 9])
+def test_resume_beside_an_average(step: int, average_first: bool, tmp_path: Path) -> None:
+    def train(path: Any = None) -> Net:
+        pair = [EMAWeightAveraging(decay=0.5), ChannelPruning(0.5, at=5)]
+        saved = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
+        torch.manual_seed(0)
+        fit(module := net(), *pair[:: 1 if average_first else -1], saved, ckpt_path=path, enable_checkpointing=True)
+        return module
+
+    whole = train()
+    resumed = train(tmp_path / f"step={step}.ckpt")
+    assert widths(resumed) == widths(whole)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
+
+
 def test_a_second_fit_does_not_prune_again() -> None:
     module, pruning = net(), ChannelPruning(0.5)
     fit(module, pruning)
