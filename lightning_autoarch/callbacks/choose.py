@@ -10,7 +10,7 @@ As folds only score, the best is trained once more, on the whole training set, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -181,6 +181,8 @@ def _checked(candidates: Candidates, mode: str) -> Candidates:
 
 
 def _listed(name: str, callbacks: Callback | Sequence[Callback]) -> list[Callback]:
+    if not isinstance(callbacks, Callback | Iterable):
+        raise SearchError(f"Expected callbacks for the candidate `{name}`, [] for none, got {callbacks!r:.80}.")
     listed = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
     strange = next((each for each in listed if not isinstance(each, Callback)), None)
     if strange is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
+
+from lightning_autoarch.errors import CheckpointError
 
 
 def top_level(section: Any) -> dict[str, Any]:
@@ -34,6 +37,21 @@ def hyperparameters(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError:
         return {}
     return {k: v for k, v in dict(checkpoint.get("hyper_parameters") or {}).items() if k != "_instantiator"}
+
+
+def check_takes(class_path: str, arguments: Mapping[str, Any], path: Path) -> None:
+    """Raises CheckpointError where a class has no argument for a hyperparameter of the checkpoint at `path`."""
+    module, _, name = class_path.rpartition(".")
+    cls = getattr(importlib.import_module(module), name, None) if module else None
+    if not isinstance(cls, type):
+        return  # jsonargparse says what is wrong with the class path
+    known = inspect.signature(cls).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    if strange := [argument for argument in arguments if argument not in known]:
+        raise CheckpointError(
+            f"{path} was saved with the hyperparameter `{strange[0]}`, which {name} has not: of another module."
+        )
 
 
 def is_a(callback: Mapping[str, Any], kind: type[Callback]) -> bool:

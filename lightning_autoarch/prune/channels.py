@@ -24,6 +24,7 @@ from lightning_autoarch.structure import ChannelGroup, Resized, channel_groups, 
 
 Keep = dict[str, list[int]]
 PROBES = 12  # bisections of the share of units: a 4096th
+ALL = 1.0 - 1e-9  # a share of the units with which the fewest stay that may
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class Target:
             raise PruneValueError(f"Expected one of share, parameters, flops and latency, got {given or 'none'}.")
         if not 0 < real(getattr(self, given[0]), given[0]) < 1:
             raise PruneValueError(f"Expected `{given[0]}` in (0, 1), got {getattr(self, given[0])}.")
+
+    def __str__(self) -> str:
+        return next(f"`{name}={value:.6g}`" for name, value in vars(self).items() if value is not None)
 
     def met(self, dense: Cost, now: Cost) -> bool:
         """Whether the module is small enough."""
@@ -132,6 +136,17 @@ def prune_channels_(
     return Removed(resized, recipe_of(module, resized), keep, widths, before, after)
 
 
+def check_prunable(module: nn.Module, example_inputs: Any, target: Target, **options: Any) -> None:
+    """Raise now what `prune_channels_` would raise later, whatever the weights are by then: tried on a copy.
+
+    Args:
+        module, example_inputs, options: as in `prune_channels_`.
+        target: whether it is in reach, unless it is a latency, which is not measured.
+    """
+    known = target.parameters is not None or target.flops is not None
+    prune_channels_(detached_copy(module), example_inputs, target if known else Target(share=ALL), **options)
+
+
 class _Search:
     """The smallest share of units that meets a target, on copies."""
 
@@ -161,7 +176,7 @@ class _Search:
                 tried[key] = bool(keep) and target.met(dense, self._cost(keep, latency))
             return tried[key]
 
-        low, high = 0.0, 1.0 - 1e-9
+        low, high = 0.0, ALL
         if not met(high):
             raise PruneValueError(
                 f"{target} is out of reach: with the fewest units in every group that may lose some it is not met. "

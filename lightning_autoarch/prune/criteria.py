@@ -29,7 +29,8 @@ def of_all(names: Sequence[str], found: Mapping[str, Tensor]) -> list[Tensor]:
         if name not in found:
             raise PruneValueError(
                 f"`{name}` has no gradient at the optimizer step, by which weights are compared: it takes no part in "
-                "the loss. Leave it out by `exclude`."
+                "the loss, or its optimizer did not step with that of the others. Leave it out by `exclude`, or give "
+                "the weights of each optimizer a callback of their own, by `targets` and `name`."
             )
     return [found[name] for name in names]
 

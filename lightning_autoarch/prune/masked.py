@@ -134,7 +134,7 @@ def prune_further(
         each = counts(weights.sizes, _shares(weights, sparsity, scope, final), weights.pruned)
         return magnitude_masks(weights.parameters, k=each, scope="tensor", masks=weights.masks, scores=scores)
     except PruneValueError as error:
-        raise PruneValueError(_with_names(str(error), weights.names)) from error
+        raise PruneValueError(with_names(str(error), weights.names)) from error
 
 
 def _shares(weights: MaskedWeights, sparsity: float, scope: Scope, final: float) -> list[float]:
@@ -164,6 +164,8 @@ def _fitting(parameters: Mapping[str, Tensor], masks: Mapping[str, BitMask]) -> 
     return [masks[name].to(parameter.device) for name, parameter in parameters.items()]
 
 
-def _with_names(message: str, names: Iterable[str]) -> str:
+def with_names(message: str, names: Iterable[str]) -> str:
+    """An error of `magnitude_masks` as one of training, which has no `nan=`."""
     listed = list(names)
-    return re.sub(r"tensors\[(\d+)\]", lambda match: listed[int(match[1])], message)
+    named = re.sub(r"tensors\[(\d+)\]", lambda match: listed[int(match[1])], message)
+    return re.sub(r", or pass nan=.*", ".", named)

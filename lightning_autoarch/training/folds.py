@@ -156,6 +156,10 @@ def cross_validate(
         SearchError: the data cannot be split, `monitor` is not logged, or a fold failed (with the reason).
     """
     check_splitter(splitter)
+    if (trainer_kwargs or {}).get("callbacks"):
+        raise SearchError(
+            "Expected no callbacks in `trainer_kwargs`, where all folds would share them: give those of each training."
+        )
     spec = TrialSpec(
         architecture={},
         builder=ModuleBuilder.of(module, factory),

@@ -176,6 +176,13 @@ def test_one_that_fails_is_named_and_the_others_go_on() -> None:
         ({"a/b": []}, {}, r"names of `candidates`.*'a/b'"),
         ({"..": []}, {}, r"names of `candidates`"),
         ({"a": ["adam"]}, {}, r"callbacks for the candidate `a`, got 'adam'"),
+        ({"a": None}, {}, r"callbacks for the candidate `a`, \[\] for none, got None"),
+        ({"a": []}, {"output": Path()}, r"Expected `output` to name a file, got the directory"),
+        (
+            {"a": []},
+            {"trainer_kwargs": {**TRAINER, "callbacks": [L1Regularization(0.1)]}},
+            "no callbacks in `trainer_kw",
+        ),
         ({"a": []}, {"mode": "best"}, r"`mode` to be one of min, max, got 'best'"),
         ({"a": []}, {"monitor": "val_los"}, r"Did you mean `val_loss`"),
         ({"a": []}, {"folds": 1}, r"`folds`"),

@@ -112,3 +112,37 @@ def test_the_checkpoint_is_not_fine_tuned_once_more(config: Callable[..., str], 
     transfer = {"class_path": "lightning_autoarch.TransferLearning", "init_args": {"checkpoint": "other.ckpt"}}
     cli = AutoArchCLI(args=["prune", "--config", config({"callbacks": [transfer]}), "--ckpt_path", trained])
     assert not any(isinstance(callback, TransferLearning) for callback in cli.trainer.callbacks)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--output", "there"], "Expected `output` to name a file, got the directory there."),
+        (["--output", "given.yaml/p.ckpt"], "Expected to write `output` to given.yaml/p.ckpt, cannot: "),
+        (["--report", "given.yaml/p.html"], "Expected to write `report` to given.yaml/p.html, cannot: "),
+        (["--output", "both.html"], "Expected one file for the checkpoint and another for the page, got both.html"),
+    ],
+)
+def test_a_place_where_nothing_can_be_written_is_an_error_before_training(
+    config: Callable[..., str], trained: str, fails: Callable[..., tuple[int, str]], options: list[str], said: str
+) -> None:
+    Path("there").mkdir()
+    code, line = fails("prune", "--config", config(), "--ckpt_path", trained, *options)
+    assert code == 2 and said in line
+    assert not list(Path("there").iterdir())
+
+
+def test_hyperparameters_of_another_module(
+    config: Callable[..., str], trained: str, fails: Callable[..., tuple[int, str]]
+) -> None:
+    torch.save({**torch.load(trained), "hyper_parameters": {"depth": 3}}, "other.ckpt")
+    code, line = fails("prune", "--config", config(), "--ckpt_path", "other.ckpt")
+    assert code == 2
+    assert "other.ckpt was saved with the hyperparameter `depth`, which Called has not: of another module." in line
+
+
+def test_a_trial_run_of_a_schedule_in_steps(config: Callable[..., str], trained: str, capsys: Any) -> None:
+    schedule = {"class_path": "CubicSparsity", "init_args": {"final_sparsity": 0.9, "start": 2, "end": 5}}
+    path = config({"fast_dev_run": True}, prune={"schedule": schedule})
+    main(["prune", "--config", path, "--ckpt_path", trained])
+    assert "fast_dev_run: one batch was trained; pruned.ckpt is not written." in capsys.readouterr().out

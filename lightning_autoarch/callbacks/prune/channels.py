@@ -20,7 +20,7 @@ from lightning_autoarch.callbacks.prune.hooks import averages, total_steps
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.steps import optimizers_of
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
-from lightning_autoarch.prune.channels import Removed, Target, prune_channels_
+from lightning_autoarch.prune.channels import Removed, Target, check_prunable, prune_channels_
 from lightning_autoarch.prune.cost import detached_copy
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.schedule import Place, check_place, steps
@@ -56,9 +56,9 @@ class ChannelPruning(Callback):
         removed: what was done, with the costs before and after; None before.
 
     Raises:
-        PruneValueError: before training: a target that is no share, `at` behind the end; when it prunes: nothing may
-            go, or the target is out of reach.
-        StructureError: the forward cannot be followed, naming the place; the module is then as before.
+        PruneValueError: before training: a target that is no share, `at` behind the end, nothing may go, a target out
+            of reach. Of a latency this is known only when it prunes.
+        StructureError: before training: the forward cannot be followed, naming the place; the module is as before.
         MisconfigurationException: parameters are sharded; or several processes, and `at` in the middle of the fit.
 
     Example::
@@ -95,6 +95,7 @@ class ChannelPruning(Callback):
         self.distill = distill
         self.removed: Removed | None = None
         self.recipe: dict[str, Any] | None = None
+        self._unchecked = False  # whether it was not tried yet if the module can be made smaller
         self._step: int | None = None  # after which it prunes; None: not in the course of the fit
         self._small: weakref.ref[LightningModule] | None = None  # the module that was made smaller
         self._goes_on_from: dict[str, Any] | None = None  # the recipe of a fit whose weights come after `setup`
@@ -160,9 +161,9 @@ class ChannelPruning(Callback):
         path, weights_only = checkpoint_path(trainer)
         state = None if path is None else callback_state(path, self.state_key, weights_only)
         if before is not None:
-            self._shrink_to(pl_module, before)
+            self._shrink_to(trainer, pl_module, before)
         elif state is not None:
-            self._shrink_to(pl_module, state["recipe"])
+            self._shrink_to(trainer, pl_module, state["recipe"])
         elif self.is_before:
             if self.distill is not None and self.distill.teacher is None:
                 self.distill.teacher = detached_copy(pl_module)
@@ -171,7 +172,14 @@ class ChannelPruning(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.distill is not None:
             self.distill.on_fit_start(trainer, pl_module)
-        self._step = None if self.is_after else steps(self.at, total_steps(trainer), "at")
+        total = None if trainer.fast_dev_run and isinstance(self.at, int) else total_steps(trainer)  # type: ignore[attr-defined]
+        self._step = None if self.is_after else steps(self.at, total, "at")
+        self._unchecked = not self._is_small(pl_module)
+        if self.example_inputs is not None or pl_module.example_input_array is not None:
+            self._check(pl_module, None)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._check(pl_module, batch)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
@@ -196,18 +204,30 @@ class ChannelPruning(Callback):
     def _is_small(self, module: LightningModule) -> bool:
         return self._small is not None and self._small() is module
 
+    def _check(self, module: LightningModule, batch: Any) -> None:
+        """Once in a fit, before it changes a weight."""
+        if self._unchecked:
+            self._unchecked = False
+            check_prunable(module, self._inputs(module, batch), self.target, **self._options)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {
+            "scope": self.scope,
+            "round_to": self.round_to,
+            "p": self.p,
+            "targets": self.targets,
+            "exclude": self.exclude,
+        }
+
     def _prune(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
         if trainer.is_global_zero:
             self.removed = prune_channels_(
                 module,
                 self._inputs(module, batch),
                 self.target,
-                scope=self.scope,
-                round_to=self.round_to,
-                p=self.p,
-                targets=self.targets,
-                exclude=self.exclude,
                 optimizers=optimizers_of(trainer),
+                **self._options,
             )
         recipe: dict[str, Any] = trainer.strategy.broadcast(self.removed.recipe if self.removed is not None else {})
         if not trainer.is_global_zero:
@@ -217,8 +237,10 @@ class ChannelPruning(Callback):
         if self.removed is not None:
             self._say(trainer, self.removed)
 
-    def _shrink_to(self, module: LightningModule, recipe: dict[str, Any]) -> None:
+    def _shrink_to(self, trainer: Trainer, module: LightningModule, recipe: dict[str, Any]) -> None:
         apply_recipe_(module, recipe)
+        for average in averages(trainer):  # made in a `setup` before this one
+            apply_recipe_(average, recipe)
         self.recipe, self._small = recipe, weakref.ref(module)
 
     def _inputs(self, module: LightningModule, batch: Any) -> Any:

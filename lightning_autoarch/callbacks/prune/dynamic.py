@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
+from lightning_autoarch.prune.amounts import real
 from lightning_autoarch.prune.criteria import of_all, random_scores
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.mask import BitMask
@@ -59,7 +60,7 @@ class DynamicSparseTraining(MaskedTraining):
         for argument, value, known in (("scope", scope, ("erk", "layer")), ("start", start, ("random", "magnitude"))):
             if value not in known:
                 raise PruneValueError(f"Expected `{argument}` to be one of {', '.join(known)}, got {value!r}.")
-        if not 0 < alpha <= 1:
+        if not 0 < real(alpha, "alpha") <= 1:
             raise PruneValueError(f"Expected `alpha` in (0, 1], got {alpha}.")
         self.target_sparsity, self.scope, self.alpha, self.end = sparsity, scope, alpha, end
         self.start, self.seed = start, seed
@@ -91,6 +92,10 @@ class RigL(DynamicSparseTraining):
 
         L.Trainer(max_epochs=20, callbacks=[RigL(0.9, every_n_steps=100)]).fit(model, datamodule=dm)
     """
+
+    @property
+    def asks_gradients(self) -> bool:
+        return True
 
     def growth(self, weights: MaskedWeights, step: int) -> list[Tensor] | None:
         return of_all(weights.names, self.of_gradients) if self.stepped else None

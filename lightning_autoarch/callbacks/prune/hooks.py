@@ -15,12 +15,16 @@ from torch.optim.swa_utils import AveragedModel
 def total_steps(trainer: Trainer) -> int | None:
     """Optimizer steps of the whole fit; None where it has no known end.
 
-    Under manual optimization every optimizer is taken to step once a batch.
+    Under manual optimization every optimizer is taken to step once a batch; `max_steps` counts the steps of all.
     """
-    steps = trainer.estimated_stepping_batches
-    if math.isinf(steps):
+    estimated = trainer.estimated_stepping_batches
+    if math.isinf(estimated):
         return None
-    return int(steps) * (1 if trainer.lightning_module.automatic_optimization else max(1, len(trainer.optimizers)))
+    steps = max(0, int(estimated))  # -1 of no batches
+    if trainer.lightning_module.automatic_optimization:
+        return steps
+    total = steps * max(1, len(trainer.optimizers))
+    return total if trainer.max_steps == -1 else min(total, trainer.max_steps)
 
 
 def averages(trainer: Trainer) -> Iterator[nn.Module]:

@@ -121,6 +121,10 @@ class MagnitudePruning(MaskedTraining):
         return prune_further(weights, sparsity, self.scope, self._scores(weights), self.schedule.final)
 
     @property
+    def asks_gradients(self) -> bool:
+        return self.criterion == "gradient" and not self._is_done
+
+    @property
     def _is_done(self) -> bool:
         return self.sparsity >= self.schedule.final
 
@@ -130,7 +134,7 @@ class MagnitudePruning(MaskedTraining):
         return random_scores(weights.parameters, self.seed) if self.criterion == "random" else None
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self.criterion == "gradient" and not self._is_done:
+        if self.asks_gradients:
             for name, parameter, gradient in self.with_gradients(trainer, optimizer):
                 self.of_gradients[name] = gradient_score(parameter, gradient)
         super().on_before_optimizer_step(trainer, pl_module, optimizer)

@@ -4,12 +4,14 @@ on_fit_start          targets are found, masks of a checkpoint bound to them, a 
 on_train_start        masks for the first step
 optimizer step        ─► masked again at once, so that neither momentum nor weight decay brings a weight back
 on_train_batch_end    where the schedule says so: new masks, on the module and on every average of it; where they ask
-                      for gradients and those overflowed (GradScaler skips such a step): behind the next step instead
+                      for gradients and there are none (a batch was skipped), or those overflowed (GradScaler skips such
+                      a step): behind the next step instead
 state_dict            masks as tensors of bytes: what Lightning saves loads where this package is not installed
 """
 
 from __future__ import annotations
 
+import weakref
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -29,8 +32,11 @@ from lightning_autoarch.callbacks.prune.trained import as_ever_trained
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.magnitude import magnitude_masks
 from lightning_autoarch.prune.mask import BitMask
-from lightning_autoarch.prune.masked import MaskedWeights, cut_masks, masks_of
+from lightning_autoarch.prune.masked import MaskedWeights, cut_masks, masks_of, with_names
 from lightning_autoarch.prune.targets import Patterns, find_targets
+from lightning_autoarch.training.recorder import TrialRecorder
+
+ENDLESS = 10**12  # optimizer steps, more than any fit has
 
 
 class MaskedTraining(Callback):
@@ -60,6 +66,7 @@ class MaskedTraining(Callback):
         self.targets, self.exclude = targets, exclude
         self.every_n_steps, self.distill, self.name = every_n_steps, distill, name
         self.weights: MaskedWeights | None = None
+        self._of: weakref.ref[LightningModule] | None = None  # the module whose weights they are
         self._total: int | None = None
         self._changed_at: int | None = None  # the step of the last change
         self._seen = 0  # the step that the batch before ended with
@@ -90,6 +97,11 @@ class MaskedTraining(Callback):
 
     def check(self, weights: MaskedWeights, total: int | None) -> None:
         """Raise before training what would be wrong later."""
+
+    @property
+    def asks_gradients(self) -> bool:
+        """Whether a change of the masks compares weights by their gradients."""
+        return False
 
     @property
     def sparsity(self) -> float:
@@ -152,6 +164,7 @@ class MaskedTraining(Callback):
             "_hooks": None,
             "of_gradients": {},
             "weights": None,
+            "_of": None,
             "_loaded": self._loaded or self.masks or None,
         }
 
@@ -167,13 +180,15 @@ class MaskedTraining(Callback):
         if self.distill is not None:
             self.distill.on_fit_start(trainer, pl_module)
         resumed = self._loaded is not None
-        masks, self._loaded = self._loaded or self.masks, None
+        masks, self._loaded = self._loaded or (self.masks if self._is_of(pl_module) else None), None
         with as_ever_trained(trainer):
             weights = MaskedWeights(self.find(pl_module), masks)
         self._total = total_steps(trainer)
         _check_finite(weights)
-        self.check(weights, self._total)
-        self.weights = weights
+        if self.asks_gradients:
+            _check_trained(weights)
+        self._check_schedule(trainer, weights)
+        self.weights, self._of = weights, weakref.ref(pl_module)
         if not resumed:
             self.begin()
         self._hooks.remove()
@@ -196,7 +211,8 @@ class MaskedTraining(Callback):
         before, self._seen = self._seen, trainer.global_step  # more than one apart where several optimizers step
         self.stepped = True
         if self._postponed or any(self.due(step, self._total) for step in range(before + 1, self._seen + 1)):
-            self._postponed = overflowed(trainer, self.of_gradients.values())
+            missing = self.asks_gradients and not self.of_gradients
+            self._postponed = missing or overflowed(trainer, self.of_gradients.values())
             if not self._postponed:
                 self._change(trainer)
         self.of_gradients.clear()
@@ -207,6 +223,8 @@ class MaskedTraining(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._apply(trainer)
+        if self._is_behind and not (trainer.fast_dev_run or _is_trial(trainer)):  # type: ignore[attr-defined]
+            self._warn_of_the_rest(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._hooks.remove()
@@ -239,6 +257,35 @@ class MaskedTraining(Callback):
             masks = cut_masks(self.masks, recipe)
             self.weights = MaskedWeights(dict(zip(self.weights.names, self.weights.parameters, strict=True)), masks)
 
+    @property
+    def _is_behind(self) -> bool:
+        """Whether masks that the schedule asked for are still to come."""
+        return self._postponed or not self.settled
+
+    def _warn_of_the_rest(self, trainer: Trainer) -> None:
+        why = (
+            "it waited for gradients, which were missing or overflowed in the last steps"
+            if self._postponed
+            else f"its schedule is made for a fit of {self._total or 'unknown many'} optimizer steps"
+        )
+        rank_zero_warn(
+            f"{type(self).__name__} was not done when the fit ended at step {trainer.global_step}, with a sparsity of "
+            f"{self.sparsity:.3g}: {why}."
+        )
+
+    def _check_schedule(self, trainer: Trainer, weights: MaskedWeights) -> None:
+        try:
+            self.check(weights, self._total)
+        except PruneValueError:
+            if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+                raise
+            self._total = ENDLESS  # its one step tells nothing of the fit that the schedule is made for
+            self.check(weights, self._total)
+
+    def _is_of(self, module: LightningModule) -> bool:
+        """Whether the masks are of this module, not of another that was trained before."""
+        return self._of is not None and self._of() is module
+
     def _change(self, trainer: Trainer) -> None:
         assert self.weights is not None
         step = trainer.global_step
@@ -270,6 +317,21 @@ class MaskedTraining(Callback):
         return {prefix: weights.sparsity, **{f"{prefix}/{name}": value for name, value in layers.items()}}
 
 
+def _is_trial(trainer: Trainer) -> bool:
+    """Whether its scores are taken for a search, which tells itself of those that come too early."""
+    return any(isinstance(callback, TrialRecorder) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def _check_trained(weights: MaskedWeights) -> None:
+    """Raises PruneValueError naming a parameter that a callback freezes for a while: it has no gradient to go by."""
+    for name, parameter in zip(weights.names, weights.parameters, strict=True):
+        if not parameter.requires_grad:
+            raise PruneValueError(
+                f"`{name}` is frozen as the fit begins, so there is no gradient by which its weights are compared. "
+                'Leave it out by `exclude`, or compare magnitudes: MagnitudePruning(..., criterion="magnitude").'
+            )
+
+
 def _check_finite(weights: MaskedWeights) -> None:
     """Raises PruneValueError naming a parameter with a NaN, or one that the kernels cannot take."""
     with torch.no_grad():
@@ -277,4 +339,4 @@ def _check_finite(weights: MaskedWeights) -> None:
             try:
                 magnitude_masks([parameter], k=0)
             except PruneValueError as error:
-                raise PruneValueError(str(error).replace("tensors[0]", name)) from error
+                raise PruneValueError(with_names(str(error), [name])) from error

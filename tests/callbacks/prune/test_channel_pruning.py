@@ -94,6 +94,24 @@ def test_averages_and_masks_follow() -> None:
     assert all(bool(zeros[name][~mask.unpack()].all()) for name, mask in masks.masks.items())
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("average_first", [True, False])
+@pytest.mark.parametrize("step", [3, 9])
+def test_resume_beside_an_average(step: int, average_first: bool, tmp_path: Path) -> None:
+    def train(path: Any = None) -> Net:
+        pair = [EMAWeightAveraging(decay=0.5), ChannelPruning(0.5, at=5)]
+        saved = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
+        torch.manual_seed(0)
+        fit(module := net(), *pair[:: 1 if average_first else -1], saved, ckpt_path=path, enable_checkpointing=True)
+        return module
+
+    whole = train()
+    resumed = train(tmp_path / f"step={step}.ckpt")
+    assert widths(resumed) == widths(whole)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
+
+
 def test_a_second_fit_does_not_prune_again() -> None:
     module, pruning = net(), ChannelPruning(0.5)
     fit(module, pruning)
@@ -128,6 +146,59 @@ def test_an_endless_fit_can_be_pruned_before_it() -> None:
     module = net()
     fit(module, ChannelPruning(0.5), max_epochs=-1, max_time={"seconds": 1})
     assert sum(widths(module)[:2]) <= 40
+
+
+class ReadsValues(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x * 2 if x.sum() > 0 else x)
+
+
+@pytest.mark.parametrize("at", [3, 1.0])
+@pytest.mark.parametrize("example", [True, False])
+@pytest.mark.parametrize(
+    ("module", "options", "error"),
+    [
+        (ReadsValues, {"share": 0.5}, (StructureError, "reads values of a tensor")),
+        (ReadsValues, {"latency": 0.5}, (StructureError, "reads values of a tensor")),
+        (Net, {"share": 0.5, "targets": "nope"}, (PruneValueError, "matches no group")),
+        (Net, {"share": 0.5, "round_to": 64}, (PruneValueError, "round to fewer")),
+        (Net, {"flops": 1e-4}, (PruneValueError, "^`flops=0.0001` is out of reach")),
+    ],
+)
+def test_what_cannot_be_is_an_error_before_a_weight_changes(
+    module: type[Net], options: Any, error: Any, example: bool, at: Any
+) -> None:
+    torch.manual_seed(0)
+    dense = module(width=32, layers=[{"width": 32}], dropout=0.0)
+    dense.example_input_array = torch.zeros(2, 4) if example else None
+    before = {name: value.clone() for name, value in dense.state_dict().items()}
+    with pytest.raises(error[0], match=error[1]):
+        fit(dense, ChannelPruning(at=at, **options))
+    assert dense.trainer.global_step == 0
+    assert all(torch.equal(value, before[name]) for name, value in dense.state_dict().items())
+
+
+def test_a_trial_run_of_one_batch() -> None:
+    for at in (5, 0.5):
+        fit(net(), ChannelPruning(0.5, at=at), fast_dev_run=True)
+    with pytest.raises(StructureError):
+        fit(ReadsValues(width=32), ChannelPruning(0.5, at=5), fast_dev_run=True)
+
+
+def test_trying_it_first_changes_nothing_of_the_training() -> None:
+    losses: list[list[float]] = [[], []]
+    for seen, callbacks in zip(losses, ([], [ChannelPruning(0.5, at=1.0)]), strict=True):
+        torch.manual_seed(1)
+        fit(Net(width=32, layers=[{"width": 32}], dropout=0.5), *callbacks, Losses(seen))
+    assert losses[0] == losses[1]
+
+
+class Losses(L.Callback):
+    def __init__(self, seen: list[float]) -> None:
+        self.seen = seen
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
+        self.seen.append(outputs["loss"].item())
 
 
 def test_the_first_batch_is_the_input_where_none_is_given() -> None:

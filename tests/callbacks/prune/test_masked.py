@@ -24,6 +24,7 @@ from lightning_autoarch.callbacks.prune import (
     RigL,
     SemiStructuredPruning,
 )
+from lightning_autoarch.callbacks.transfer import TransferLearning
 from lightning_autoarch.prune import BitMask
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.masked import MaskedWeights
@@ -188,6 +189,91 @@ class TestMagnitude:
         fit(InTurn(), pruning)
         assert pruning.sparsity == pytest.approx(0.5, abs=5e-3)
 
+    @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+    @pytest.mark.parametrize("kind", ["gradient", "rigl"])
+    def test_a_change_waits_where_a_batch_was_skipped(self, kind: str) -> None:
+        class Skips(Net):
+            def training_step(self, batch: Any, batch_idx: int) -> Any:
+                return super().training_step(batch, batch_idx) if self.trainer.global_step % 2 == 0 else None
+
+        torch.manual_seed(0)
+        module, masks = Skips(16, layers=LAYERS, dropout=0.0), []
+
+        class Watch(L.Callback):
+            def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+                masks.append(pruning.masks)
+
+        pruning: Any = RigL(0.5, every_n_steps=2)
+        if kind == "gradient":
+            pruning = MagnitudePruning(CubicSparsity(0.5, end=0.5), criterion="gradient", every_n_steps=2)
+        fit(module, pruning, Watch())
+        assert pruning.sparsity == pytest.approx(0.5, abs=5e-3)
+        assert masks[1] == masks[0]  # the step that the change was due at had no gradients
+        assert masks[2] != masks[1]
+
+    def test_optimizers_that_take_turns(self) -> None:
+        """Not together: there is no batch with the gradients of both. Each with a callback of its own."""
+
+        class Turns(InTurn):
+            def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+                optimizer: Any = self.optimizers()[self.trainer.global_step % 2]  # type: ignore[index]
+                optimizer.zero_grad()
+                self.manual_backward(self._loss(batch))
+                optimizer.step()
+
+        with pytest.raises(PruneValueError, match="its optimizer did not step"):
+            fit(Turns(), RigL(0.5, every_n_steps=2))
+        pair = [
+            RigL(0.5, targets=target, end=6, every_n_steps=2, name=name)
+            for target, name in (("net.0", "a"), ("net.3", "b"))
+        ]
+        starts = []
+
+        class Watch(L.Callback):
+            def on_train_start(self, *args: Any) -> None:
+                starts.extend(each.masks for each in pair)
+
+        fit(Turns(), *pair, Watch())
+        assert all(each.masks != start for each, start in zip(pair, starts, strict=True))
+
+    @pytest.mark.parametrize("options", [{"max_steps": 20, "max_epochs": -1}, {"max_steps": 20, "max_epochs": 40}, {}])
+    def test_the_end_of_a_fit_under_manual_optimization(self, options: Any) -> None:
+        spy = Spy()
+        trainer = fit(InTurn(), pruning := MagnitudePruning(OneShot(0.5, at=0.8), every_n_steps=99), spy, **options)
+        assert pruning._total == trainer.global_step
+        assert spy.seen.index(pytest.approx(0.5, abs=2e-3)) == round(0.8 * trainer.global_step / 2 + 0.01) - 1
+
+    @pytest.mark.parametrize("schedule", [OneShot(0.5, at=5), IterativeSparsity(0.5, 3), CubicSparsity(0.5)])
+    def test_a_trial_run_of_one_batch(self, schedule: Any) -> None:
+        fit(net(), MagnitudePruning(schedule), fast_dev_run=True)
+        with pytest.raises(PruneValueError, match="matches no weight"):
+            fit(net(), MagnitudePruning(schedule, targets="nope"), fast_dev_run=True)
+
+    def test_a_fit_of_no_batches(self) -> None:
+        module = net()
+        before = copy.deepcopy(module.state_dict())
+        fit(module, MagnitudePruning(CubicSparsity(0.5)), limit_train_batches=0)
+        assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+    def test_it_says_where_the_fit_ended_too_early(self) -> None:
+        class Ends(L.Callback):
+            def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+                trainer.should_stop = trainer.global_step == 4
+
+        with pytest.warns(UserWarning, match=r"not done when the fit ended at step 4, .* a fit of 12 optimizer steps"):
+            fit(net(), MagnitudePruning(OneShot(0.5, at=0.8)), Ends())
+
+    @pytest.mark.parametrize("kind", ["gradient", "rigl"])
+    def test_what_thaws_later_has_no_gradients_to_go_by(self, kind: str) -> None:
+        pruning: Any = RigL(0.5)
+        if kind == "gradient":
+            pruning = MagnitudePruning(ConstantSparsity(0.5), criterion="gradient")
+        module = net()
+        before = copy.deepcopy(module.state_dict())
+        with pytest.raises(PruneValueError, match=r"`net\.0\.weight` is frozen as the fit begins"):
+            fit(module, TransferLearning(strategy="gradual"), pruning)
+        assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
     def test_the_gradient_criterion_begins_with_the_first_gradients(self) -> None:
         spy = Spy()
         fit(net(), MagnitudePruning(ConstantSparsity(0.5), criterion="gradient"), spy)
@@ -245,6 +331,14 @@ class TestMagnitude:
         assert zeros(module) == pytest.approx(0.5, abs=2e-3)
         fit(module, MagnitudePruning(ConstantSparsity(0.75)))  # of the dense module, never compounding
         assert zeros(module) == pytest.approx(0.75, abs=2e-3)
+
+    @pytest.mark.parametrize("options", [{}, {"layers": [{"width": 8}]}])
+    def test_a_second_fit_of_another_module_starts_dense(self, options: Any) -> None:
+        pruning, spy = MagnitudePruning(OneShot(0.5, at=1.0)), Spy()
+        fit(net(), pruning)
+        fit(other := net(**options), pruning, spy)
+        assert spy.seen[0] == 0.0
+        assert zeros(other) == pytest.approx(0.5, abs=2e-3)
 
     def test_copies_of_the_callback(self) -> None:
         pruning = MagnitudePruning(ConstantSparsity(0.5))

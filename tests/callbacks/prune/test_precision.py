@@ -115,6 +115,18 @@ def test_a_change_by_gradients_that_overflowed_waits_for_the_next_that_do_not(ki
             assert torch.equal(weight, whole.get_parameter(name)), (path, name)
 
 
+@pytest.mark.parametrize("kind", ["gradient", "rigl"])
+def test_it_waits_for_a_step_where_gradients_accumulate(kind: str) -> None:
+    pruning = KINDS[kind]()
+    fit(module := own(), pruning, plugins=scaled(AT_FIRST), accumulate_grad_batches=3, max_epochs=STEPS)
+    check_zeros(module, pruning, 0.5)
+
+
+def test_it_says_where_it_waited_until_the_end() -> None:
+    with pytest.warns(UserWarning, match="it waited for gradients, which were missing or overflowed"):
+        fit(own(), KINDS["gradient"](), plugins=scaled(OVERFLOWS))
+
+
 def callback_state(path: Path, callback: L.Callback) -> dict[str, Any]:
     return torch.load(path, weights_only=True)["callbacks"][callback.state_key]
 
