@@ -177,7 +177,6 @@ def test_one_that_fails_is_named_and_the_others_go_on() -> None:
         ({"..": []}, {}, r"names of `candidates`"),
         ({"a": ["adam"]}, {}, r"callbacks for the candidate `a`, got 'adam'"),
         ({"a": None}, {}, r"callbacks for the candidate `a`, \[\] for none, got None"),
-        ({"a": []}, {"output": Path()}, r"Expected `output` to name a file, got the directory"),
         (
             {"a": []},
             {"trainer_kwargs": {**TRAINER, "callbacks": [L1Regularization(0.1)]}},
@@ -194,12 +193,18 @@ def test_what_is_refused(candidates: Any, options: Any, message: str) -> None:
         choose(net(), nets.loaders()[0], candidates, **given)
 
 
-def test_an_output_that_cannot_be_written_is_told_before_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("file/best.ckpt", r"write `output` to .*best\.ckpt, cannot:"),
+        (".", "`output` to name a file, got the directory"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_told_before_training(tmp_path: Path, output: str, message: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(AutoArchError, match=r"write `output` to .*best\.ckpt, cannot:"):
+    with pytest.raises(AutoArchError, match=message):
         choose(
-            net(), nets.loaders()[0], {"a": Untouched()}, 2, TRAINER, monitor="val_loss",
-            output=tmp_path / "file" / "best.ckpt",
+            net(), nets.loaders()[0], {"a": Untouched()}, 2, TRAINER, monitor="val_loss", output=tmp_path / output
         )  # fmt: skip
 
 
