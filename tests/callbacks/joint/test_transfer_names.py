@@ -319,6 +319,7 @@ class TestTheWinner:
         assert not list(tmp_path.rglob("study.db"))
 
     def test_adapters_only_in_trials(self, tmp_path: Path) -> None:
+        pytest.importorskip("peft", reason="peft is not installed: the extra `lora` has it")
         space = {"transfer.strategy": Categorical(["full", "lora"])}
         with pytest.raises(SearchError, match=r"TransferLearning do not fit.*`after=\"train\"`"):
             fit(tmp_path, search(space, after="keep", trial_callbacks=[TransferLearning(pretrained())]))
