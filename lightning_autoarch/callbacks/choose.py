@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from lightning_autoarch.callbacks.prune.channels import ChannelPruning
+from lightning_autoarch.callbacks.prune.finetune import save_pruned
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.callbacks.transfer.lora import merge_lora
 from lightning_autoarch.errors import SearchError
@@ -162,11 +161,7 @@ def _train_and_save(
         trainer.fit(module, **data)
     if any(isinstance(callback, TransferLearning) and callback.recipe.strategy == "lora" for callback in copies):
         merge_lora(module)
-    trainer.save_checkpoint(path, weights_only=True)
-    recipes = {cb.state_key: cb.state_dict() for cb in copies if isinstance(cb, ChannelPruning)}
-    if recipes:  # which `load_pruned` needs
-        content = torch.load(path, map_location="cpu", weights_only=False)
-        torch.save({**content, "callbacks": recipes}, path)
+    save_pruned(trainer, path)
 
 
 def _checked(candidates: Candidates, mode: str) -> Candidates:

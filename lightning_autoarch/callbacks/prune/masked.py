@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.outer import is_trial
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.hooks import assert_ranks_agree, averages, total_steps
 from lightning_autoarch.callbacks.prune.steps import StepHooks, optimizers_of, overflowed
@@ -34,7 +35,6 @@ from lightning_autoarch.prune.magnitude import magnitude_masks
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.masked import MaskedWeights, cut_masks, masks_of, with_names
 from lightning_autoarch.prune.targets import Patterns, find_targets
-from lightning_autoarch.training.recorder import TrialRecorder
 
 ENDLESS = 10**12  # optimizer steps, more than any fit has
 
@@ -223,7 +223,7 @@ class MaskedTraining(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._apply(trainer)
-        if self._is_behind and not (trainer.fast_dev_run or _is_trial(trainer)):  # type: ignore[attr-defined]
+        if self._is_behind and not (trainer.fast_dev_run or is_trial(trainer)):  # type: ignore[attr-defined]
             self._warn_of_the_rest(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -315,11 +315,6 @@ class MaskedTraining(Callback):
         layers: Mapping[str, float] = weights.sparsities()
         prefix = f"{self.name}/sparsity" if self.name else "sparsity"
         return {prefix: weights.sparsity, **{f"{prefix}/{name}": value for name, value in layers.items()}}
-
-
-def _is_trial(trainer: Trainer) -> bool:
-    """Whether its scores are taken for a search, which tells itself of those that come too early."""
-    return any(isinstance(callback, TrialRecorder) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def _check_trained(weights: MaskedWeights) -> None:

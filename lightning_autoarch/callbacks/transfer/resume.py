@@ -38,11 +38,10 @@ def check_state(state: dict[str, Any] | None, recipe: Recipe, *, resumes: bool) 
                 "with. To start from another checkpoint pass it as `checkpoint`, not as `ckpt_path`."
             )
         return None
-    then = {"freeze_depth": 0, **state["groups"]}  # before there was any, none was frozen
     for name, today in recipe.groups().items():
-        if then[name] != today:
+        if state["groups"][name] != today:
             raise TransferError(
-                f"Expected `{name}={then[name]!r}`, as in the fit that is resumed, got {today!r}: its "
+                f"Expected `{name}={state['groups'][name]!r}`, as in the fit that is resumed, got {today!r}: its "
                 "optimizer has other parameter groups. To go on differently pass the file as `checkpoint`, not as "
                 "`ckpt_path`."
             )

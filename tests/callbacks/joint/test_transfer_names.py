@@ -311,8 +311,9 @@ class TestTheWinner:
         with pytest.raises(Exception, match="the weights that `l2_sp` began with"):
             fit(tmp_path, search(after="keep", trial_callbacks=[inner]), outer)
 
-    @pytest.mark.skipif(importlib.util.find_spec("peft") is not None, reason="peft is installed")
-    def test_adapters_without_peft(self, tmp_path: Path) -> None:
+    def test_adapters_without_peft(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        find = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "peft" else find(name, *a))
         space = {"transfer.strategy": Categorical(["full", "lora"])}
         with pytest.raises(SpaceError, match=r"`transfer.strategy` cannot be 'lora': .*needs peft: `pip install"):
             fit(tmp_path, search(space), TransferLearning(pretrained()))

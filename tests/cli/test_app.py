@@ -29,15 +29,6 @@ SEARCH: dict[str, Any] = {
     "strategy": "random",
     "trial_trainer": {"max_epochs": 1},
 }
-TRAINER = {
-    "max_epochs": 2,
-    "accelerator": "cpu",
-    "devices": 1,
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
 SPACE = {
     **SEARCH["space"],
     "layers": {"min": 1, "max": 3, "block": {"width": {"low": 2, "high": 9}}},
@@ -52,15 +43,6 @@ ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01}}
 BY_CLASS = "lightning_autoarch.ArchitectureSearch"
 
 Write = Callable[..., str]
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["autoarch"])
-    monkeypatch.setenv("PL_GLOBAL_SEED", "1")  # what seed_everything sets goes away with the test
-    monkeypatch.setenv("PL_SEED_WORKERS", "1")
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls
 
 
 @pytest.fixture
