@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import optuna
 import pytest
 import torch
 import yaml
+from cli_nets import TRAINER
 from lightning.pytorch.cli import LightningCLI
 
 from lightning_autoarch import ArchitectureSearch, TransferLearning
