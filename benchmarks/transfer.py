@@ -18,10 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")  # a process for each core: the nets are too small for two threads
+
 import torch
 import transfer_inheritance
 import transfer_strategies
-import transfer_task  # first: it sets one thread, before NumPy and torch are imported  # noqa: F401
 from harness import Report, machine, write_json
 
 RESULTS = Path(__file__).parent / "results"

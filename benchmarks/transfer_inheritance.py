@@ -21,7 +21,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,9 +31,8 @@ import lightning as L
 import torch
 from harness import Report
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transfer_strategies import error_of_mean
-from transfer_task import CLASSES, QUIET, Batches, Images, block, fit, mnist
+from transfer_task import CLASSES, QUIET, Batches, Classifier, Images, block, fit, mnist
 
 from lightning_autoarch import ArchitectureSearch, Int, Repeat
 
@@ -45,14 +44,14 @@ TRAIN, BATCH = 5000, 100
 BAR = 0.5
 
 
-class Candidate(L.LightningModule):
+class Candidate(Classifier):
     """Convolutions with norms, a mean over what is left of the image, a head.
 
     Args:
         blocks: `{"width": channels}` of each.
     """
 
-    def __init__(self, blocks: list[dict[str, int]] = [{"width": 16}, {"width": 16}]) -> None:  # noqa: B006
+    def __init__(self, blocks: Sequence[dict[str, int]] = ({"width": 16}, {"width": 16})) -> None:
         super().__init__()
         self.save_hyperparameters()
         widths = [1, *(each["width"] for each in blocks)]
@@ -63,13 +62,6 @@ class Candidate(L.LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x))
-
-    def training_step(self, batch: Images, batch_idx: int) -> Tensor:
-        return F.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch: Images, batch_idx: int) -> None:
-        right = (self(batch[0]).argmax(1) == batch[1]).float().mean()
-        self.log("accuracy", right, batch_size=len(batch[1]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=2e-3, fused=True)

@@ -89,7 +89,18 @@ class Batches:
             yield self.data.take(rows)
 
 
-class Net(L.LightningModule):
+class Classifier(L.LightningModule):
+    """How all nets here are trained and scored."""
+
+    def training_step(self, batch: Images, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Images, batch_idx: int) -> None:
+        right = (self(batch[0]).argmax(1) == batch[1]).float().mean()
+        self.log("accuracy", right, batch_size=len(batch[1]))
+
+
+class Net(Classifier):
     """Four convolutions with norms, and a head; AdamW at a constant learning rate.
 
     Args:
@@ -107,13 +118,6 @@ class Net(L.LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.backbone(x))
-
-    def training_step(self, batch: Images, batch_idx: int) -> Tensor:
-        return F.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch: Images, batch_idx: int) -> None:
-        right = (self(batch[0]).argmax(1) == batch[1]).float().mean()
-        self.log("accuracy", right, batch_size=len(batch[1]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = [p for p in self.parameters() if p.requires_grad]
