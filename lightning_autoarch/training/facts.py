@@ -91,7 +91,7 @@ class Facts:
         """Nothing where the example does not fit: that is no reason not to know the parameters."""
         try:
             return {"flops": self._count_flops(architecture, meta, example)}
-        except Exception:
+        except Exception:  # whatever a forward raises
             return {}
 
     def _count_flops(self, architecture: Architecture, meta: LightningModule, example: Any) -> int:
