@@ -35,6 +35,7 @@ from lightning_autoarch.callbacks.outer import (
 )
 from lightning_autoarch.callbacks.progress import SearchProgress
 from lightning_autoarch.errors import SearchError
+from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.leaderboard import leaderboard
 from lightning_autoarch.search.space import Architecture, SearchSpace
 from lightning_autoarch.search.strategies import STRATEGIES, named_sampler
@@ -178,7 +179,7 @@ class ArchitectureSearch(Callback):
     def state_dict(self) -> dict[str, Any]:
         if self.best_architecture is None:
             return {}
-        return {"architecture": self.best_architecture, "score": self.best_score, "trial": self._winner}
+        return {"architecture": written(self.best_architecture), "score": self.best_score, "trial": self._winner}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._take(state_dict)
@@ -271,7 +272,7 @@ class ArchitectureSearch(Callback):
 
     def _take(self, state: Mapping[str, Any]) -> None:
         if state:
-            self.best_architecture, self.best_score = state["architecture"], state["score"]
+            self.best_architecture, self.best_score = self.space.restored(state["architecture"]), state["score"]
             self._winner = state["trial"]
 
     def _search(self, trainer: Trainer, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:

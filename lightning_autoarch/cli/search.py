@@ -13,12 +13,21 @@ from lightning.pytorch.cli import LightningCLI, instantiate_class
 from lightning.pytorch.utilities.exceptions import _TunerExitException
 
 from lightning_autoarch.callbacks.joint.families import FAMILIES
-from lightning_autoarch.callbacks.joint.names import as_config, changes
+from lightning_autoarch.callbacks.joint.names import as_config as callback_config
+from lightning_autoarch.callbacks.joint.names import changes
 from lightning_autoarch.callbacks.joint.pair import the_one
 from lightning_autoarch.callbacks.search import ArchitectureSearch
 from lightning_autoarch.cli.options import FITTING, StandIn
 from lightning_autoarch.cli.sections import differs, is_a, top_level
-from lightning_autoarch.cli.winner import near, where_study, with_arguments, writable, write_config
+from lightning_autoarch.cli.winner import (
+    as_config,
+    check_config,
+    near,
+    where_study,
+    with_arguments,
+    writable,
+    write_config,
+)
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.training.data import split_architecture
 
@@ -44,6 +53,7 @@ class SearchCommand(LightningCLI):
             output: the config to write; `fit` takes it.
         """
         search, path = self._search_of(self.trainer), writable(Path(output))
+        check_config(search.space.parameters)
         self._runs = True
         self.trainer.callbacks.insert(0, _StopBeforeTraining())  # type: ignore[attr-defined]
         self.trainer.fit(model, datamodule=datamodule)
@@ -53,7 +63,8 @@ class SearchCommand(LightningCLI):
             print(f"fast_dev_run: one trial ran; {path} is not written.")
             return
         winner = f"trial #{search.state_dict()['trial']}, {search.monitor} {search.best_score:.6g}"
-        config = self._best_config(search.best_architecture)
+        architecture = {name: as_config(name, value) for name, value in search.best_architecture.items()}
+        config = self._best_config(architecture)
         write_config(path, config, f"study `{search.study.study_name}`, {winner}")
         self._say_where(search, path)
 
@@ -107,7 +118,7 @@ class SearchCommand(LightningCLI):
             found = the_one(family, callbacks, "the Trainer's callbacks", list(parameters)) if parameters else None
             if found is None:
                 continue
-            written = as_config(changes(found, parameters))
+            written = callback_config(changes(found, parameters))
             listed = [c for c in (config.get("trainer") or {}).get("callbacks") or () if is_a(c, type(found))]
             if listed:
                 listed[0]["init_args"] = {**(listed[0].get("init_args") or {}), **written}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import shlex
 from collections.abc import Mapping
@@ -9,8 +10,45 @@ from pathlib import Path
 from typing import Any
 
 from lightning_autoarch.errors import SearchError
+from lightning_autoarch.search.choices import as_python, import_path
+from lightning_autoarch.search.parameters import Categorical, Repeat
 
 _MARK = "# Written by the subcommand `search`"
+
+
+def as_config(name: str, value: Any) -> Any:
+    """A value of an architecture as a config has it: an Enum member by its name, a class or function by its path.
+
+    Raises:
+        SearchError: an object that a config cannot say.
+    """
+    value = as_python(value)
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, Mapping):
+        return {as_config(name, key): as_config(name, item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_config(name, item) for item in value]
+    if (path := import_path(value)) is not None and callable(value):
+        return path
+    raise SearchError(
+        f"`{name}` of the space has the choice {value!r}, which a config cannot say: give its name, or use `fit`."
+    )
+
+
+def check_config(parameters: Mapping[str, Any], prefix: str = "") -> None:
+    """Before the search: whether every choice of a space has a form in a config.
+
+    Raises:
+        SearchError: naming the first that has none.
+    """
+    for name, parameter in parameters.items():
+        if isinstance(parameter, Categorical):
+            as_config(prefix + name, list(parameter.choices))
+        elif isinstance(parameter, Repeat):
+            check_config(parameter.of(0)[1], f"{prefix}{name}.")
 
 
 def with_arguments(written: dict[str, Any], given: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:

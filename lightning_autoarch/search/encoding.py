@@ -26,6 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from lightning_autoarch.search.parameters import on_grid
+
 Rows = NDArray[np.float64]  # (n, number of parameters)
 MAX_RESAMPLED = 0.3  # share of mutated numbers that are drawn anew rather than moved
 
@@ -74,7 +76,16 @@ class Column:
         if self.n_choices:
             return self.distribution.to_external_repr(int(code))
         number = float(self._from_unit(np.array([code]))[0])
-        return round(number) if isinstance(self.distribution, IntDistribution) else number
+        if isinstance(self.distribution, IntDistribution):
+            return round(number)
+        return number if self.step is None else on_grid(round((number - self.low) / self.step), self.low, self.step)
+
+    def contains(self, value: Any) -> bool:
+        """Whether it is a choice, or lies in the range and on its grid; without, `code` would move it."""
+        try:
+            return self.distribution._contains(self.distribution.to_internal_repr(value))
+        except ValueError:  # no such choice
+            return False
 
     def draw(self, n: int, rng: np.random.Generator) -> Rows:
         """`n` codes, uniform over the choices, the grid, or the (log) interval."""
@@ -94,7 +105,7 @@ class Column:
         drawn = self.draw(len(codes), rng)
         moved = np.where(rng.random(len(codes)) < MAX_RESAMPLED * min(1.0, scale / 0.2), drawn, moved)
         stuck = moved == codes
-        if stuck.any() and isinstance(self.distribution, IntDistribution):
+        if stuck.any() and self.step is not None:
             moved[stuck] = self._neighbour(codes[stuck], np.sign(steps[stuck]))
         return moved
 

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
+from lightning_autoarch.search.choices import written
+
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
@@ -54,11 +56,10 @@ def in_one_line(architecture: Any) -> str:
     >>> in_one_line({"layers": [{"width": 64, "act": "relu"}, {"width": 32, "act": "gelu"}], "dropout": 0.1})
     'layers=[64/relu, 32/gelu] dropout=0.1'
     """
-    if isinstance(architecture, Mapping):
-        return " ".join(f"{_printable(key)}={in_one_line(value)}" for key, value in architecture.items())
-    if isinstance(architecture, list | tuple):
-        return "[" + ", ".join(_in_one_item(item) for item in architecture) + "]"
-    return number(architecture) if isinstance(architecture, float) else _printable(architecture)
+    form = written(architecture)
+    if isinstance(form, Mapping):
+        return " ".join(f"{_printable(key)}={_in_one_value(value)}" for key, value in form.items())
+    return _in_one_value(form)
 
 
 def number(value: float) -> str:
@@ -210,10 +211,18 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
+def _in_one_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{in_one_line(value)}}}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_in_one_item(item) for item in value) + "]"
+    return number(value) if isinstance(value, float) else _printable(value)
+
+
 def _in_one_item(item: Any) -> str:
     if isinstance(item, Mapping):
-        return "/".join(in_one_line(value) for value in item.values())
-    return in_one_line(item)
+        return "/".join(_in_one_value(value) for value in item.values())
+    return _in_one_value(item)
 
 
 def _shortened(text: str, room: int) -> str:

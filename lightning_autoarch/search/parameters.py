@@ -6,15 +6,19 @@ Each is a frozen value that checks itself when it is made. A parameter with `whe
 
 from __future__ import annotations
 
+import copy
+import enum
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from lightning_autoarch.errors import SpaceError
+from lightning_autoarch.search.choices import Scalar, as_python, label
 
-Scalar: TypeAlias = str | int | float | bool | None
-When: TypeAlias = Mapping[str, Sequence[Scalar]] | None
+When: TypeAlias = Mapping[str, Sequence[Any]] | None
 
 
 def to_python_scalar(value: Any) -> Scalar:
@@ -23,8 +27,7 @@ def to_python_scalar(value: Any) -> Scalar:
     Raises:
         SpaceError: for anything that is no scalar.
     """
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        value = value.item()
+    value = as_python(value)
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise SpaceError(f"Expected a str, int, float, bool or None, got {value!r} of type {type(value).__name__}.")
@@ -53,16 +56,16 @@ def _check_bounds(low: float, high: float, log: bool) -> None:
         raise SpaceError(f"Expected `low` > 0 with `log`, got low={low!r}.")
 
 
-def _check_when(when: When) -> dict[str, tuple[Scalar, ...]] | None:
+def _check_when(when: When) -> dict[str, tuple[Any, ...]] | None:
     if when is None:
         return None
     if not isinstance(when, Mapping) or not when:
         raise SpaceError(f"Expected `when` to map a parent's name to a list of its values, got {when!r}.")
-    checked: dict[str, tuple[Scalar, ...]] = {}
+    checked: dict[str, tuple[Any, ...]] = {}
     for parent, values in when.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise SpaceError(f"Expected `when[{parent!r}]` to be a list of values, got {values!r}.")
-        checked[parent] = tuple(to_python_scalar(value) for value in values)
+        checked[parent] = tuple(as_python(value) for value in values)
     return checked
 
 
@@ -111,20 +114,24 @@ class Float:
 
     Args:
         low: smallest value.
-        high: largest value.
-        log: sampled and modelled on a logarithmic scale. It needs `low` > 0.
+        high: largest value; with `step`, lowered to the last one that it reaches.
+        log: sampled and modelled on a logarithmic scale. It needs `low` > 0 and no `step`.
+        step: distance of neighbouring values; None for any value of the interval.
         when: `{parent: [values]}`: exists only while every parent has one of its values.
 
     Raises:
-        SpaceError: `low` > `high`, `log` with `low` <= 0, or a bound that is not finite.
+        SpaceError: `low` > `high`, `log` with `low` <= 0 or with a `step`, `step` <= 0, or a bound that is not finite.
 
     >>> Float(0, 0.5)
-    Float(low=0.0, high=0.5, log=False, when=None)
+    Float(low=0.0, high=0.5, log=False, step=None, when=None)
+    >>> Float(0, 1, step=0.3).values()
+    (0.0, 0.3, 0.6, 0.9)
     """
 
     low: float
     high: float
     log: bool = field(default=False, kw_only=True)
+    step: float | None = field(default=None, kw_only=True)
     when: When = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -132,52 +139,128 @@ class Float:
         _check_bounds(low, high, self.log)
         object.__setattr__(self, "low", low)
         object.__setattr__(self, "high", high)
+        if self.step is not None:
+            self._use_step(_real("step", self.step))
         object.__setattr__(self, "when", _check_when(self.when))
+
+    def values(self) -> tuple[float, ...] | None:
+        """Every value, with `step` or where both ends are equal; None where they are not countable."""
+        if self.step is None:
+            return (self.low,) if self.low == self.high else None
+        cells = round((self.high - self.low) / self.step)
+        return tuple(on_grid(i, self.low, self.step) for i in range(cells + 1))
+
+    def contains(self, value: float) -> bool:
+        """Whether it is one of the values, up to rounding."""
+        return self.low <= value <= self.high and (self.step is None or math.isclose(self.snapped(value), value))
+
+    def snapped(self, value: float) -> float:
+        """The nearest value of the grid, without the rounding errors of multiples of `step`."""
+        return value if self.step is None else on_grid(round((value - self.low) / self.step), self.low, self.step)
+
+    def _use_step(self, step: float) -> None:
+        if step <= 0:
+            raise SpaceError(f"Expected `step` > 0, got {step}.")
+        if self.log:
+            raise SpaceError(f"Expected no `step` with `log`, got {step}.")
+        cells = (Decimal(str(self.high)) - Decimal(str(self.low))) // Decimal(str(step))
+        object.__setattr__(self, "step", step)
+        object.__setattr__(self, "high", on_grid(int(cells), self.low, step))
+
+
+def on_grid(index: int, low: float, step: float) -> float:
+    """`low + index * step` in decimal arithmetic: 0.3, not 0.30000000000000004."""
+    return float(Decimal(str(low)) + index * Decimal(str(step)))
 
 
 @dataclass(frozen=True)
 class Categorical:
-    """One of several unordered choices.
+    """One of several unordered choices, which may be objects of any kind.
+
+    The module receives the choice itself: a class, function or Enum member as it is, anything else as a deep copy that
+    no other candidate shares. The study stores its label (see `search.choices`).
 
     Args:
-        choices: distinct str, int, float, bool or None.
+        choices: distinct values: scalars, tuples, lists, dicts, Enum members, classes, functions, or other objects
+            whose `repr` is the same in every process.
         when: `{parent: [values]}`: exists only while every parent has one of its values.
 
     Raises:
-        SpaceError: no choice, two equal ones (Python's equality: `1` and `True` are), or one that is no scalar.
+        SpaceError: no choice, two with one label (`1` and `True`; a tuple and a list of the same items), a number that
+            is not finite, or an object without a stable `repr`.
 
     >>> Categorical(["relu", "gelu"])
     Categorical(choices=('relu', 'gelu'), when=None)
+    >>> Categorical([[64, 32], [16]]).labels
+    ('[64, 32]', '[16]')
     """
 
-    choices: Sequence[Scalar]
+    choices: Sequence[Any]
     when: When = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.choices, str) or not isinstance(self.choices, Sequence) or not self.choices:
             raise SpaceError(f"Expected `choices` to be a list of at least one value, got {self.choices!r}.")
-        choices = tuple(to_python_scalar(choice) for choice in self.choices)
-        for i, choice in enumerate(choices):
-            if isinstance(choice, float) and not math.isfinite(choice):
-                raise SpaceError(f"Expected finite `choices`, got {choice!r}.")
-            if choice in choices[:i]:
-                raise SpaceError(f"Expected distinct `choices`, got {choice!r} twice in {list(choices)!r}.")
-        object.__setattr__(self, "choices", choices)
+        object.__setattr__(self, "choices", tuple(as_python(choice) for choice in self.choices))
+        for i, known in enumerate(self.labels):
+            if isinstance(known, float) and not math.isfinite(known):
+                raise SpaceError(f"Expected finite `choices`, got {known!r}.")
+            if known in self.labels[:i]:
+                twice = f" (both are stored as {known!r})" if self.holds_objects else ""
+                raise SpaceError(
+                    f"Expected distinct `choices`, got {self.choices[i]!r} twice in {list(self.labels)!r}{twice}."
+                )
         object.__setattr__(self, "when", _check_when(self.when))
+
+    @cached_property
+    def labels(self) -> tuple[Scalar, ...]:
+        """What a study stores for each choice."""
+        return tuple(label(choice) for choice in self.choices)
+
+    @property
+    def holds_objects(self) -> bool:
+        """Whether any choice is stored as something other than itself."""
+        return any(type(choice) not in (str, int, float, bool, type(None)) for choice in self.choices)
+
+    def label_of(self, value: Any) -> Scalar:
+        """The label of the choice that `value` is or stands for: its label, its JSON form, or the value of an Enum.
+
+        A value that is no choice has its own label, which is not among `labels`.
+        """
+        own = label(value)
+        for known, choice in zip(self.labels, self.choices, strict=True):
+            if known == own:
+                return known
+            if isinstance(choice, enum.Enum) and isinstance(choice.value, str | int | float) and choice.value == own:
+                return known
+        return own
+
+    def choice_of(self, value: Any) -> Any:
+        """A copy of the choice that `value` is or stands for.
+
+        Raises:
+            SpaceError: it is none.
+        """
+        found = self.label_of(value)
+        if found not in self.labels:
+            raise SpaceError(f"Expected one of {list(self.labels)!r}, got {value!r}.")
+        return copy.deepcopy(self.choices[self.labels.index(found)])
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """A block of parameters repeated `min` to `max` times; the module receives a list of dicts, one a repetition.
+    """A block repeated `min` to `max` times; the module receives a list with an entry for each repetition.
 
     Args:
         min: fewest repetitions, >= 0.
         max: most repetitions.
-        block: name -> parameter or its compact form; a `when` in it looks in the same repetition first, then outside.
+        block: name -> parameter or its compact form, and the entries are dicts; or one parameter, and they are plain
+            values: `Repeat(1, 4, Int(8, 256))` gives `[64, 32]`. A `when` in a block of names looks in the same
+            repetition first, then outside.
         when: `{parent: [values]}`: exists only while every parent has one of its values.
 
     Raises:
-        SpaceError: `min` < 0, `min` > `max`, `max` < 1, or an empty block.
+        SpaceError: `min` < 0, `min` > `max`, `max` < 1, an empty block, or a `when` in a block of plain values.
 
     >>> Repeat(1, 6, {"width": Int(16, 512, log=True)}).max
     6
@@ -185,19 +268,28 @@ class Repeat:
 
     min: int
     max: int
-    block: Mapping[str, Any]
+    block: Any
     when: When = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         low, high = _whole("min", self.min), _whole("max", self.max)
         if not 0 <= low <= high or high < 1:
             raise SpaceError(f"Expected 0 <= `min` <= `max` and `max` >= 1, got min={low} and max={high}.")
-        if not isinstance(self.block, Mapping) or not self.block:
-            raise SpaceError(f"Expected `block` to map names to parameters, got {self.block!r}.")
+        if isinstance(self.block, Int | Float | Categorical | Repeat):
+            if self.block.when is not None:
+                raise SpaceError("Expected no `when` in a block of plain values: give it to the Repeat.")
+        elif not isinstance(self.block, Mapping | list | tuple) or not self.block:
+            raise SpaceError(f"Expected `block` to be a parameter or to map names to parameters, got {self.block!r}.")
         object.__setattr__(self, "min", low)
         object.__setattr__(self, "max", high)
-        object.__setattr__(self, "block", dict(self.block))
+        object.__setattr__(self, "block", dict(self.block) if isinstance(self.block, Mapping) else self.block)
         object.__setattr__(self, "when", _check_when(self.when))
+
+    def of(self, i: int) -> tuple[str, dict[str, Parameter]]:
+        """Of repetition `i`: what stands before its names, and its parameters; one of plain values is named `i`."""
+        if isinstance(self.block, Mapping):
+            return f"{i}.", dict(self.block)
+        return "", {str(i): self.block}
 
 
 Parameter: TypeAlias = Int | Float | Categorical | Repeat

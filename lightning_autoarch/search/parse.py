@@ -3,7 +3,9 @@
     width:   {low: 16, high: 512, log: true}          Int (both bounds whole) or Float
     act:     [relu, gelu]                             Categorical, the same as {choices: [relu, gelu]}
     kernel:  {choices: [3, 5], when: {block: [conv]}}
+    sizes:   [[64, 32], [16]]                         Categorical of lists
     layers:  {min: 1, max: 6, block: {width: {low: 16, high: 512}}}
+    hidden:  {min: 1, max: 4, block: {low: 8, high: 256}}      Repeat of plain values
 
 A type-hinted union would name every member and never the parameter; this validator names the parameter, the bad key and
 the nearest good one.
@@ -12,15 +14,17 @@ the nearest good one.
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Mapping
 from typing import Any
 
 from lightning_autoarch.errors import SpaceError, did_you_mean
+from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.parameters import Categorical, Float, Int, Parameter, Repeat
 
 _KEYS: dict[type, tuple[str, ...]] = {
     Int: ("low", "high", "log", "step", "when", "type"),
-    Float: ("low", "high", "log", "when", "type"),
+    Float: ("low", "high", "log", "step", "when", "type"),
     Categorical: ("choices", "when", "type"),
     Repeat: ("min", "max", "block", "when", "type"),
 }
@@ -43,26 +47,30 @@ def parse_parameter(
     try:
         if isinstance(value, list | tuple):
             return Categorical(value)
+        if isinstance(value, type) and issubclass(value, enum.Enum):
+            return Categorical(list(value))
         if isinstance(value, Mapping):
             return _parse_mapping(name, dict(value))
     except SpaceError as error:
         raise SpaceError(error.args[0] if _names(error) else f"Parameter `{name}`: {error.args[0]}") from None
     raise SpaceError(
-        f"Parameter `{name}`: expected Int, Float, Categorical, Repeat, a list of choices or a mapping such as "
-        f"{{low: 1, high: 8}}, got {value!r}."
+        f"Parameter `{name}`: expected Int, Float, Categorical, Repeat, a list of choices, an Enum or a mapping "
+        f"such as {{low: 1, high: 8}}, got {value!r}."
     )
 
 
 def to_compact(parameter: Parameter) -> dict[str, Any]:
     """The compact mapping that `parse_parameter` reads back; JSON types only."""
-    fields = {f.name: getattr(parameter, f.name) for f in dataclasses.fields(parameter)}
-    compact = {key: value for key, value in fields.items() if value is not None}
+    compact = {f.name: getattr(parameter, f.name) for f in dataclasses.fields(parameter)}
+    compact = {key: value for key, value in compact.items() if value is not None}
     if isinstance(parameter, Repeat):
-        compact["block"] = {name: to_compact(inner) for name, inner in parameter.block.items()}
+        block = parameter.block
+        is_named = isinstance(block, Mapping)
+        compact["block"] = {name: to_compact(inner) for name, inner in block.items()} if is_named else to_compact(block)
     if isinstance(parameter, Categorical):
-        compact["choices"] = list(parameter.choices)
+        compact["choices"] = [written(choice) for choice in parameter.choices]
     if parameter.when is not None:
-        compact["when"] = {parent: list(values) for parent, values in parameter.when.items()}
+        compact["when"] = {parent: [written(value) for value in values] for parent, values in parameter.when.items()}
     return {"type": type(parameter).__name__.lower(), **compact}
 
 
@@ -82,14 +90,32 @@ def _parse_mapping(name: str, value: dict[str, Any]) -> Parameter:
     missing = [key for key in _required(kind) if key not in arguments]
     if missing:
         raise SpaceError(f"Parameter `{name}`: {kind.__name__} needs `{'` and `'.join(missing)}`, got {value!r}.")
-    if kind is Repeat and isinstance(arguments["block"], Mapping):
+    if kind is Repeat:
         arguments["block"] = _parse_block(name, arguments["block"])
     parameter: Parameter = kind(**arguments)
     return parameter
 
 
-def _parse_block(name: str, block: Mapping[str, Any]) -> dict[str, Parameter]:
-    return {key: parse_parameter(f"{name}.{key}", item) for key, item in block.items()}
+def _parse_block(name: str, block: Any) -> Any:
+    if isinstance(block, Mapping) and not _is_one_parameter(block):
+        return {key: parse_parameter(f"{name}.{key}", item) for key, item in block.items()}
+    return parse_parameter(f"{name}[i]", block) if block or not isinstance(block, Mapping | list | tuple) else block
+
+
+def _is_one_parameter(block: Mapping[Any, Any]) -> bool:
+    """Whether a block is one parameter in compact form, rather than names with a parameter each.
+
+    Names hold lists, mappings or parameters: so does a parameter, but for its numbers, and but for `choices`.
+    """
+    kind = block.get("type")
+    if isinstance(kind, str):
+        return kind in _TYPES
+    numbers = [block[key] for key in ("low", "high", "min", "max") if key in block]
+    if numbers:
+        return not any(
+            isinstance(item, list | tuple | Mapping | Int | Float | Categorical | Repeat) for item in numbers
+        )
+    return isinstance(block.get("choices"), list | tuple) and block.keys() <= {"choices", "when"}
 
 
 def _required(kind: type) -> list[str]:
@@ -98,7 +124,7 @@ def _required(kind: type) -> list[str]:
 
 def _kind(name: str, value: dict[str, Any]) -> type:
     """Which parameter a mapping means, by its `type` or keys; numbers that YAML left as text are read in place."""
-    for key in ("low", "high"):
+    for key in ("low", "high", "step"):
         if key in value:
             value[key] = _number(value[key])
     if "type" in value:
@@ -118,7 +144,7 @@ def _int_or_float(name: str, value: dict[str, Any]) -> type:
     bounds = [value[key] for key in ("low", "high") if key in value]
     whole = [isinstance(bound, int) for bound in bounds]
     if all(whole):
-        return Int
+        return Float if isinstance(value.get("step"), float) else Int
     if any(whole) and all(whole[i] or float(bound).is_integer() for i, bound in enumerate(bounds) if _is_number(bound)):
         raise SpaceError(
             f"Parameter `{name}`: bounds {bounds!r} mix a whole number and a float: Int and Float are both possible. "

@@ -244,10 +244,9 @@ def _belongs(trial: FrozenTrial, encoding: Encoding) -> bool:
     """Whether its parameters are a whole point of the space (one being suggested, or of an older space, is not)."""
     if not trial.params or not all(name in encoding.index for name in trial.params):
         return False
-    try:
-        row = encoding.encode(trial.params)
-    except ValueError:  # a choice that the space no longer has
-        return False
+    if not all(encoding.columns[encoding.index[name]].contains(value) for name, value in trial.params.items()):
+        return False  # of a space that was wider
+    row = encoding.encode(trial.params)
     whole = encoding.repair(row, np.random.default_rng(0))
     return bool((np.isnan(row) == np.isnan(whole)).all())
 

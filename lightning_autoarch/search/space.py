@@ -1,10 +1,13 @@
 """A search space: named parameters, which of them exist when, and two views of one point in it.
 
-    architecture  {"layers": [{"width": 64, "act": "relu"}], "dropout": 0.1}     what the module's `__init__` receives
-    flat          {"layers.n": 1, "layers.0.width": 64, "layers.0.act": "relu", "dropout": 0.1}    what the study stores
+    architecture  {"layers": [{"width": 64, "act": nn.ReLU}], "dropout": 0.1}     what the module's `__init__` receives
+    flat          {"layers.n": 1, "layers.0.width": 64, "layers.0.act": "torch.nn.ReLU", "dropout": 0.1}
+                                                                                  what the study stores
 
 Both hold active parameters only. A `Repeat` named `layers` becomes the count `layers.n` and one set of block parameters
-a repetition; those of repetition `i` exist while `layers.n` > `i`.
+for each repetition; those of repetition `i` exist while `layers.n` > `i`. A repeated plain value is `hidden.i`. A flat
+point holds the labels of choices (`search.choices`). `written` of an architecture is its JSON form, and
+`SearchSpace.restored` leads back from it.
 """
 
 from __future__ import annotations
@@ -12,20 +15,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lightning_autoarch.errors import SpaceError, did_you_mean
-from lightning_autoarch.search.parameters import (
-    Categorical,
-    Float,
-    Int,
-    Parameter,
-    Repeat,
-    Scalar,
-    to_python_scalar,
-)
+from lightning_autoarch.search.choices import Scalar, written
+from lightning_autoarch.search.parameters import Categorical, Float, Int, Parameter, Repeat, on_grid, to_python_scalar
 from lightning_autoarch.search.parse import parse_parameter, to_compact
 
 if TYPE_CHECKING:
@@ -69,8 +65,8 @@ class Node:
         if isinstance(p, Int):
             return IntDistribution(p.low, p.high, log=p.log, step=p.step)
         if isinstance(p, Float):
-            return FloatDistribution(p.low, p.high, log=p.log)
-        return CategoricalDistribution(p.choices)
+            return FloatDistribution(p.low, p.high, log=p.log, step=p.step)
+        return CategoricalDistribution(p.labels)
 
 
 class SearchSpace:
@@ -110,14 +106,24 @@ class SearchSpace:
         return all(node.name in flat for node in self.nodes if self.is_active(node, flat))
 
     def architecture(self, flat: Mapping[str, Scalar]) -> Architecture:
-        """The architecture of a flat point."""
+        """The architecture of a flat point, its choices copied."""
         return _fold(self.parameters, flat, "")
+
+    def restored(self, architecture: Mapping[str, Any]) -> Architecture:
+        """The architecture whose JSON form (`written`) this is: choices that are objects take the place of their names.
+
+        What the space does not know is left as it is.
+
+        Raises:
+            SpaceError: a name that is none of a parameter's choices, some of which are objects.
+        """
+        return _restored(self.parameters, architecture, "")
 
     def flatten(self, architecture: Mapping[str, Any], *, partial: bool = False) -> Flat:
         """The flat point of an architecture.
 
         Args:
-            architecture: see the module's docstring.
+            architecture: see the module's docstring; its JSON form will do.
             partial: allow active parameters to be left out.
 
         Raises:
@@ -156,15 +162,15 @@ class SearchSpace:
         """Every flat point of a finite space, lazily.
 
         Raises:
-            SpaceError: the space holds a `Float`.
+            SpaceError: the space holds a `Float` without `step`.
         """
         if not self.is_finite:
-            raise SpaceError("A space with a Float has infinitely many points.")
+            raise SpaceError("A space with a Float without `step` has infinitely many points.")
         return self._points(0, {})
 
     @property
     def is_finite(self) -> bool:
-        """Whether there is no `Float` of more than one value in it."""
+        """Whether every `Float` in it has a `step`, or one value."""
         return all(_values(node.parameter) is not None for node in self.nodes)
 
     def cardinality(self, limit: int = 10_000) -> float:
@@ -200,12 +206,12 @@ class SearchSpace:
 
 
 def architecture_key(architecture: Mapping[str, Any]) -> str:
-    """One text for equal architectures, whatever the order of their names.
+    """One text for equal architectures, whatever the order of their names; of the JSON form it is the same.
 
     >>> architecture_key({"b": 1, "a": "x"})
     '{"a": "x", "b": 1}'
     """
-    return json.dumps(architecture, sort_keys=True)
+    return json.dumps(written(architecture), sort_keys=True)
 
 
 def _check_name(name: Any, prefixes: tuple[str, ...]) -> None:
@@ -244,11 +250,12 @@ def _unroll_into(
             continue
         count = f"{prefix}{name}.n"
         nodes.append(Node(count, Int(parameter.min, parameter.max), conditions))
-        for inner in parameter.block:
+        for inner in parameter.block if isinstance(parameter.block, Mapping) else ():
             _check_name(inner, ())
         for i in range(parameter.max):
             exists = Condition(count, tuple(range(max(i + 1, parameter.min), parameter.max + 1)))
-            _unroll_into(nodes, parameter.block, f"{prefix}{name}.{i}.", (*conditions, exists), (scope, *scopes))
+            before, block = parameter.of(i)
+            _unroll_into(nodes, block, f"{prefix}{name}.{before}", (*conditions, exists), (scope, *scopes))
 
 
 def _flat_name(prefix: str, name: str, parameter: Parameter) -> str:
@@ -263,18 +270,19 @@ def _condition(
 ) -> Condition:
     found = next((scope[parent] for scope in scopes if parent in scope), None)
     if found is None:
-        known = [key for scope in scopes for key in scope]
-        raise SpaceError(f"Parameter `{name}`: unknown parent `{parent}` in `when`.{did_you_mean(parent, known)}")
+        near = did_you_mean(parent, [key for scope in scopes for key in scope])
+        raise SpaceError(f"Parameter `{name}`: unknown parent `{parent}` in `when`.{near}")
     flat_name, parameter = found
     if isinstance(parameter, Float):
         raise SpaceError(
             f"Parameter `{name}`: the parent `{parent}` in `when` is a Float, which has no list of values."
         )
     scalar = Int(parameter.min, parameter.max) if isinstance(parameter, Repeat) else parameter
-    for value in values:
-        if not _contains(scalar, value):
+    known = tuple(_flat_value(scalar, value) for value in values)
+    for value, flat_value in zip(values, known, strict=True):
+        if not _contains(scalar, flat_value):
             raise SpaceError(f"Parameter `{name}`: `{parent}` in `when` never has the value {value!r}: {scalar}.")
-    return Condition(flat_name, tuple(values))
+    return Condition(flat_name, known)
 
 
 def _parents_first(nodes: list[Node]) -> tuple[Node, ...]:
@@ -309,10 +317,20 @@ def _fold(parameters: Mapping[str, Parameter], flat: Mapping[str, Scalar], prefi
             continue
         value = flat[key]
         if isinstance(parameter, Repeat) and isinstance(value, int):
-            folded[name] = [_fold(parameter.block, flat, f"{prefix}{name}.{i}.") for i in range(value)]
+            folded[name] = [_fold_item(parameter, i, flat, f"{prefix}{name}.") for i in range(value)]
+        elif isinstance(parameter, Categorical):
+            folded[name] = parameter.choice_of(value)
+        elif isinstance(parameter, Float) and isinstance(value, float):
+            folded[name] = parameter.snapped(value)
         else:
             folded[name] = value
     return folded
+
+
+def _fold_item(repeat: Repeat, i: int, flat: Mapping[str, Scalar], prefix: str) -> Any:
+    before, block = repeat.of(i)
+    folded = _fold(block, flat, prefix + before)
+    return folded if isinstance(repeat.block, Mapping) else folded[str(i)]
 
 
 def _spread(parameters: Mapping[str, Parameter], architecture: Mapping[str, Any], prefix: str) -> Flat:
@@ -322,27 +340,60 @@ def _spread(parameters: Mapping[str, Parameter], architecture: Mapping[str, Any]
             raise SpaceError(f"Unknown parameter `{prefix}{name}` in an architecture.{did_you_mean(name, parameters)}")
         parameter = parameters[name]
         if not isinstance(parameter, Repeat):
-            spread[prefix + name] = to_python_scalar(value)
+            spread[prefix + name] = _flat_value(parameter, value)
             continue
-        if not isinstance(value, list | tuple) or not all(isinstance(item, Mapping) for item in value):
-            raise SpaceError(f"Expected `{prefix}{name}` to be a list of mappings, got {value!r}.")
-        spread[f"{prefix}{name}.n"] = len(value)
-        for i, item in enumerate(value):
-            spread.update(_spread(parameter.block, item, f"{prefix}{name}.{i}."))
+        items = _items(parameter, prefix + name, value)
+        spread[f"{prefix}{name}.n"] = len(items)
+        for i, item in enumerate(items):
+            before, block = parameter.of(i)
+            spread.update(_spread(block, item, f"{prefix}{name}.{before}"))
     return spread
+
+
+def _items(repeat: Repeat, name: str, value: Any) -> list[Mapping[str, Any]]:
+    """The repetitions in an architecture, each as a mapping; a plain value is named by its position."""
+    is_list, named = isinstance(value, list | tuple), isinstance(repeat.block, Mapping)
+    if not is_list or (named and not all(isinstance(item, Mapping) for item in value)):
+        raise SpaceError(f"Expected `{name}` to be a list{' of mappings' if named else ''}, got {value!r}.")
+    return list(value) if named else [{str(i): item} for i, item in enumerate(value)]
+
+
+def _flat_value(parameter: Int | Float | Categorical, value: Any) -> Scalar:
+    return parameter.label_of(value) if isinstance(parameter, Categorical) else to_python_scalar(value)
+
+
+def _restored(parameters: Mapping[str, Parameter], architecture: Mapping[str, Any], prefix: str) -> Architecture:
+    restored: Architecture = {}
+    for name, value in architecture.items():
+        parameter = parameters.get(name)
+        if isinstance(parameter, Repeat) and isinstance(value, list | tuple):
+            restored[name] = [_restored_item(parameter, i, item, f"{prefix}{name}.") for i, item in enumerate(value)]
+        elif isinstance(parameter, Categorical) and parameter.holds_objects:
+            try:
+                restored[name] = parameter.choice_of(value)
+            except SpaceError as error:
+                raise SpaceError(f"`{prefix}{name}`: {error.args[0]}") from None
+        else:
+            restored[name] = value
+    return restored
+
+
+def _restored_item(repeat: Repeat, i: int, item: Any, prefix: str) -> Any:
+    before, block = repeat.of(i)
+    if not isinstance(repeat.block, Mapping):
+        return _restored(block, {str(i): item}, prefix)[str(i)]
+    return _restored(block, item, prefix + before) if isinstance(item, Mapping) else item
 
 
 def _checked(node: Node, value: Scalar) -> Scalar:
     if not _contains(node.parameter, value):
         raise SpaceError(f"`{node.name}` cannot be {value!r}: {node.parameter}.")
-    if isinstance(node.parameter, Categorical):
-        return next(choice for choice in node.parameter.choices if choice == value)
-    return float(value) if isinstance(node.parameter, Float) else value  # type: ignore[arg-type]
+    return node.parameter.snapped(float(value)) if isinstance(node.parameter, Float) else value  # type: ignore[arg-type]
 
 
 def _contains(parameter: Parameter, value: Scalar) -> bool:
     if isinstance(parameter, Categorical):
-        return value in parameter.choices
+        return value in parameter.labels
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     if isinstance(parameter, Int):
@@ -351,16 +402,16 @@ def _contains(parameter: Parameter, value: Scalar) -> bool:
             and parameter.low <= value <= parameter.high
             and (value - parameter.low) % parameter.step == 0
         )
-    return isinstance(parameter, Float) and parameter.low <= value <= parameter.high
+    return isinstance(parameter, Float) and parameter.contains(value)
 
 
-def _values(parameter: Int | Float | Categorical) -> tuple[Scalar, ...] | range | None:
-    """The values of a finite parameter, None for an infinite one."""
+def _values(parameter: Int | Float | Categorical) -> Sequence[Scalar] | None:
+    """The flat values of a finite parameter, None for an infinite one."""
     if isinstance(parameter, Categorical):
-        return tuple(parameter.choices)
+        return parameter.labels
     if isinstance(parameter, Int):
         return range(parameter.low, parameter.high + 1, parameter.step)
-    return (parameter.low,) if parameter.low == parameter.high else None
+    return parameter.values()
 
 
 def _suggest(trial: Trial, node: Node) -> Scalar:
@@ -368,13 +419,13 @@ def _suggest(trial: Trial, node: Node) -> Scalar:
     if isinstance(p, Int):
         return trial.suggest_int(node.name, p.low, p.high, log=p.log, step=p.step)
     if isinstance(p, Float):
-        return trial.suggest_float(node.name, p.low, p.high, log=p.log)
-    return trial.suggest_categorical(node.name, p.choices)
+        return trial.suggest_float(node.name, p.low, p.high, log=p.log, step=p.step)
+    return trial.suggest_categorical(node.name, p.labels)
 
 
 def _draw(parameter: Int | Float | Categorical, rng: np.random.Generator) -> Scalar:
     if isinstance(parameter, Categorical):
-        return parameter.choices[int(rng.integers(len(parameter.choices)))]
+        return parameter.labels[int(rng.integers(len(parameter.labels)))]
     if isinstance(parameter, Int):
         if parameter.log:
             u = rng.uniform(math.log(parameter.low - 0.5), math.log(parameter.high + 0.5))
@@ -386,4 +437,6 @@ def _draw(parameter: Int | Float | Categorical, rng: np.random.Generator) -> Sca
     if parameter.log:
         u = rng.uniform(math.log(parameter.low), math.log(parameter.high))
         return min(max(math.exp(u), parameter.low), parameter.high)
+    if parameter.step is not None:
+        return on_grid(int(rng.integers(len(parameter.values() or ()))), parameter.low, parameter.step)
     return float(rng.uniform(parameter.low, parameter.high))

@@ -19,6 +19,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_autoarch.errors import SearchError, SpaceExhausted
+from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.search.study import Ledger
 from lightning_autoarch.training.facts import Facts, Limits
@@ -138,7 +139,7 @@ class SearchLoop:
             self._rejected += 1
             return self._ledger.mark_refused(trial, reason)
         self._rejected = 0
-        trial.set_user_attr("architecture", architecture)
+        trial.set_user_attr("architecture", written(architecture))
         self._observer.trial_started(trial.number)
         result = self._train(trial, architecture)
         self._write_down(trial, architecture, result)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import enum
+import functools
+import json
 import math
 from typing import Any
 
@@ -10,8 +13,20 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from lightning_autoarch import Categorical, Float, Int, Repeat, SearchSpace, SpaceError
+from lightning_autoarch.search.choices import written
+from lightning_autoarch.search.encoding import Encoding
+from lightning_autoarch.search.space import architecture_key
+
+
+class Act(enum.StrEnum):
+    """Equal to its value as a string, and yet another object."""
+
+    RELU = "relu"
+    TANH = "tanh"
+
 
 SPACE = SearchSpace(
     {
@@ -91,6 +106,129 @@ def test_compact_form_is_the_same_space() -> None:
     assert space.differences(space.to_dict()) == []
 
 
+class TestChoicesOfAnyKind:
+    CHOICES = ([64, 32], (3, 5), {"depth": 2}, Act.RELU, nn.ReLU, functools.partial(nn.LeakyReLU, 0.1), math.sqrt, None)
+
+    def test_objects_for_the_module_labels_for_the_study_and_json_for_the_ledger(self) -> None:
+        space = SearchSpace({"a": Categorical(self.CHOICES)})
+        labels = (
+            "[64, 32]", "[3, 5]", '{"depth": 2}', "RELU", "torch.nn.ReLU", "partial(torch.nn.LeakyReLU, 0.1)",
+            "math.sqrt", None,
+        )  # fmt: skip
+        assert space.nodes[0].distribution == optuna.distributions.CategoricalDistribution(labels)
+        points = list(space.points())
+        assert [point["a"] for point in points] == list(labels)
+        found = [space.architecture(point)["a"] for point in points]
+        assert [type(choice) for choice in found] == [type(choice) for choice in self.CHOICES]
+        assert found[:5] == list(self.CHOICES[:5])
+        assert found[3] is Act.RELU and found[4] is nn.ReLU and found[6] is math.sqrt
+        assert found[5].args == (0.1,)
+        assert [space.flatten({"a": choice}) for choice in self.CHOICES] == points
+        stored = json.loads(json.dumps([written({"a": choice}) for choice in self.CHOICES]))
+        assert [item["a"] for item in stored[:4]] == [[64, 32], [3, 5], {"depth": 2}, "RELU"]
+        assert [space.flatten(item) for item in stored] == points
+        restored = [space.restored(item)["a"] for item in stored]
+        assert restored[1] == (3, 5)
+        assert restored[3] is Act.RELU and restored[6] is math.sqrt
+
+    def test_the_stored_space_is_json_and_holds_the_same_points(self) -> None:
+        space = SearchSpace({"a": Categorical(self.CHOICES), "b": Int(1, 2, when={"a": [[64, 32], Act.RELU]})})
+        stored = json.loads(json.dumps(space.to_dict()))
+        assert space.differences(stored) == []
+        assert list(SearchSpace(stored).points()) == list(space.points())
+        assert SearchSpace(stored).to_dict() == stored
+
+    def test_candidates_share_no_choice(self) -> None:
+        sizes = [64, 32]
+        space = SearchSpace({"sizes": [sizes, [16]]})
+        first, second = (space.architecture({"sizes": "[64, 32]"}) for _ in range(2))
+        first["sizes"].append(8)
+        assert second["sizes"] == sizes == [64, 32]
+
+    def test_a_member_is_found_by_its_value_too(self) -> None:
+        space = SearchSpace({"act": Act})
+        assert space.flatten({"act": "tanh"}) == space.flatten({"act": "TANH"}) == {"act": "TANH"}
+        with pytest.raises(SpaceError, match=r"`act`: Expected one of \['RELU', 'TANH'\], got 'gelu'"):
+            space.restored({"act": "gelu"})
+
+    def test_conditions_on_objects(self) -> None:
+        space = SearchSpace({"sizes": [[64, 32], [16]], "drop": Categorical([0.1], when={"sizes": [(64, 32)]})})
+        assert list(space.points()) == [{"sizes": "[64, 32]", "drop": 0.1}, {"sizes": "[16]"}]
+
+    def test_equal_architectures_have_one_key_in_either_form(self) -> None:
+        architecture = {"act": Act.RELU, "sizes": (3, 5), "width": 4}
+        assert architecture_key(architecture) == architecture_key(written(architecture))
+        assert architecture_key({"width": 4, "act": "relu"}) == '{"act": "relu", "width": 4}'
+
+
+class TestRepeatedValues:
+    SPACES = (
+        {"hidden": Repeat(1, 3, Int(8, 256)), "skip": Categorical([True], when={"hidden": [3]})},
+        {
+            "hidden": {"min": 1, "max": 3, "block": {"low": 8, "high": 256}},
+            "skip": {"choices": [True], "when": {"hidden": [3]}},
+        },
+    )
+
+    @pytest.mark.parametrize("given", SPACES)
+    def test_a_list_of_plain_values(self, given: Any) -> None:
+        space = SearchSpace(given)
+        assert [node.name for node in space.nodes] == ["hidden.n", "hidden.0", "hidden.1", "hidden.2", "skip"]
+        flat = {"hidden.n": 2, "hidden.0": 64, "hidden.1": 32}
+        assert space.architecture(flat) == {"hidden": [64, 32]} == space.restored({"hidden": [64, 32]})
+        assert space.flatten({"hidden": (64, 32)}) == flat
+        assert space.flatten({"hidden": [9, 8, 8], "skip": True})["hidden.2"] == 8
+        assert SearchSpace(space.to_dict()).nodes == space.nodes
+        with pytest.raises(SpaceError, match=r"`hidden\.1` cannot be 7"):
+            space.flatten({"hidden": [64, 7]})
+
+    def test_positions_are_alike_for_the_surrogate(self) -> None:
+        encoding = Encoding(SearchSpace(self.SPACES[0]).nodes)
+        assert "hidden.0 ... hidden.2: mean" in encoding.group_names
+
+    def test_choices_and_lists_of_lists(self) -> None:
+        space = SearchSpace({"acts": Repeat(1, 2, [nn.ReLU, nn.Tanh]), "grid": Repeat(1, 2, Repeat(1, 2, Int(1, 9)))})
+        architecture = {"acts": [nn.ReLU, nn.Tanh], "grid": [[1, 2], [3]]}
+        flat = space.flatten(architecture)
+        assert space.architecture(flat) == architecture == space.restored(written(architecture))
+        assert flat["acts.1"] == "torch.nn.Tanh"
+        assert flat["grid.0.1"] == 2
+
+    def test_names_that_are_also_keys_stay_names(self) -> None:
+        space = SearchSpace({"b": {"min": 1, "max": 1, "block": {"low": [1, 2], "high": [3]}}})
+        assert space.architecture({"b.n": 1, "b.0.low": 1, "b.0.high": 3}) == {"b": [{"low": 1, "high": 3}]}
+        assert SearchSpace(space.to_dict()).nodes == space.nodes
+
+
+class TestFloatOnAGrid:
+    SPACE = SearchSpace({"dropout": {"low": 0, "high": 0.65, "step": 0.1}})
+
+    def test_values_are_those_that_a_person_writes(self) -> None:
+        assert [point["dropout"] for point in self.SPACE.points()] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+        assert self.SPACE.cardinality() == 7
+        assert self.SPACE.parameters["dropout"] == Float(0, 0.6, step=0.1)
+        rng = np.random.default_rng(0)
+        drawn = {self.SPACE.random(rng)["dropout"] for _ in range(100)}
+        assert drawn == {0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6}
+
+    def test_optuna_and_the_surrogate_keep_to_the_grid(self) -> None:
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        values = {self.SPACE.suggest(study.ask())["dropout"] for _ in range(50)}
+        encoding = Encoding(self.SPACE.nodes)
+        rows = encoding.mutate(encoding.random(50, np.random.default_rng(0)), 0.01, np.random.default_rng(1))
+        values |= {encoding.decode(row)["dropout"] for row in rows}
+        assert values == {0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6}
+
+    def test_off_the_grid(self) -> None:
+        assert self.SPACE.flatten({"dropout": 0.1 + 0.2}) == {"dropout": 0.3}
+        with pytest.raises(SpaceError, match=r"`dropout` cannot be 0\.25"):
+            self.SPACE.flatten({"dropout": 0.25})
+
+    def test_whole_bounds_with_a_step_that_is_none(self) -> None:
+        parameters = SearchSpace({"a": {"low": 0, "high": 1, "step": "0.5"}, "b": {"low": 0, "high": 4, "step": 2}})
+        assert list(parameters.parameters.values()) == [Float(0, 1, step=0.5), Int(0, 4, step=2)]
+
+
 def test_differences_name_the_parameter() -> None:
     stored = SearchSpace({"a": Int(1, 2), "b": Int(1, 2)}).to_dict()
     lines = SearchSpace({"a": Int(1, 3), "c": Int(1, 2)}).differences(stored)
@@ -108,7 +246,17 @@ def test_differences_name_the_parameter() -> None:
         ({"a": [1, 1]}, ["`a`", "distinct"]),
         ({"a": [1, True]}, ["`a`", "distinct"]),
         ({"a": [float("nan")]}, ["`a`", "finite"]),
-        ({"a": [[1, 2]]}, ["`a`", "[1, 2]"]),
+        ({"a": [[1, 2], (1, 2)]}, ["`a`", "distinct", "'[1, 2]'"]),
+        ({"a": [Act.RELU, "RELU"]}, ["`a`", "distinct", "'RELU'"]),
+        ({"a": [object()]}, ["`a`", "another process", "`__repr__`"]),
+        ({"a": {"low": 0.0, "high": 1.0, "step": 0}}, ["`a`", "`step` > 0"]),
+        ({"a": {"low": 0.1, "high": 1.0, "step": 0.1, "log": True}}, ["`a`", "no `step` with `log`"]),
+        ({"l": {"min": 1, "max": 2, "block": {"low": 2, "high": 1}}}, ["`l[i]`", "`low` <= `high`"]),
+        (
+            {"l": {"min": 1, "max": 2, "block": {"choices": [1], "when": {"b": [1]}}}, "b": [1]},
+            ["`l`", "to the Repeat"],
+        ),
+        ({"a": {"choices": [1], "when": {"b": [Act.RELU]}}, "b": [Act.TANH]}, ["`a`", "never has the value"]),
         ({"a": {}}, ["`a`", "low and high"]),
         ({"width": {"lwo": 1, "high": 2}}, ["`width`", "`lwo`", "Did you mean `low`"]),
         ({"a": {"chioces": [1]}}, ["`a`", "Did you mean `choices`"]),
@@ -119,7 +267,6 @@ def test_differences_name_the_parameter() -> None:
         ({"a": {"low": 1, "high": 8.0}}, ["`a`", "Int and Float"]),
         ({"a": {"low": 1, "high": 8, "log": True, "step": 2}}, ["`a`", "`step`"]),
         ({"a": {"low": 1, "high": 8, "step": 0}}, ["`a`", "`step`"]),
-        ({"a": {"low": 0.0, "high": 1.0, "step": 0.1}}, ["`a`", "`step`", "Float"]),
         ({"a": {"low": 1, "high": float("inf")}}, ["`a`", "finite"]),
         ({"a": {"low": 1, "high": "x"}}, ["`a`", "'x'"]),
         ({"a": {"low": True, "high": 2}}, ["`a`", "True"]),
