@@ -29,7 +29,8 @@ from lightning_autoarch.report.influence import best_trials, importances, parame
 from lightning_autoarch.report.plot import robust_range
 from lightning_autoarch.report.size import pareto_front
 from lightning_autoarch.report.source import sqlite_uri
-from lightning_autoarch.search.leaderboard import fate, leaderboard, ranked
+from lightning_autoarch.search.board import html_table, leaderboard
+from lightning_autoarch.search.leaderboard import fate, ranked
 from lightning_autoarch.search.space import SearchSpace
 
 SPACE = {
@@ -485,13 +486,52 @@ class TestWriting:
 
 
 class TestLeaderboard:
-    def test_table(self, study):
-        lines = leaderboard(study, 3, columns=90).splitlines()
+    def test_what_differs_stands_beside_its_row(self, study):
+        lines = leaderboard(study, 3, columns=130).splitlines()
         assert lines[0] == "rank  trial         val_acc  epochs    time  params  architecture"
-        assert lines[1] == "   1     15  0.9422 ±0.0038       6   9.2 s   30.9k  layers=[132/gelu, 156/gelu] dropou..."
-        assert lines[4] == "40 trials: 31 complete, 5 pruned, 3 failed (2 OutOfMemory, 1 Diverged), 1 duplicate."
-        assert len(lines) == 5
-        assert max(map(len, lines[:4])) <= 90
+        row = "   1     15  0.9422 ±0.0038       6   9.2 s   30.9k  layers=[132/gelu, 156/gelu] dropout="
+        assert lines[1].startswith(row)
+        assert lines[-1] == "40 trials: 31 complete, 5 pruned, 3 failed (2 OutOfMemory, 1 Diverged), 1 duplicate."
+
+    @pytest.mark.parametrize("columns", [20, 40, 80, 100])
+    def test_nothing_is_cut_and_no_line_is_too_wide(self, study, columns):
+        wide, narrow = (leaderboard(study, 3, columns=c) for c in (1000, columns))
+        assert max(map(len, narrow.splitlines())) <= max(columns, 34)  # rank, trial and score alone
+        texts = wide.splitlines()[1].partition("layers=")[2].split()
+        assert texts
+        assert "".join(texts) in "".join(narrow.split())
+
+    def test_what_is_the_same_in_all_is_listed_once(self):
+        study = optuna.create_study()
+        for i in range(3):
+            study.add_trial(trial_of(0.5 + i, seconds=2, architecture={"width": i, "act": "relu", "sizes": [4, 2]}))
+        assert leaderboard(study, columns=80) == (
+            "rank  trial   score   time  architecture\n"
+            "   1      0  0.5000  2.0 s  width=0\n"
+            "   2      1  1.5000  2.0 s  width=1\n"
+            "   3      2  2.5000  2.0 s  width=2\n"
+            "In all of them: act=relu sizes=[4, 2]\n"
+            "3 trials: 3 complete."
+        )
+
+    def test_a_long_name_of_the_score_takes_no_room(self):
+        study = optuna.create_study()
+        study.set_user_attr("autoarch:monitor", "validation/mean_average_precision")
+        study.add_trial(trial_of(0.5, seconds=2, architecture={"width": 3}))
+        lines = leaderboard(study, columns=42).splitlines()
+        assert lines[0] == "rank  trial   score   time  architecture"
+        assert lines[2] == "score: validation/mean_average_precision"
+
+    def test_html(self):
+        study = optuna.create_study()
+        assert html_table(study) == "<p>No trial is complete. 0 trials: no trial.</p>"
+        for i in range(2):
+            study.add_trial(trial_of(0.5, architecture={"a<b": f"<i>{i}", "c": "&"}))
+        page = html_table(study)
+        assert "<th>a&lt;b</th>" in page
+        assert "<td>&lt;i&gt;1</td>" in page
+        assert "<p>In all of them: c=&amp;</p>" in page
+        assert "<i>" not in page
 
     def test_ranking(self):
         study = optuna.create_study(direction="maximize")

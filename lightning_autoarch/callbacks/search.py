@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import signal
+import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
@@ -35,8 +37,8 @@ from lightning_autoarch.callbacks.outer import (
 )
 from lightning_autoarch.callbacks.progress import SearchProgress
 from lightning_autoarch.errors import SearchError
+from lightning_autoarch.search.board import html_table, leaderboard
 from lightning_autoarch.search.choices import written
-from lightning_autoarch.search.leaderboard import leaderboard
 from lightning_autoarch.search.space import Architecture, SearchSpace
 from lightning_autoarch.search.strategies import STRATEGIES, named_sampler
 from lightning_autoarch.search.study import Ledger, open_storage, open_study, quiet_optuna, turn
@@ -192,6 +194,13 @@ class ArchitectureSearch(Callback):
         """Whether it has rebuilt this module already, and leaves it alone."""
         return self._searched is not None and self._searched() is module
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the leaderboard once there is a study, else what will be searched."""
+        if self.study is not None:
+            return html_table(self.study)
+        names = ", ".join(f"<code>{escape(name)}</code>" for name in self.space.parameters)
+        return f"<p>ArchitectureSearch over {names} by <code>{escape(self.monitor)}</code>. No search has run yet.</p>"
+
     def trials_dataframe(self) -> pd.DataFrame:
         """Optuna's table of all trials (needs pandas): number, value, times, `params_*`, `user_attrs_*`, state.
 
@@ -282,6 +291,7 @@ class ArchitectureSearch(Callback):
         limits = Limits(facts, self.max_params, self.max_flops, self.constraints, [self._joint.why_not])
         directory = None if trainer.fast_dev_run else self._directory(trainer, module)  # type: ignore[attr-defined]
         ledger = self._open(directory, self._name(module), self._sampler(facts, limits))
+        self._check_imported(ledger)
         self._enqueue(ledger, limits)
         budget = dataclasses.replace(self.budget, n_trials=1) if directory is None else self.budget
         progress = self._progress(ledger, budget)
@@ -368,6 +378,21 @@ class ArchitectureSearch(Callback):
             self.study = open_study(opened, name, self.space, self.monitor, self.mode, sampler, pruner)
         return Ledger(self.study, self.space, directory)
 
+    def _check_imported(self, ledger: Ledger) -> None:
+        """What a study brings along that was not made by this search."""
+        if ignored := ledger.ignored():
+            rank_zero_warn(
+                f"Trials of the study `{ledger.study.study_name}` that are no architectures of the space are ignored "
+                f"({ignored})."
+            )
+        leader = ledger.imported_leader()
+        if leader is not None and self.after != "train":
+            raise SearchError(
+                f"`after={self.after!r}` needs the weights of the best trial, but #{leader.number} of the study "
+                f'`{ledger.study.study_name}` was made elsewhere and has none. Take `after="train"`, or another '
+                "`study_name`."
+            )
+
     def _sampler(self, facts: Facts, limits: Limits) -> BaseSampler:
         if isinstance(self.strategy, BaseSampler):
             return self.strategy
@@ -417,11 +442,12 @@ class ArchitectureSearch(Callback):
 
     def _conclude(self, trainer: Trainer, ledger: Ledger, directory: Path | None) -> None:
         winner = winner_of(ledger)
-        self._take({"architecture": winner.user_attrs["architecture"], "score": winner.value, "trial": winner.number})
+        found = written(ledger.architecture(winner))
+        self._take({"architecture": found, "score": winner.value, "trial": winner.number})
         if directory is not None and self.after != "train":
             self._weights = _weights_of(winner, directory)
         table = leaderboard(ledger.study, columns=shutil.get_terminal_size((100, 24)).columns)
-        rank_zero_info(f"{table}\nWinner: trial #{winner.number}, {self.monitor} {winner.value:.6g}.")
+        _show(f"{table}\nWinner: trial #{winner.number}, {self.monitor} {winner.value:.6g}.")
         summary = {"search/best_score": float(winner.value or 0.0), "search/trials": len(ledger.finished())}
         for logger in trainer.loggers:
             logger.log_metrics(summary, step=0)
@@ -444,6 +470,13 @@ class ArchitectureSearch(Callback):
     def _directory(self, trainer: Trainer, module: LightningModule) -> Path:
         default = f"{trainer.default_root_dir}/autoarch/{self._name(module)}"
         return writable(default if self.directory is None else self.directory)
+
+
+@rank_zero_only
+def _show(text: str) -> None:
+    """A result goes to standard output, unlike messages."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def _read(checkpoint: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lightning_autoarch.search.adoption import Placement
 from lightning_autoarch.search.leaderboard import Fate, failure_kind, fate, fixed, ranked, real, seconds_of
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ class Record:
     score: str  # what the score is called
     maximize: bool
     attrs: Mapping[str, Any]  # the study's user attributes
-    trials: tuple[FrozenTrial, ...]  # all, by number
+    trials: tuple[FrozenTrial, ...]  # all of the study's space, by number
     ranked: tuple[FrozenTrial, ...]  # complete ones, best first
+    n_ignored: int = 0  # of another space
 
     def of(self, *fates: Fate) -> list[FrozenTrial]:
         """The trials with one of these fates, by number."""
@@ -54,13 +56,16 @@ class Record:
 def read_record(study: Study) -> Record:
     """The record of a study with one objective."""
     metric = (study.metric_names or ["score"])[0]
+    placement, trials = Placement.of_study(study), study.get_trials(deepcopy=False)
+    inside = [trial for trial in trials if not placement.is_outside(trial)]
     return Record(
         name=study.study_name,
         score=str(study.user_attrs.get("autoarch:monitor", metric)),
         maximize=study.direction.name == "MAXIMIZE",
         attrs=study.user_attrs,
-        trials=tuple(study.get_trials(deepcopy=False)),
+        trials=tuple(inside),
         ranked=tuple(ranked(study)),
+        n_ignored=len(trials) - len(inside),
     )
 
 

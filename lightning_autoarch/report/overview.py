@@ -40,6 +40,8 @@ def summary(record: Record, plots: Plots) -> str:
     if not record.trials:
         return f"{head}<p>{text}. It holds no trial yet.</p>"
     text += f". Of {_n(len(record.trials), 'trial')}: {escape(tally(record.trials))}."
+    if record.n_ignored:
+        text += f" Besides, the study holds {_n(record.n_ignored, 'trial')} of another space, left out of this page."
     if best is None:
         return f"{head}<p>{text} None is complete, so there is no best architecture.</p>"
     text += f" The best is trial {best.number}: {escape(record.score)} {score_text(best)}."

@@ -1,4 +1,4 @@
-"""The trials of a study in order of merit: which ones count, what became of the others, and a table for the terminal.
+"""The trials of a study in order of merit: which ones count, what became of the others, and how they are told.
 
 A trial is ranked when it is complete, finite, feasible and no duplicate. Best first; among equals the earlier trial.
 Everything reads plain Optuna trials: what another program did not store is left out.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
+from lightning_autoarch.search.adoption import Placement
 from lightning_autoarch.search.choices import written
 
 if TYPE_CHECKING:
@@ -38,9 +39,14 @@ def fate(trial: FrozenTrial) -> Fate:
 
 
 def ranked(study: Study) -> list[FrozenTrial]:
-    """The complete trials, best first."""
+    """The complete trials, best first; without those that lie outside of the study's space."""
     sign = -1.0 if study.direction.name == "MAXIMIZE" else 1.0
-    complete = [trial for trial in study.get_trials(deepcopy=False) if fate(trial) == "complete"]
+    placement = Placement.of_study(study)
+    complete = [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if fate(trial) == "complete" and not placement.is_outside(trial)
+    ]
     return sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
 
 
@@ -58,7 +64,7 @@ def in_one_line(architecture: Any) -> str:
     """
     form = written(architecture)
     if isinstance(form, Mapping):
-        return " ".join(f"{_printable(key)}={_in_one_value(value)}" for key, value in form.items())
+        return " ".join(f"{printable(key)}={_in_one_value(value)}" for key, value in form.items())
     return _in_one_value(form)
 
 
@@ -159,56 +165,13 @@ def tally(trials: Iterable[FrozenTrial]) -> str:
     trials = list(trials)
     fates = Counter(fate(trial) for trial in trials)
     kinds = Counter(failure_kind(trial) for trial in trials if fate(trial) == "failed")
-    reasons = ", ".join(f"{n} {_printable(kind)}" for kind, n in kinds.most_common())
+    reasons = ", ".join(f"{n} {printable(kind)}" for kind, n in kinds.most_common())
     said = [f"{fates[name]} {name}" for name in get_args(Fate) if fates[name]]
     return ", ".join(f"{text} ({reasons})" if text.endswith("failed") else text for text in said) or "no trial"
 
 
-def leaderboard(study: Study, k: int = 10, *, columns: int = 100) -> str:
-    """The `k` best trials as a text table, and what became of all of them in a last line.
-
-    Args:
-        study: any Optuna study with one objective.
-        k: how many trials.
-        columns: widest line; the architecture is shortened to fit. Columns that no trial fills are left out.
-    """
-    trials, best = study.get_trials(deepcopy=False), ranked(study)[:k]
-    if not best:
-        return f"No trial is complete: {tally(trials)}."
-    monitor = _printable(study.user_attrs.get("autoarch:monitor", "score"))
-    header = ("rank", "trial", monitor, "epochs", *HERITAGE, *SHARES, "time", "params")
-    rows = [_cells(rank, trial) for rank, trial in enumerate(best, start=1)]
-    filled = [i for i in range(len(header)) if any(row[i] for row in rows)]
-    lines = _aligned([[row[i] for i in filled] for row in (header, *rows)])
-    texts = ["architecture", *(in_one_line(architecture_of(trial)) for trial in best)]
-    room = max(columns - len(lines[0]) - 2, 12)
-    table = [f"{line}  {_shortened(text, room)}".rstrip() for line, text in zip(lines, texts, strict=True)]
-    return "\n".join([*table, f"{len(trials)} trials: {tally(trials)}."])
-
-
 def _two_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:#.2g}"
-
-
-def _cells(rank: int, trial: FrozenTrial) -> tuple[str, ...]:
-    attrs, seconds = trial.user_attrs, seconds_of(trial)
-    epochs, params = real(attrs.get("epochs")), real(attrs.get("params"))
-    return (
-        str(rank),
-        str(trial.number),
-        score_text(trial),
-        "" if epochs is None else f"{epochs:.0f}",
-        *heritage(trial),
-        *shares(trial),
-        "" if seconds is None else duration(seconds),
-        "" if params is None else count(params),
-    )
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Every column padded on the left to its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def _in_one_value(value: Any) -> str:
@@ -216,7 +179,7 @@ def _in_one_value(value: Any) -> str:
         return f"{{{in_one_line(value)}}}"
     if isinstance(value, list):
         return "[" + ", ".join(_in_one_item(item) for item in value) + "]"
-    return number(value) if isinstance(value, float) else _printable(value)
+    return number(value) if isinstance(value, float) else printable(value)
 
 
 def _in_one_item(item: Any) -> str:
@@ -225,10 +188,6 @@ def _in_one_item(item: Any) -> str:
     return _in_one_value(item)
 
 
-def _shortened(text: str, room: int) -> str:
-    return text if len(text) <= room else text[: room - 3].rstrip() + "..."
-
-
-def _printable(value: Any) -> str:
+def printable(value: Any) -> str:
     """One line without control characters: a name from a foreign study must not move the terminal's cursor."""
     return "".join(c if c.isprintable() else " " for c in str(value))

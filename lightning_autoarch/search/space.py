@@ -142,6 +142,23 @@ class SearchSpace:
                 raise SpaceError(f"`{name}` is not active in architecture {dict(architecture)!r}: leave it out.")
         return flat
 
+    def point(self, given: Mapping[str, Any]) -> Flat:
+        """A flat point that comes from elsewhere, checked; values of choices may be the choices themselves.
+
+        Raises:
+            SpaceError: naming what is missing, unknown, not active, or has a value that it cannot have.
+        """
+        flat: Flat = {}
+        for node in self.nodes:
+            if self.is_active(node, flat):
+                if node.name not in given:
+                    raise SpaceError(f"`{node.name}` is missing.")
+                flat[node.name] = _checked(node, _flat_value(node.parameter, given[node.name]))
+        for name in given:
+            if name not in flat:
+                raise SpaceError(f"`{name}` is {'not active' if name in self._by_name else 'not in the space'}.")
+        return flat
+
     def suggest(self, trial: Trial) -> Architecture:
         """Ask an Optuna trial for every active parameter, parents first."""
         flat: Flat = {}

@@ -25,13 +25,14 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_autoarch.errors import SearchError
+from lightning_autoarch.search.adoption import SPACE, Placement, is_imported
 from lightning_autoarch.search.space import Architecture, SearchSpace, architecture_key
 
 HEARTBEAT_SECONDS = 60
 GRACE_SECONDS = 180
 CLAIM_SECONDS = 60  # on a remote storage: how long a new trial may be without its owner record
 
-SPACE, MONITOR, MODE = "autoarch:space", "autoarch:monitor", "autoarch:mode"
+MONITOR, MODE = "autoarch:monitor", "autoarch:mode"
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -125,7 +126,8 @@ def open_study(
         return study
     if study.direction != direction:
         raise SearchError(
-            f"The study `{name}` has mode {stored.get(MODE)!r}, given {mode!r}: give another `study_name`."
+            f"The study `{name}` has mode {study.direction.name.lower()[:3]!r}, given {mode!r}: give another "
+            "`study_name`."
         )
     for key, value in given.items():
         if stored.get(key) != value:
@@ -191,15 +193,37 @@ class Ledger:
 
     def __init__(self, study: optuna.Study, space: SearchSpace, directory: Path | None) -> None:
         self.study, self.space, self._directory = study, space, directory
+        self.placement = Placement(space)
 
     def trials(self) -> list[FrozenTrial]:
         """All trials as they stand: a read of the storage of some milliseconds, so the methods below share one."""
         return self.study.get_trials(deepcopy=False)
 
     def finished(self, trials: Sequence[FrozenTrial] | None = None) -> list[FrozenTrial]:
-        """Trials that count: neither running, nor a duplicate, nor refused by a limit."""
+        """Trials that count: neither running, nor a duplicate, nor refused by a limit, nor outside of the space."""
         known = self.trials() if trials is None else trials
-        return [trial for trial in known if trial.state in _FINISHED and counts(trial)]
+        done = [trial for trial in known if trial.state in _FINISHED and counts(trial)]
+        return [trial for trial in done if not self.placement.is_outside(trial)]
+
+    def architecture(self, trial: FrozenTrial) -> Architecture:
+        """Of a trial that counts, made here or elsewhere, with its choices as the module takes them.
+
+        Raises:
+            SearchError: it is none of the space.
+        """
+        found = self.placement.architecture(trial)
+        if found is None:
+            raise SearchError(f"Trial #{trial.number} of the study `{self.study.study_name}` is not of the space.")
+        return self.space.restored(found)
+
+    def ignored(self) -> str:
+        """Which finished trials do not count because they are no architectures of the space, and why; or empty."""
+        return self.placement.reasons([trial for trial in self.trials() if counts(trial)])
+
+    def imported_leader(self) -> FrozenTrial | None:
+        """The best trial, if it was made elsewhere: then there are no weights of it."""
+        best = next(iter(self.ranking()), None)
+        return best if best is not None and is_imported(best) else None
 
     def seconds(self) -> float:
         """Training seconds of all finished trials, over all resumes and processes."""
@@ -229,8 +253,10 @@ class Ledger:
         """An earlier trial of the same architecture."""
         key = architecture_key(architecture)
         for trial in self.trials():
-            known = trial.user_attrs.get("architecture")
-            if trial.number != number and counts(trial) and known is not None and architecture_key(known) == key:
+            if trial.number == number or not counts(trial) or (is_imported(trial) and not trial.state.is_finished()):
+                continue
+            known = self.placement.architecture(trial)
+            if known is not None and architecture_key(known) == key:
                 return trial
         return None
 

@@ -63,7 +63,7 @@ class Parents:
         if self._inherit == "best":
             return candidates[0]
         here = self._embedded(architecture)
-        return min(candidates, key=lambda t: float(np.linalg.norm(self._embedded(t.user_attrs["architecture"]) - here)))
+        return min(candidates, key=lambda t: float(np.linalg.norm(self._embedded(self._ledger.architecture(t)) - here)))
 
     def _embedded(self, architecture: Architecture) -> np.ndarray[Any, np.dtype[np.float64]]:
         return self._encoding.embed(self._encoding.encode(self._ledger.space.flatten(architecture)))

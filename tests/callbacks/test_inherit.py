@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from lightning_autoarch import ArchitectureSearch, Categorical, Int, Repeat, SearchError
 from lightning_autoarch.report import write_report
-from lightning_autoarch.search.leaderboard import leaderboard
+from lightning_autoarch.search.board import leaderboard
 from lightning_autoarch.training import heritage
 from lightning_autoarch.training.data import TrialData
 from lightning_autoarch.training.heritage import Parent, WeightInheritance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 import itertools
 from pathlib import Path
@@ -76,3 +77,18 @@ def test_a_resumed_search_and_a_checkpoint_lead_back_to_the_objects(tmp_path: Pa
     fresh.load_state_dict(state)
     assert fresh.best_architecture == again.best_architecture
     assert type(fresh.best_architecture["sizes"]) is type(again.best_architecture["sizes"])
+
+
+def test_a_notebook_and_the_terminal_show_readable_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = ArchitectureSearch({"act": Act}, monitor="val<loss")._repr_html_()
+    assert before == (
+        "<p>ArchitectureSearch over <code>act</code> by <code>val&lt;loss</code>. No search has run yet.</p>"
+    )
+    _, search = fit(tmp_path, strategy="random")
+    printed = capsys.readouterr().out
+    assert "Winner: trial #" in printed
+    assert "norm=torch.nn." in printed
+    page = search._repr_html_()
+    assert page.startswith("<table><tr><th>rank</th><th>trial</th><th>val_loss</th>")
+    assert "torch.nn.LayerNorm" in page
+    assert copy.deepcopy(search)._repr_html_()

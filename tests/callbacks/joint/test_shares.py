@@ -24,7 +24,8 @@ from lightning_autoarch import (
     TransferLearning,
 )
 from lightning_autoarch.report import write_report
-from lightning_autoarch.search.leaderboard import leaderboard, shares
+from lightning_autoarch.search.board import leaderboard
+from lightning_autoarch.search.leaderboard import shares
 
 
 def run(tmp_path: Path, *trial_callbacks: L.Callback, space: Any = None, **options: Any) -> optuna.Study:
