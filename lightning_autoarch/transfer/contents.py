@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from lightning_autoarch.errors import CheckpointError, did_you_mean
+from lightning_autoarch.transfer.state import VersionedStateDict, versions_of
 
 Weights: TypeAlias = Literal["state_dict", "average", "current"]
 
@@ -124,7 +125,7 @@ def _tensors(held: Mapping[Any, Any], origin: str) -> dict[str, Tensor]:
             raise CheckpointError(f"Expected `{name}` with values in {origin}, got a lazy parameter without any.")
         if isinstance(value, Tensor):
             found[name] = value.detach() if value.requires_grad else value
-    return found
+    return VersionedStateDict(found, versions_of(held))
 
 
 def _names(held: object) -> list[str]:

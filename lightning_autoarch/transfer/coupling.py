@@ -20,7 +20,7 @@ from lightning_autoarch.errors import TransferError
 from lightning_autoarch.structure import channel_groups
 from lightning_autoarch.transfer.assignment import Assignment, assign, importance, origins, place_shares
 from lightning_autoarch.transfer.rows import Place, Rows, rows_of
-from lightning_autoarch.transfer.shapes import Fit, Shape, adapted
+from lightning_autoarch.transfer.shapes import Fit, Shape
 from lightning_autoarch.transfer.state import StateDict
 from lightning_autoarch.transfer.targets import Target
 
@@ -58,8 +58,13 @@ class Coupling:
         units = enumerate(self.rows.units)
         return {u.name: self.widths[g] for g, u in units if self.assigned[g].status == "widened" and u.grain == 1}
 
-    def fit(self, target: Target, old: Shape, *, is_first: bool) -> Fit | None:
+    def fit(self, target: Target, old: Shape, adapt: Callable[[Shape], Fit | None]) -> Fit | None:
         """How a tensor of the source fits; None: nothing here that its shape alone would not say.
+
+        Args:
+            target: the tensor of the module.
+            old: shape in the source.
+            adapt: to another shape, a tensor whose dimensions mean positions or input channels; None for any other.
 
         Raises:
             TransferError: the function would not be kept, and has to be.
@@ -70,7 +75,7 @@ class Coupling:
         dims = [self._dim(target.name, d, old[d], new[d]) for d in range(len(new))]
         if all(dim.status == "loaded" for dim in dims):
             return None
-        before, dims = _adapted_first(target.name, old, new, dims, is_first=is_first)
+        before, dims = _adapted_first(old, new, dims, adapt)
         problems = [dim.problem for dim in dims if dim.problem]
         if problems and self.wanted.strict:
             raise TransferError(
@@ -151,12 +156,12 @@ def _widths(rows: Rows, sizes: Mapping[Place, int]) -> dict[int, int]:
 
 
 def _adapted_first(
-    name: str, old: Shape, new: Shape, dims: list[_Dim], *, is_first: bool
+    old: Shape, new: Shape, dims: list[_Dim], adapt: Callable[[Shape], Fit | None]
 ) -> tuple[Callable[[Tensor], Tensor] | None, list[_Dim]]:
     """Positions and input channels have a meaning of their own: they are adapted, then the other dimensions follow."""
     bad = [d for d, dim in enumerate(dims) if dim.problem and old[d] != new[d]]
-    fit = adapted(name, old, tuple(new[d] if d in bad else old[d] for d in range(len(old))), is_first=is_first)
-    if not bad or fit is None:
+    fit = adapt(tuple(new[d] if d in bad else old[d] for d in range(len(old)))) if bad else None
+    if fit is None or fit.make is None:
         return None, dims
     return fit.make, [
         _Dim(torch.arange(new[d]), status="interpolated") if d in bad else dim for d, dim in enumerate(dims)

@@ -20,6 +20,7 @@ from torch import nn
 from lightning_autoarch.transfer.checkpoint import read_checkpoint
 from lightning_autoarch.transfer.commit import write_all
 from lightning_autoarch.transfer.coupled import Axis
+from lightning_autoarch.transfer.grids import Grid
 from lightning_autoarch.transfer.names import Rule
 from lightning_autoarch.transfer.options import OnMismatch, checked_options
 from lightning_autoarch.transfer.plan import Plan
@@ -39,6 +40,8 @@ def transfer_weights(
     groups: Iterable[Sequence[Axis]] | None = None,
     example_inputs: Any = None,
     approximate: bool = False,
+    lora_alpha: float | None = None,
+    grid: Grid | None = None,
     accept: Callable[[TransferReport], None] | None = None,
 ) -> TransferReport:
     """Copy weights into a module, in place: parameters stay the same objects, and train if they did.
@@ -50,8 +53,8 @@ def transfer_weights(
             wrappers (`module.`, `_orig_mod.`, `model.`) and the path of a net within another need none.
         on_mismatch: of shapes or dtypes. "skip" leaves such a tensor as it is, "slice" copies what both have, "widen"
             replicates channels where the module has more of them, so that it computes what the source's module did, and
-            slices where it has fewer; "error" raises. Position embeddings and the first convolution are adapted in all
-            but "error".
+            slices where it has fewer; "error" raises. Position embeddings of images and the first convolution are
+            adapted in all but "error". Those of a sequence are tensors like any other: "slice" copies the first rows.
         classes: row of the source's output layer -> row of the module's; others stay as they are.
         reinit: patterns of names in the module that are left as they are.
         head: pattern of the names of the output layer; by default the last linear or convolution that is registered.
@@ -61,12 +64,18 @@ def transfer_weights(
             "slice" they find the `groups`. Of the sizes inside of the source only its tensors are known: it is taken to
             have heads of the same size, and GroupNorm the same number of groups.
         approximate: let "widen" come near where the function cannot be kept; the report says where.
+        lora_alpha: of low-rank adapters that the source holds beside its weights, which are then added to them; 0
+            leaves them out. Such a file does not say it.
+        grid: of position embeddings, where it cannot be known from the module: `((14, 14), (16, 12))`, rows and columns
+            in the source and here, or a pattern of names -> that. What rows there are in front of the grid (class,
+            distillation and register tokens) is kept apart. For a table of relative positions, its window. Of one
+            dimension, `((512,), (1024,))`, it stretches the positions of a sequence.
         accept: called with the report before anything is written; what it raises leaves the module as it was.
 
     Raises:
-        TransferError: bad or unused rules, nothing in common, a mismatch with "error", tied weights of which the source
-            has different ones, numbers that do not fit, a function that "widen" cannot keep. The module is then as it
-            was.
+        TransferError: bad or unused rules or grids, nothing in common, a mismatch with "error", tied weights of which
+            the source has different ones, adapters without their scale, numbers that do not fit, a function that
+            "widen" cannot keep. The module is then as it was.
         StructureError: the forward cannot be followed. Likewise.
         CheckpointError: the source cannot be read.
 
@@ -77,8 +86,9 @@ def transfer_weights(
     ({'loaded': 2, 'skipped': 2}, '47%')
     """
     options = checked_options(
-        rules, on_mismatch, classes, reinit, head, groups=groups, example_inputs=example_inputs, approximate=approximate
-    )
+        rules, on_mismatch, classes, reinit, head, groups=groups, example_inputs=example_inputs,
+        approximate=approximate, lora_alpha=lora_alpha, grid=grid,
+    )  # fmt: skip
     state = read_checkpoint(source)
     with torch.no_grad():
         plan = Plan(module, state, options)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -22,6 +22,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 INNER = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 OUTER = ("module.", "model.")
+WITHIN = re.compile(r"base_layer$|parametrizations$|lora_")  # parts of a layer, which lie on no path to one
 DEPTH = 3  # segments of a prefix
 MANY = 16  # places that a name fits: it says nothing about prefixes
 TRIED = 8  # prefixes, those with the most names
@@ -35,10 +36,23 @@ class NameMatch:
     by_rule: frozenset[str]  # names in the module
     prefix: Rule  # leading path in the source, and what stands for it in the module
     renamed: Mapping[str, str] = field(default_factory=dict)  # name in the source -> what rules have made of it
+    places: Mapping[str, str] = field(default_factory=dict)  # every name of the source, as the module would say it
 
 
-def match_names(sources: Mapping[str, Shape], targets: Mapping[str, Shape], rules: Sequence[Rule] = ()) -> NameMatch:
+def match_names(
+    sources: Mapping[str, Shape],
+    targets: Mapping[str, Shape],
+    rules: Sequence[Rule] = (),
+    aliases: Callable[[str], str] = lambda name: name,
+) -> NameMatch:
     """Pair names; shapes only tell which of several prefixes is meant.
+
+    Args:
+        sources: names and shapes of the source.
+        targets: names and shapes of the module.
+        rules: as for `transfer_weights`.
+        aliases: what a name stands for where a tensor is spelled in parts, such as `conv.weight` for `conv.weight_g`.
+            The prefix is found from these names too.
 
     Raises:
         TransferError: a bad or unused rule, or two names of the source that become one.
@@ -48,10 +62,11 @@ def match_names(sources: Mapping[str, Shape], targets: Mapping[str, Shape], rule
     places = {INNER.sub("", name): name for name in targets}
     shapes = {key: sources[name] for key, name in keys.items()}
     wanted = {place: targets[name] for place, name in places.items()}
-    prefix = _best_prefix(shapes, wanted)
+    prefix = _best_prefix(_with_aliases(shapes, aliases), _with_aliases(wanted, aliases))
     pairs = {places[place]: keys[key] for place, key in _paired(shapes, wanted, prefix).items()}
     by_rule = frozenset(name for name, source in pairs.items() if source in ruled)
-    return NameMatch(pairs, by_rule, prefix, {name: renamed[name] for name in ruled})
+    moved = {_moved(key, wanted, prefix): name for key, name in keys.items()}
+    return NameMatch(pairs, by_rule, prefix, {name: renamed[name] for name in ruled}, moved)
 
 
 def compiled(patterns: Sequence[str], name: str) -> list[re.Pattern[str]]:
@@ -182,6 +197,8 @@ def _is_wrapping(prefix: Rule, sources: Collection[str], targets: Collection[str
     Parts with other names (`fc` here, `head` there) may hold other things: that is for a rule to say.
     """
     old, new = prefix
+    if any(WITHIN.match(part) for side in prefix for part in side.split(".")):
+        return False
     if not (old and new):
         return bool(old or new)
     return all(name.startswith(old) for name in sources) or all(name.startswith(new) for name in targets)
@@ -194,6 +211,18 @@ def _is_usual(prefix: Rule) -> bool:
 
 def _end(prefix: str) -> str:
     return prefix.rstrip(".").rpartition(".")[2]
+
+
+def _with_aliases(shapes: Mapping[str, Shape], aliases: Callable[[str], str]) -> dict[str, Shape]:
+    """Names, and what they stand for, whose shape is unknown."""
+    return {**dict.fromkeys(map(aliases, shapes), (0,)), **shapes}
+
+
+def _moved(key: str, targets: Collection[str], prefix: Rule) -> str:
+    """A name of the source as the module would say it."""
+    old, new = prefix
+    moved = new + key.removeprefix(old) if key.startswith(old) else key
+    return key if key in targets and moved not in targets else moved
 
 
 def _paired(sources: Mapping[str, Shape], targets: Mapping[str, Shape], prefix: Rule) -> dict[str, str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal, TypeAlias, get_args
 
 from lightning_autoarch.errors import TransferError
 from lightning_autoarch.transfer.coupled import Axis
-from lightning_autoarch.transfer.names import Rule
+from lightning_autoarch.transfer.grids import Grid, checked_grid
+from lightning_autoarch.transfer.names import Rule, Shape
 
 OnMismatch: TypeAlias = Literal["skip", "slice", "widen", "error"]
 
@@ -25,6 +27,8 @@ class Options:
     groups: tuple[tuple[Axis, ...], ...] = ()
     example_inputs: Any = None
     approximate: bool = False
+    lora_alpha: float | None = None
+    grid: Mapping[str, tuple[Shape, Shape]] = field(default_factory=dict)
 
 
 def checked_options(
@@ -37,6 +41,8 @@ def checked_options(
     groups: Iterable[Sequence[Axis]] | None,
     example_inputs: Any,
     approximate: bool,
+    lora_alpha: float | None,
+    grid: Grid | None,
 ) -> Options:
     """See `transfer_weights`.
 
@@ -46,6 +52,7 @@ def checked_options(
     options = Options(
         tuple(_listed(rules, "rules")), check_on_mismatch(on_mismatch), _classes(classes),
         tuple(_listed(reinit, "reinit")), head, tuple(map(tuple, groups or ())), example_inputs, approximate,
+        check_lora_alpha(lora_alpha), checked_grid(grid),
     )  # fmt: skip
     if not all(isinstance(axis, Axis) for group in options.groups for axis in group):
         raise TransferError(f"Expected `groups` as lists of `Axis(name, dim)`, got {options.groups!r:.80}.")
@@ -65,6 +72,13 @@ def check_on_mismatch(on_mismatch: str) -> str:
         words = ", ".join(map(repr, get_args(OnMismatch)))
         raise TransferError(f"Expected `on_mismatch` to be one of {words}, got {on_mismatch!r}.")
     return on_mismatch
+
+
+def check_lora_alpha(alpha: float | None) -> float | None:
+    """Raises TransferError for what is no number from 0 on, or None."""
+    if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < inf):
+        raise TransferError(f"Expected `lora_alpha` to be a number from 0 on, or None, got {alpha!r}.")
+    return alpha
 
 
 def _check_inputs(options: Options) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -11,13 +12,25 @@ from lightning_autoarch.errors import TransferError
 from lightning_autoarch.transfer.commit import Write
 from lightning_autoarch.transfer.coupled import important_channels
 from lightning_autoarch.transfer.coupling import Coupling, Wanted, couple
+from lightning_autoarch.transfer.grids import Grids
 from lightning_autoarch.transfer.identity import ExtraBlock, extra_blocks, identity_values
 from lightning_autoarch.transfer.names import NameMatch, Shape, compiled, match_names, suggestion
 from lightning_autoarch.transfer.options import Options
 from lightning_autoarch.transfer.parametrized import Parametrized, parametrized
 from lightning_autoarch.transfer.report import TAKEN, TensorReport, TransferReport
 from lightning_autoarch.transfer.roles import check_classes, roles_of
-from lightning_autoarch.transfer.shapes import Fit, adapted, equal, mapped, sliced, sliced_first, sliced_parts
+from lightning_autoarch.transfer.shapes import (
+    Fit,
+    equal,
+    mapped,
+    repeated,
+    sliced,
+    sliced_first,
+    sliced_parts,
+    then_sliced,
+)
+from lightning_autoarch.transfer.spelled import Spelled, spelled
+from lightning_autoarch.transfer.spellings import plain_name
 from lightning_autoarch.transfer.stacks import stacks_of
 from lightning_autoarch.transfer.state import StateDict, like
 from lightning_autoarch.transfer.targets import Target, check_writable, targets_of
@@ -35,12 +48,17 @@ class Plan:
         self.targets = targets_of(module)
         self.computed = {each.name: each for each in parametrized(module)}
         self.shapes = {name: target.shape for name, target in self.targets.items()}
-        self.source_shapes: dict[str, Shape] = {name: tuple(like(state, name).shape) for name in state}
+        self.source_shapes = _shapes(state)
         self.names = self._match()
+        self.spelled = self._spelled()
+        self.state, self.pairs = self.spelled.state, self.spelled.pairs
+        self.source_shapes |= _shapes(self.state)
+        self._check_pairs()
         self.kept = self._kept()
         self.roles = roles_of(module, self.targets, options.head)
         self.stacks = stacks_of(module)
         self.chosen = self._chosen()
+        self.grids = Grids(module, self.options.grid)
         self.coupling = self._couple()
         self.reports: dict[str, TensorReport] = {}
         self.copies: dict[str, Write] = {}
@@ -57,30 +75,36 @@ class Plan:
 
     def _make(self) -> None:
         if self.options.classes:
-            pairs = {name: self.source_shapes[source] for name, source in self.names.pairs.items()}
+            pairs = {name: self.source_shapes[source] for name, source in self.pairs.items()}
             check_classes(self.options.classes, self.roles.head, pairs, self.shapes)
         for first, names in self._same_memory().items():
-            found = [name for name in names if name in self.names.pairs]
+            found = [name for name in names if name in self.pairs]
             if found and not self.kept.intersection(names):
                 self._check_tied(found)
-                self._take(self.targets[first], self.names.pairs[found[0]])
+                self._take(self.targets[first], self.pairs[found[0]])
         for each in self.computed.values():
-            if each.name in self.names.pairs and each.name not in self.kept:
-                self._take_computed(each, self.names.pairs[each.name])
+            if each.name in self.pairs and each.name not in self.kept:
+                self._take_computed(each, self.pairs[each.name])
+        self.grids.check_used()
         self._drop_counters()
         self._deepen()
 
     def _match(self) -> NameMatch:
         computed: dict[str, Shape] = dict.fromkeys(self.computed, (0,))
         check_packing(self.source_shapes)
-        names = match_names(self.source_shapes, {**computed, **self.shapes}, self.options.rules)
-        if not names.pairs:
+        return match_names(self.source_shapes, {**computed, **self.shapes}, self.options.rules, plain_name)
+
+    def _spelled(self) -> Spelled:
+        wanted = [*self.targets, *self.computed]
+        return spelled(self.module, self.state, self.names, wanted, self.options.lora_alpha)
+
+    def _check_pairs(self) -> None:
+        if not self.pairs:
             first, here = next(iter(self.state), "nothing"), next(iter(self.targets), "nothing")
             raise TransferError(
                 f"Expected names that source and module share, got none: `{first}`, ... there and `{here}`, ... here. "
                 f"Give `rules`.{suggestion(first, self.source_shapes.get(first, ()), self.shapes)}"
             )
-        return names
 
     def _kept(self) -> set[str]:
         """Names that `reinit` asks to leave alone."""
@@ -97,12 +121,12 @@ class Plan:
     def _chosen(self) -> dict[str, dict[int, Tensor]]:
         if self.options.on_mismatch != "slice" or not self.options.groups:
             return {}
-        return important_channels(self.options.groups, self.names.pairs, self.state, self.shapes)
+        return important_channels(self.options.groups, self.pairs, self.state, self.shapes)
 
     def _couple(self) -> Coupling | None:
         """The graph of coupled channels, where shapes differ."""
         options, widen = self.options, self.options.on_mismatch == "widen"
-        found = [(self.targets[name], source) for name, source in self.names.pairs.items() if name in self.targets]
+        found = [(self.targets[name], source) for name, source in self.pairs.items() if name in self.targets]
         differ = any(target.shape != self.source_shapes[source] for target, source in found)
         if options.example_inputs is None or not (widen or options.on_mismatch == "slice") or not differ:
             return None
@@ -120,9 +144,9 @@ class Plan:
         return names
 
     def _check_tied(self, names: list[str]) -> None:
-        first = self.names.pairs[names[0]]
+        first = self.pairs[names[0]]
         for name in names[1:]:
-            other = self.names.pairs[name]
+            other = self.pairs[name]
             if not same_numbers(self.state[first], self.state[other]):
                 raise TransferError(
                     f"Expected one tensor for `{names[0]}` and `{name}`, which are tied, got different ones: `{first}` "
@@ -137,7 +161,8 @@ class Plan:
         if fit.make is not None:
             value = fit.make(plain(source, self._read(source), target.tensor, self.state))
             self.copies[target.name] = Write(fit.destination(target.tensor), value)
-        self._note(target, fit.status, fit.reason, source, fit.taken)
+        said = "; ".join(filter(None, (self.spelled.reasons.get(target.name, ""), fit.reason)))
+        self._note(target, fit.status, said, source, fit.taken)
 
     def _read(self, source: str) -> Tensor:
         tensor = self.state[source]
@@ -157,26 +182,36 @@ class Plan:
         if is_head and self.options.classes:
             return mapped(self.options.classes, old, target.tensor)
         if self.coupling is not None and not (is_head and old[:1] != new[:1]):
-            fit = self.coupling.fit(target, old, is_first=target.name == self.roles.first)
+            fit = self.coupling.fit(target, old, partial(self._adapted, target, old))
             if fit is not None:
                 return fit
+        fit = self._adapted(target, old, new)
+        if fit is not None and (self.options.on_mismatch != "error" or old == new):
+            return fit
         if old == new:
             return replace(equal(new), status="renamed") if target.name in self.names.by_rule else equal(new)
-        fit = adapted(target.name, old, new, is_first=target.name == self.roles.first)
-        if fit is not None and self.options.on_mismatch != "error":
-            return fit
+        if not target.tensor.is_floating_point() and not target.tensor.is_complex():
+            return Fit("skipped", f"{old} in the source, {new} here, of whole numbers, which belong to a size")
         if self.options.on_mismatch not in ("slice", "widen"):
             return Fit("skipped", f"{old} in the source, {new} here")
         if is_head and old[:1] != new[:1]:
             return Fit("initialised", f"output layer, {old} in the source, {new} here")
         if target.name in self.stacks and target.name not in self.chosen:
             return sliced_parts(old, new, self.stacks[target.name])
+        fit = self._adapted(target, old, (*new[:-1], *old[-1:]))
+        if fit is not None:
+            return then_sliced(fit, (*new[:-1], *old[-1:]), new)
         cut = sliced_first if target.name == self.roles.first else sliced
         return cut(old, new, self.chosen.get(target.name))
 
+    def _adapted(self, target: Target, old: Shape, new: Shape) -> Fit | None:
+        """What is right for a tensor whose dimensions mean positions or input channels; None for any other."""
+        fit = repeated(old, new) if target.name == self.roles.first and old != new else None
+        return fit or self.grids.fit(target, old, new)
+
     def _take_computed(self, each: Parametrized, source: str) -> None:
         parts = {name: target for name, target in self.targets.items() if name.startswith(f"{each.path}.")}
-        if any(name in self.names.pairs for name in parts):
+        if any(name in self.pairs for name in parts):
             return  # the source has it parametrised too
         weight = plain(source, self._read(source), next(iter(parts.values())).tensor, self.state)
         values, reason = each.values(weight)
@@ -204,7 +239,7 @@ class Plan:
 
     def _deepen(self) -> None:
         found = {name for name, report in self.reports.items() if report.status in TAKEN}
-        missing = set(self.targets) - set(self.names.pairs) - self.kept - set(self.reports)
+        missing = set(self.targets) - set(self.pairs) - self.kept - set(self.reports)
         for extra in extra_blocks(self.module, set(self.targets), missing, found):
             self._add_block(extra)
 
@@ -222,7 +257,7 @@ class Plan:
         for number, target in enumerate(self.targets.values()):
             known = self.reports.get(target.tied_to or target.name)
             if known is not None and target.tied_to:
-                source = self.names.pairs.get(target.name, known.source)
+                source = self.pairs.get(target.name, known.source)
                 yield replace(
                     known, name=target.name, source=source, reason=f"tied to `{known.name}`", numel=0, taken=0
                 )
@@ -240,7 +275,9 @@ class Plan:
         missing = {name: shape for name, shape in self.shapes.items() if name not in self.reports}
         for number, (name, shape) in enumerate(self._left().items()):
             reason = suggestion(name, shape, missing).strip() if number < SUGGESTED else ""
-            if name in self.names.renamed:
+            if name in self.spelled.left_out:
+                reason = "the module's own loading hooks leave it out"
+            elif name in self.names.renamed:
                 reason = f"`{self.names.renamed[name]}` by a rule, which is no name here"
             yield TensorReport(name, "unexpected", reason, name, None, shape)
 
@@ -252,5 +289,9 @@ class Plan:
 
     def _left(self) -> dict[str, Shape]:
         """What of the source has found no place."""
-        used = set(self.names.pairs.values())
+        used = {*self.pairs.values(), *self.spelled.used}
         return {name: shape for name, shape in self.source_shapes.items() if name not in used}
+
+
+def _shapes(state: StateDict) -> dict[str, Shape]:
+    return {name: tuple(like(state, name).shape) for name in state}

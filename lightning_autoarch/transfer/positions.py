@@ -1,88 +1,70 @@
-"""Position embeddings for another length: interpolated along the positions, each feature by itself.
+"""Position embeddings on another grid: resampled as the image of its features, with the tokens beside it kept apart.
 
-    (1, N, D)   tokens of an image, N = c + h^2 with c class tokens: these are copied, the h x h grid goes bicubically
-    (N, D)      as that with one class token; any other N is a line, and goes linearly from first to last position
-    (1, D, H, W) or (1, H, W, D)      a grid, bicubically
-    (N, heads)  a relative position bias table, N = (2 h - 1)^2: a grid
+    (1, N, D), (N, D)                 rows: tokens, then a grid in row-major order, then tokens
+    (1, D, H, W), (1, H, W, D)        a grid
+    (R, heads)                        a table of relative positions in a window h x w: R = (2 h - 1) (2 w - 1)
 
-Shrinking filters first (antialias), so that constants stay constants and no position is skipped.
+Two dimensions go bicubically, and filtered where they shrink (antialias), so that constants stay constants and no
+position is skipped; one and three dimensions go linearly. Positions of a sequence are no grid: see grids.py for what is
+which.
 """
 
 from __future__ import annotations
 
 import math
-import re
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-NAME = re.compile(
-    r"(^|\.)(pos(ition)?(al)?_?embed(ding)?s?|pos_emb|wpe|relative_position_bias_table)(\.weight)?$", re.IGNORECASE
-)
-CLASS_TOKENS = (1, 0, 2)
+Shape = tuple[int, ...]
+MODES = {1: "linear", 2: "bicubic", 3: "trilinear"}
 
 
-def is_position_embedding(name: str) -> bool:
-    """Whether a tensor's name says that it is one."""
-    return NAME.search(name) is not None
+@dataclass(frozen=True)
+class Layout:
+    """What the rows of a position embedding are."""
+
+    grid: Shape  # sizes, row-major
+    before: int = 0  # tokens in front of it: class, distillation, registers
+    behind: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Of all."""
+        return self.before + math.prod(self.grid) + self.behind
+
+    def __str__(self) -> str:
+        tokens = self.before + self.behind
+        return "x".join(map(str, self.grid)) + (f" and {tokens} token{'s' if tokens > 1 else ''}" if tokens else "")
 
 
-def interpolates(name: str, old: tuple[int, ...], new: tuple[int, ...]) -> bool:
-    """Whether `interpolate` knows what to do: only positions differ."""
-    if not is_position_embedding(name) or len(old) != len(new) or 0 in (*old, *new):
-        return False
-    differ = [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
-    if len(old) == 4:
-        return old[0] == 1 and (set(differ) <= {2, 3} or set(differ) <= {1, 2})
-    return differ == [len(old) - 2] and (len(old) == 2 or (len(old) == 3 and old[0] == 1))
-
-
-def interpolate(name: str, old: Tensor, shape: tuple[int, ...]) -> Tensor:  # (*shape)
-    """A position embedding for other positions; see the module's docstring.
+def resample_rows(rows: Tensor, old: Layout, new: Layout, kept: Tensor) -> Tensor:  # (N, D) -> (M, D)
+    """Rows on another grid.
 
     Args:
-        name: of the tensor.
-        old: of a floating-point dtype, which is kept; computed in float32 or float64.
-        shape: one for which `interpolates` holds.
+        rows: of a floating-point dtype, which is kept; computed in float32 or float64.
+        old: of the rows.
+        new: of the result.
+        kept: (M, D), of which tokens are taken that `rows` has none for.
     """
-    work = old if old.dtype == torch.float64 else old.float()
-    if old.dim() == 4:
-        last = old.shape[1] != shape[1]  # features last
-        grid = work.permute(0, 3, 1, 2) if last else work
-        size = shape[1:3] if last else shape[2:]
-        new = _grid(grid, (size[0], size[1]))
-        return (new.permute(0, 2, 3, 1) if last else new).to(old.dtype)
-    rows = work.reshape(old.shape[-2:])
-    return _rows(name, rows, shape[-2], old.dim()).reshape(shape).to(old.dtype)
+    work = rows if rows.dtype == torch.float64 else rows.float()
+    start, end = old.before, old.before + math.prod(old.grid)
+    grid = work[start:end].t().reshape(1, -1, *old.grid)
+    made = resample_grid(grid, new.grid).flatten(2)[0].t()
+    before = _tokens(work[:start], kept[: new.before])
+    behind = _tokens(work[end:], kept[new.before + len(made) :])
+    return torch.cat([before, made, behind]).to(rows.dtype)
 
 
-def _rows(name: str, rows: Tensor, count: int, dims: int) -> Tensor:  # (N, D) -> (count, D)
-    tokens = _class_tokens(name, len(rows), count, dims)
-    if tokens is None:
-        line = functional.interpolate(rows.t()[None], size=count, mode="linear", align_corners=True)
-        return line[0].t()
-    side, new_side = math.isqrt(len(rows) - tokens), math.isqrt(count - tokens)
-    grid = rows[tokens:].t().reshape(1, -1, side, side)
-    new = _grid(grid, (new_side, new_side)).flatten(2)[0].t()
-    return torch.cat([rows[:tokens], new])
+def resample_grid(grid: Tensor, size: Shape) -> Tensor:  # (1, D, *old) -> (1, D, *size)
+    """Features of a grid on another one."""
+    if len(size) == 2:
+        return functional.interpolate(grid, size=list(size), mode="bicubic", align_corners=False, antialias=True)
+    return functional.interpolate(grid, size=list(size), mode=MODES[len(size)], align_corners=True)
 
 
-def _class_tokens(name: str, old: int, new: int, dims: int) -> int | None:
-    """How many positions are no part of a grid; None for a line."""
-    if "relative_position_bias_table" in name:
-        choices: tuple[int, ...] = (0,)
-    else:
-        choices = CLASS_TOKENS if dims == 3 else (1,)  # (N, D) is mostly text, of a length such as 256 = 16^2
-    for tokens in choices:
-        if _is_square(old - tokens) and _is_square(new - tokens):
-            return tokens
-    return None
-
-
-def _is_square(number: int) -> bool:
-    return number > 0 and math.isqrt(number) ** 2 == number
-
-
-def _grid(grid: Tensor, size: tuple[int, int]) -> Tensor:  # (1, D, H, W) -> (1, D, *size)
-    return functional.interpolate(grid, size=size, mode="bicubic", align_corners=False, antialias=True)
+def _tokens(old: Tensor, kept: Tensor) -> Tensor:
+    """As many as `kept` has, the first of them from `old`."""
+    return torch.cat([old[: len(kept)], kept[len(old) :].to(old)])

@@ -2,7 +2,7 @@
 
 equal                       itself
 first convolution           (O, N, ...) -> (O, M, ...), see `repeat_channels`
-position embedding          interpolated, see positions.py
+position embedding          resampled or left alone, see grids.py
 output layer                its rows are classes: mapped if `classes` says so, else left as initialised
 a stack, "slice"            as below, each of its parts by itself (see stacks.py)
 any other, "slice"          the part that both have: leading rows and columns, or given ones; the rest as initialised
@@ -15,8 +15,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-
-from lightning_autoarch.transfer.positions import interpolate, interpolates
 
 Shape = tuple[int, ...]
 
@@ -43,22 +41,27 @@ def equal(shape: Shape) -> Fit:
     return Fit("loaded", make=lambda tensor: tensor, taken=_numel(shape))
 
 
-def adapted(name: str, old: Shape, new: Shape, *, is_first: bool) -> Fit | None:
-    """What is right for a tensor with a meaning of its own; None for any other.
-
-    Args:
-        name: in the module.
-        old: shape in the source.
-        new: shape in the module.
-        is_first: whether it is the weight of the first convolution.
-    """
-    if is_first and len(old) == len(new) and old[:1] + old[2:] == new[:1] + new[2:] and 0 not in (*old, *new):
+def repeated(old: Shape, new: Shape) -> Fit | None:
+    """A first convolution for other input channels; None where more than these differ."""
+    if len(old) == len(new) and old[:1] + old[2:] == new[:1] + new[2:] and 0 not in (*old, *new):
         reason = f"{old[1]} input channels repeated to {new[1]}"
         return Fit("interpolated", reason, lambda tensor: repeat_channels(tensor, new[1]), taken=_numel(new))
-    if interpolates(name, old, new):
-        reason = f"positions {_text(old)} to {_text(new)}"
-        return Fit("interpolated", reason, lambda tensor: interpolate(name, tensor, new), taken=_numel(new))
     return None
+
+
+def then_sliced(fit: Fit, made: Shape, new: Shape) -> Fit:
+    """What a fit makes, of which then the part is taken that the module has.
+
+    Args:
+        fit: of the source.
+        made: shape of what it makes.
+        new: shape in the module.
+    """
+    cut, first = sliced(made, new), fit.make
+    then = cut.make
+    if first is None or then is None:
+        return fit
+    return replace(cut, reason=f"{fit.reason}; {cut.reason}", make=lambda tensor: then(first(tensor)))
 
 
 def sliced(old: Shape, new: Shape, chosen: Mapping[int, Tensor] | None = None) -> Fit:

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 StateDict: TypeAlias = Mapping[str, Tensor]
+
+
+class VersionedStateDict(dict[str, Tensor]):
+    """A state_dict that knows the versions of the modules that it was saved from.
+
+    Attributes:
+        versions: path of a module in the source -> what torch hands to its `_load_from_state_dict` as `local_metadata`.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], versions: Mapping[str, Mapping[str, Any]]) -> None:
+        super().__init__(tensors)
+        self.versions = dict(versions)
+
+
+def versions_of(held: object) -> dict[str, Mapping[str, Any]]:
+    """The metadata of modules in what `Module.state_dict()` returned; none where they were not kept."""
+    if isinstance(held, VersionedStateDict):
+        return held.versions
+    metadata = getattr(held, "_metadata", None)
+    if not isinstance(metadata, Mapping):
+        return {}
+    return {path: each for path, each in metadata.items() if isinstance(path, str) and isinstance(each, Mapping)}
 
 
 class LazyStateDict(Mapping[str, Tensor]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from torch.nn.functional import conv2d
 
 from lightning_autoarch.errors import TransferError
 from lightning_autoarch.transfer import Axis, transfer_weights
-from lightning_autoarch.transfer.positions import interpolate, interpolates
 from lightning_autoarch.transfer.shapes import repeat_channels
 
 
@@ -67,74 +65,6 @@ class TestFirstConvolution:
     def test_error_is_strict(self) -> None:
         with pytest.raises(TransferError, match=r"`weight` to fit"):
             transfer_weights(nn.Conv2d(1, 4, 3), nn.Conv2d(3, 4, 3), on_mismatch="error")
-
-
-class TestPositions:
-    @pytest.mark.parametrize(
-        ("name", "old", "new"),
-        [
-            ("pos_embed", (1, 17, 4), (1, 26, 4)),
-            ("pos_embed", (1, 16, 4), (1, 9, 4)),
-            ("vit.pos_embed", (1, 18, 4), (1, 27, 4)),
-            ("encoder.pos_embedding", (1, 50, 4), (1, 197, 4)),
-            ("positional_embedding", (50, 4), (197, 4)),
-            ("position_embeddings.weight", (16, 4), (64, 4)),
-            ("wpe.weight", (7, 4), (5, 4)),
-            ("position_embedding.weight", (1, 4), (5, 4)),
-            ("pos_embed", (1, 4, 5, 6), (1, 4, 8, 3)),
-            ("pos_embed", (1, 5, 6, 4), (1, 8, 3, 4)),
-            ("attn.relative_position_bias_table", (49, 2), (169, 2)),
-        ],
-    )
-    def test_constants_stay(self, name: str, old: tuple[int, ...], new: tuple[int, ...]) -> None:
-        assert interpolates(name, old, new)
-        tensor = torch.full(old, 3.0)
-        assert torch.allclose(interpolate(name, tensor, new), torch.full(new, 3.0), atol=1e-5)
-        assert interpolate(name, tensor.half(), new).dtype == torch.float16
-
-    def test_line_stays_a_line(self) -> None:
-        new = interpolate("wpe.weight", torch.arange(5.0)[:, None] @ torch.tensor([[1.0, -2.0]]), (9, 2))
-        assert torch.allclose(new[:, 0], torch.arange(9.0) / 2) and torch.allclose(new[:, 1], -torch.arange(9.0))
-
-    def test_class_token_is_copied(self) -> None:
-        old = torch.randn(1, 17, 4)
-        new = interpolate("pos_embed", old, (1, 65, 4))
-        assert torch.equal(new[:, 0], old[:, 0])
-
-    def test_grid_is_the_image_of_its_features(self) -> None:
-        old = torch.randn(1, 1 + 16, 2)
-        new = interpolate("pos_embed", old, (1, 1 + 64, 2))
-        image = old[:, 1:].transpose(1, 2).reshape(1, 2, 4, 4)
-        expected = nn.functional.interpolate(image, size=(8, 8), mode="bicubic", antialias=True)
-        assert torch.allclose(new[:, 1:].transpose(1, 2).reshape(1, 2, 8, 8), expected)
-
-    @pytest.mark.parametrize(
-        ("name", "old", "new"),
-        [
-            ("weight", (1, 17, 4), (1, 26, 4)),
-            ("pos_embed", (1, 17, 4), (1, 26, 5)),
-            ("pos_embed", (2, 17, 4), (2, 26, 4)),
-            ("pos_embed", (17, 4), (1, 17, 4)),
-            ("pos_embed", (0, 4), (3, 4)),
-            ("pos_embed", (4,), (5,)),
-            ("exposition.weight", (4, 2), (5, 2)),
-        ],
-    )
-    def test_what_is_none(self, name: str, old: tuple[int, ...], new: tuple[int, ...]) -> None:
-        assert not interpolates(name, old, new)
-
-    @pytest.mark.parametrize("on_mismatch", ["skip", "slice"])
-    def test_in_a_net(self, on_mismatch: str) -> None:
-        def vit(positions: int) -> nn.Module:
-            module = nn.Module()
-            module.pos_embed = nn.Parameter(torch.randn(1, positions, 4))
-            module.head = nn.Linear(4, 2)
-            return module
-
-        report = transfer_weights(vit(26), vit(17), on_mismatch=on_mismatch)  # type: ignore[arg-type]
-        assert report["pos_embed"].status == "interpolated" and report.share == 1
-        with pytest.raises(TransferError, match="pos_embed"):
-            transfer_weights(vit(26), vit(17), on_mismatch="error")
 
 
 class TestStacks:
@@ -236,9 +166,3 @@ class TestImportantChannels:
     def test_groups_that_cannot_be(self, axes: list[Any], message: str) -> None:
         with pytest.raises(TransferError, match=message):
             transfer_weights(self.mlp(4), self.mlp(6), on_mismatch="slice", groups=[axes])
-
-
-def test_every_square_is_seen_as_one() -> None:
-    old = torch.randn(1, 31**2 + 1, 2)
-    assert interpolate("pos_embed", old, (1, 32**2 + 1, 2)).shape == (1, 1025, 2)
-    assert math.isqrt(31**2) == 31
