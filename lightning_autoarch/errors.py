@@ -85,5 +85,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = [other for other in itertools.islice(known, CANDIDATES) if len(other) <= LONGEST]
     near = [other for other in names if other.startswith(f"{name}/")]
     if not near and len(name) <= LONGEST:
-        near = difflib.get_close_matches(name, names, n=1)
+        near = difflib.get_close_matches(name, names, n=1) or [other for other in names if _abbreviates(name, other)]
     return f" Did you mean `{shown(near[0])}`?" if near else ""
+
+
+def _abbreviates(one: str, other: str) -> bool:
+    """Whether one of two names is the initials of the other, as `lr` of `learning_rate`."""
+    initials = ["".join(part[:1] for part in name.split("_")) for name in (one, other)]
+    return (len(initials[0]) > 1 and initials[0] == other) or (len(initials[1]) > 1 and initials[1] == one)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_autoarch.callbacks.search import ArchitectureSearch
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.cli.ends import INTERRUPTED, check_installed, in_short
+from lightning_autoarch.cli.hints import HintingParser
 from lightning_autoarch.cli.optimizers import WithLateOptimizers
 from lightning_autoarch.cli.options import ABOUT_OWN, add_options, add_sections
 from lightning_autoarch.cli.prune import PruneCommand
 from lightning_autoarch.cli.search import SearchCommand, first_search
 from lightning_autoarch.cli.transfer import TransferCommand
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.errors import AutoArchError, SearchError
 
 _USAGE = "%(prog)s [--config FILE] [--KEY VALUE ...]"  # jsonargparse's own names every key: 70 lines before each error
 _OF_OTHERS: dict[str, tuple[type[Callback], ...]] = {  # what a subcommand leaves out of `trainer.callbacks`
@@ -48,6 +51,16 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
         self._building: str | None = None  # the subcommand whose parser is being built; None with `run=False`
         with in_short(lambda: self._runs):
             super().__init__(*args, **kwargs)
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        if self.parser_class is LightningArgumentParser:
+            self.parser_class = HintingParser
+        return super().init_parser(**kwargs)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        if isinstance(parser, HintingParser):
+            parser.words = sys.argv[1:] if args is None else [word for word in args if isinstance(word, str)]
+        super().parse_arguments(parser, args)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add_sections(parser, self._building)
@@ -99,6 +112,7 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
             super()._parse_ckpt_path()
 
     def _run_subcommand(self, subcommand: str) -> None:
+        self._check_data(subcommand)
         try:
             if subcommand in ABOUT_OWN:
                 getattr(self, subcommand)(**self._prepare_subcommand_kwargs(subcommand))
@@ -107,6 +121,15 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
                 super()._run_subcommand(subcommand)
         except SystemExit as exit_:  # what Lightning makes of Ctrl-C
             raise SystemExit(INTERRUPTED if self.trainer.interrupted else exit_.code) from None
+
+    def _check_data(self, subcommand: str) -> None:
+        """There is something to train on: the data of the config, or loaders that the module makes itself."""
+        trains = subcommand in ("fit", *ABOUT_OWN)
+        if trains and self.datamodule is None and not is_overridden("train_dataloader", self.model):
+            raise AutoArchError(
+                f"There are no data, and {type(self.model).__name__} has no `train_dataloader` of its own: give the "
+                "config a section `data:` with the `class_path` of a LightningDataModule."
+            )
 
 
 def list_subcommand(parser: LightningArgumentParser, name: str, own: LightningArgumentParser, about: str) -> None:

@@ -13,12 +13,15 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning_autoarch._version import __version__
 from lightning_autoarch.cli.app import AutoArchCLI, list_subcommand
 from lightning_autoarch.cli.ends import FAILURE, fail, in_short
+from lightning_autoarch.cli.paths import modules_beside
 
 _ABOUT = "Find an architecture for a LightningModule, train it, prune it, start it from what is known, report."
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """The program `autoarch`.
+
+    Modules beside the config, and in the current folder, can be named in it (see `cli.paths`).
 
     Raises:
         SystemExit: see `AutoArchCLI`.
@@ -32,7 +35,8 @@ def main(args: Sequence[str] | None = None) -> None:
                 fail(str(error), FAILURE)
     else:
         about = {"description": _ABOUT, "version": __version__}
-        _Autoarch(args=None if args is None else words, parser_kwargs=about)
+        with modules_beside(words):
+            _Autoarch(args=None if args is None else words, parser_kwargs=about)
 
 
 class _Autoarch(AutoArchCLI):
