@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
 import signal
@@ -290,7 +291,7 @@ class ArchitectureSearch(Callback):
         assert self._joint is not None
         limits = Limits(facts, self.max_params, self.max_flops, self.constraints, [self._joint.why_not])
         directory = None if trainer.fast_dev_run else self._directory(trainer, module)  # type: ignore[attr-defined]
-        ledger = self._open(directory, self._name(module), self._sampler(facts, limits))
+        ledger = self._open(directory, self._name(module), self._sampler(facts, limits), self._known(trainer, module))
         self._check_imported(ledger)
         self._enqueue(ledger, limits)
         budget = dataclasses.replace(self.budget, n_trials=1) if directory is None else self.budget
@@ -366,7 +367,14 @@ class ArchitectureSearch(Callback):
             else:
                 ledger.enqueue([architecture])
 
-    def _open(self, directory: Path | None, name: str, sampler: BaseSampler) -> Ledger:
+    def _known(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+        """The values of the space's parameters that a search without them has trained with."""
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        of_data = {} if datamodule is None else {f"data.{name}": value for name, value in datamodule.hparams.items()}
+        values = {**({} if self.factory is not None else module.hparams), **of_data}
+        return {name: copy.deepcopy(values[name]) for name in self.space.parameters if name in values}
+
+    def _open(self, directory: Path | None, name: str, sampler: BaseSampler, known: dict[str, Any]) -> Ledger:
         storage = self.storage
         if directory is None:
             storage = optuna.storages.InMemoryStorage()
@@ -375,15 +383,15 @@ class ArchitectureSearch(Callback):
         pruner = self.pruner or optuna.pruners.NopPruner()
         with turn(directory):  # two that make the same tables at once fail
             opened = open_storage(storage)
-            self.study = open_study(opened, name, self.space, self.monitor, self.mode, sampler, pruner)
+            self.study = open_study(opened, name, self.space, self.monitor, self.mode, sampler, pruner, known)
         return Ledger(self.study, self.space, directory)
 
     def _check_imported(self, ledger: Ledger) -> None:
         """What a study brings along that was not made by this search."""
         if ignored := ledger.ignored():
             rank_zero_warn(
-                f"Trials of the study `{ledger.study.study_name}` that are no architectures of the space are ignored "
-                f"({ignored})."
+                f"Trials of the study `{ledger.study.study_name}` that are no architectures of this space are ignored, "
+                f"{ignored}."
             )
         leader = ledger.imported_leader()
         if leader is not None and self.after != "train":

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SPACE = "autoarch:space"  # user attribute of a study: its space in compact form
 PARAMS = "autoarch:params"  # of a trial that lies outside: its parameters, which the study could not keep
-MAX_NUMBERS = 5  # of trials named in a message
+MAX_NUMBERS, MAX_REASONS = 5, 5  # of trials, and of different reasons, named in a message
 
 
 def is_imported(trial: FrozenTrial) -> bool:
@@ -80,7 +80,8 @@ class Placement:
         for trial in trials:
             if self.is_outside(trial):
                 numbers[str(self._placed(trial))].append(trial.number)
-        return "; ".join(f"{_named(found)}: {reason}" for reason, found in numbers.items())
+        said = [f"{_named(found)}: {reason}" for reason, found in numbers.items()]
+        return "; ".join([*said[:MAX_REASONS], *(["..."] if len(said) > MAX_REASONS else [])])
 
     def _placed(self, trial: FrozenTrial) -> Architecture | str:
         if trial.number not in self._known:

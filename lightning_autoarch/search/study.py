@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.adoption import SPACE, Placement, is_imported
+from lightning_autoarch.search.extension import clashes, converted, extend, incompatible, recover
 from lightning_autoarch.search.space import Architecture, SearchSpace, architecture_key
 
 HEARTBEAT_SECONDS = 60
@@ -109,43 +110,89 @@ def open_study(
     mode: str,
     sampler: optuna.samplers.BaseSampler,
     pruner: optuna.pruners.BasePruner,
+    known: Mapping[str, Any] | None = None,
 ) -> optuna.Study:
-    """Create the study, or open the one of that name. One without a trial that counts may still change its space.
+    """Create the study, or open the one of that name.
+
+    The space of a study may be changed: trials that lie in the new one stay, others are ignored. Names cannot leave it,
+    and come into it only with a value that they had before; type and scale of a parameter stay.
+
+    Args:
+        storage: where it is, or will be.
+        name: of the study.
+        space: to be searched.
+        monitor: what the score is called.
+        mode: "min" or "max".
+        sampler: of its trials.
+        pruner: of its trials.
+        known: values of parameters where they are not in the space.
 
     Raises:
-        SearchError: the stored study is of another space or score; the message names the difference.
+        SearchError: the stored study is of another score, of a space that is too different, or is being worked on while
+            its space is to be changed; the message names the difference.
     """
+    recover(storage, name)
     direction = StudyDirection.MINIMIZE if mode == "min" else StudyDirection.MAXIMIZE
-    study = optuna.create_study(
-        storage=storage, study_name=name, direction=direction, sampler=sampler, pruner=pruner, load_if_exists=True
-    )
+    options: dict[str, Any] = {"storage": storage, "study_name": name, "sampler": sampler, "pruner": pruner}
+    study = optuna.create_study(direction=direction, load_if_exists=True, **options)
     given = {MONITOR: monitor, MODE: mode, SPACE: space.to_dict()}
-    stored = study.user_attrs
-    if stored.keys() >= given.keys() and any(counts(trial) for trial in study.get_trials(deepcopy=False)):
-        _check_same(name, stored, space, monitor, mode)
-        return study
-    if study.direction != direction:
+    stored, trials = study.user_attrs, study.get_trials(deepcopy=False)
+    added: dict[str, Any] = {}
+    is_changed = False
+    if stored.keys() >= given.keys() and any(counts(trial) for trial in trials):
+        added = {n: value for n, value in (known or {}).items() if n in given[SPACE] and n not in stored[SPACE]}
+        is_changed = bool(space.differences(stored[SPACE]))
+        _check_same(name, stored, space, monitor, mode, added, trials)
+    elif study.direction != direction:
         raise SearchError(
             f"The study `{name}` has mode {study.direction.name.lower()[:3]!r}, given {mode!r}: give another "
             "`study_name`."
         )
+    if clashes(space, trials) or is_changed:
+        _check_at_rest(name, trials)
+        extend(study, space, added)
+        study = optuna.load_study(**options)
     for key, value in given.items():
         if stored.get(key) != value:
             study.set_user_attr(key, value)
     return study
 
 
-def _check_same(name: str, stored: Mapping[str, Any], space: SearchSpace, monitor: str, mode: str) -> None:
+def _check_same(
+    name: str,
+    stored: Mapping[str, Any],
+    space: SearchSpace,
+    monitor: str,
+    mode: str,
+    added: Mapping[str, Any],
+    trials: Sequence[FrozenTrial],
+) -> None:
     lines = [
         f"`{word}`: stored {stored[key]!r}, given {given!r}"
         for word, key, given in (("monitor", MONITOR, monitor), ("mode", MODE, mode))
         if stored[key] != given
     ]
-    lines += space.differences(stored[SPACE])
+    differences = space.differences(stored[SPACE])
+    apart = incompatible(stored[SPACE], space.to_dict(), added)
+    lines += [line for line in differences if line.startswith(tuple(f"`{other}`:" for other in apart))]
+    if differences and not apart:
+        done = [converted(trial, space, added) for trial in trials if trial.state in _FINISHED and counts(trial)]
+        placement = Placement(space)
+        if done and all(placement.is_outside(trial) for trial in done):
+            lines += differences
     if lines:
         raise SearchError(
             f"The study `{name}` was made for another search; give another `study_name` or `storage`. "
             "Different: " + "; ".join(lines)
+        )
+
+
+def _check_at_rest(name: str, trials: Sequence[FrozenTrial]) -> None:
+    owners = [trial.user_attrs.get("owner") for trial in trials if trial.state == TrialState.RUNNING]
+    if any(owner is not None and Owner(**owner).is_gone() is not True for owner in owners):
+        raise SearchError(
+            f"The space of the study `{name}` cannot be changed while another process works on it: let that end, or "
+            "give another `study_name`."
         )
 
 
@@ -217,8 +264,10 @@ class Ledger:
         return self.space.restored(found)
 
     def ignored(self) -> str:
-        """Which finished trials do not count because they are no architectures of the space, and why; or empty."""
-        return self.placement.reasons([trial for trial in self.trials() if counts(trial)])
+        """How many finished trials do not count as they are no architectures of the space, and why; or empty."""
+        trials = [trial for trial in self.trials() if counts(trial)]
+        n = sum(self.placement.is_outside(trial) for trial in trials)
+        return f"{n} of {len(trials)}: {self.placement.reasons(trials)}" if n else ""
 
     def imported_leader(self) -> FrozenTrial | None:
         """The best trial, if it was made elsewhere: then there are no weights of it."""

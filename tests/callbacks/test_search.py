@@ -439,9 +439,18 @@ class TestBudget:
 
 def test_a_study_of_another_space_is_refused(tmp_path: Path) -> None:
     nets.trainer(tmp_path, search(), max_epochs=1).fit(nets.Net(), *nets.loaders())
-    other = {**nets.SPACE, "width": Int(2, 64, log=True)}
-    with pytest.raises(SearchError, match=r"`width`: stored .*32.*given .*64"):
+    other = {**nets.SPACE, "width": Int(2, 32)}
+    with pytest.raises(SearchError, match=r"`width`: stored .*'log': True.*given .*'log': False"):
         nets.trainer(tmp_path, search(space=other)).fit(nets.Net(), *nets.loaders())
+
+
+def test_a_wider_space_keeps_the_trials(tmp_path: Path) -> None:
+    nets.trainer(tmp_path, search(), max_epochs=1).fit(nets.Net(), *nets.loaders())
+    wider = {**nets.SPACE, "width": Int(2, 64, log=True), "act": ["gelu", "tanh", "relu"], "dropout": [0.1, 0.5]}
+    callback = search(space=wider, n_trials=4)
+    nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), *nets.loaders())
+    assert [t.params["dropout"] for t in callback.study.trials[:3]] == [0.1] * 3  # the module's own
+    assert len(callback.study.trials) == 4
 
 
 class TestTrialsTrainAsTheOuterTrainerWould:

@@ -14,7 +14,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from lightning_autoarch import Int, SearchError, SearchSpace
+from lightning_autoarch import Categorical, Float, Int, Repeat, SearchError, SearchSpace
+from lightning_autoarch.search import extension
 from lightning_autoarch.search.study import Ledger, Owner, open_storage, open_study, quiet_optuna, without_password
 
 SPACE = SearchSpace({"a": Int(1, 9)})
@@ -35,6 +36,10 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
 def opened(storage: Any, space: SearchSpace = SPACE, monitor: str = "loss", mode: str = "min") -> optuna.Study:
     sampler = optuna.samplers.RandomSampler(seed=0)
     return open_study(storage, "s", space, monitor, mode, sampler, optuna.pruners.NopPruner())
+
+
+def ask(study: optuna.Study) -> optuna.Trial:
+    return Ledger(study, SPACE, None)._ask()
 
 
 def finish(ledger: Ledger, trial: optuna.Trial, value: float) -> None:
@@ -132,7 +137,11 @@ def test_enqueued_once_over_all_starts(ledger: Ledger) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"space": SearchSpace({"a": Int(1, 8)})}, "`a`: stored"),
+        ({"space": SearchSpace({"a": Int(1, 9, log=True)})}, "`a`: stored"),
+        ({"space": SearchSpace({"a": Float(1, 9)})}, "`a`: stored"),
+        ({"space": SearchSpace({"b": Int(1, 9)})}, "`b`: stored nothing.*`a`: stored"),
+        ({"space": SearchSpace({"a": Int(1, 9), "b": [1]})}, "`b`: stored nothing"),
+        ({"space": SearchSpace({"a": Int(10, 99)})}, "`a`: stored"),
         ({"monitor": "accuracy"}, "`monitor`: stored 'loss', given 'accuracy'"),
         ({"mode": "max"}, "`mode`: stored 'min', given 'max'"),
     ],
@@ -193,3 +202,106 @@ def test_optunas_verbosity_returns() -> None:
     with quiet_optuna():
         assert optuna.logging.get_verbosity() == optuna.logging.WARNING
     assert optuna.logging.get_verbosity() == before
+
+
+class TestAnotherSpace:
+    """The study of a space that has been changed: what lies in the new one stays, under the same numbers."""
+
+    FIRST = SearchSpace({"a": Int(1, 9), "kind": ["x", "y"]})
+
+    def made(self, ledger: Ledger) -> optuna.Study:
+        """Three trials: x with 1, y with 9, x with 5; one that waits."""
+        study = opened(ledger.study._storage, self.FIRST)
+        for value, (a, kind) in enumerate([(1, "x"), (9, "y"), (5, "x")]):
+            study.enqueue_trial({"a": a, "kind": kind})
+            trial = ask(study)
+            trial.set_user_attr("architecture", self.FIRST.suggest(trial))
+            trial.report(0.5, step=0)
+            study.tell(trial, float(value))
+        study.enqueue_trial({"a": 2, "kind": "y"})
+        return study
+
+    def opened(self, study: optuna.Study, space: dict[str, Any], **known: Any) -> Ledger:
+        parsed, sampler = SearchSpace(space), optuna.samplers.RandomSampler(seed=0)
+        again = open_study(study._storage, "s", parsed, "loss", "min", sampler, optuna.pruners.NopPruner(), known)
+        return Ledger(again, parsed, None)
+
+    def test_a_wider_range_and_more_choices_keep_every_trial(self, ledger: Ledger) -> None:
+        before = self.made(ledger).get_trials()
+        space = {"a": Int(1, 99), "kind": Categorical(["z", "x", "y"])}
+        wider = self.opened(ledger.study, space)
+        after = wider.study.get_trials()
+        assert [t.params for t in after] == [t.params for t in before]
+        assert [(t.number, t.state, t.values, t.intermediate_values, t.datetime_start) for t in after] == [
+            (t.number, t.state, t.values, t.intermediate_values, t.datetime_start) for t in before
+        ]
+        assert [t.user_attrs for t in after] == [t.user_attrs for t in before]
+        assert [t.number for t in wider.ranking()] == [0, 1, 2]
+        assert wider.ignored() == ""
+        assert wider.study.user_attrs["autoarch:space"] == SearchSpace(space).to_dict()
+        drawn = [wider.space.suggest(ask(wider.study)) for _ in range(30)]
+        assert drawn[0] == {"a": 2, "kind": "y"}  # what waited
+        assert {point["kind"] for point in drawn} == {"x", "y", "z"}
+        assert [s.study_name for s in ledger.study._storage.get_all_studies()] == ["s"]
+
+    def test_trials_outside_are_ignored_and_counted_and_come_back(self, ledger: Ledger) -> None:
+        study = self.made(ledger)
+        narrow = self.opened(study, {"a": Int(1, 8), "kind": ["x"]})
+        assert [t.number for t in narrow.ranking()] == [0, 2]
+        assert narrow.ignored().startswith("1 of 4: trial #1: `a` cannot be 9")
+        assert len(narrow.study.trials) == 4
+        wide = self.opened(study, {"a": Int(1, 9), "kind": ["x", "y", "z"]})
+        assert [t.number for t in wide.ranking()] == [0, 1, 2]
+        assert wide.study.trials[1].params == {"a": 9, "kind": "y"}
+
+    def test_a_new_parameter_with_the_value_that_it_had(self, ledger: Ledger) -> None:
+        grown = self.opened(self.made(ledger), {"a": Int(1, 9), "kind": ["x", "y"], "b": Float(0, 1)}, b=0.5, c=1)
+        assert [t.params["b"] for t in grown.study.trials[:3]] == [0.5, 0.5, 0.5]
+        assert grown.architecture(grown.ranking()[0]) == {"a": 1, "kind": "x", "b": 0.5}
+
+    def test_more_repetitions(self, ledger: Ledger) -> None:
+        first = SearchSpace({"h": Repeat(1, 2, Int(1, 9))})
+        study = opened(ledger.study._storage, first)
+        trial = ask(study)
+        trial.set_user_attr("architecture", first.suggest(trial))
+        study.tell(trial, 1.0)
+        deeper = self.opened(study, {"h": Repeat(1, 5, Int(1, 20))})
+        assert [t.number for t in deeper.ranking()] == [0]
+        with pytest.raises(SearchError, match="`h`: stored"):
+            self.opened(study, {"h": Repeat(1, 5, {"w": Int(1, 20)})})
+
+    @pytest.mark.parametrize("step", ["add_trials", "delete_study", "copy_study"])
+    def test_a_process_that_dies_in_between_loses_nothing(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        study, wider = self.made(ledger), {"a": Int(1, 9), "kind": ["x", "y", "z"]}
+
+        def die(*args: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(optuna.Study if step == "add_trials" else extension.optuna, step, die)
+            with pytest.raises(KeyboardInterrupt):
+                self.opened(study, wider)
+        again = self.opened(study, wider)
+        assert [t.value for t in again.ranking()] == [0.0, 1.0, 2.0]
+        assert [s.study_name for s in ledger.study._storage.get_all_studies()] == ["s"]
+
+    def test_not_while_another_process_works_on_it(self, ledger: Ledger) -> None:
+        study = self.made(ledger)
+        ask(study).set_user_attr("owner", vars(Owner.myself()))
+        with pytest.raises(SearchError, match="cannot be changed while another process works on it"):
+            self.opened(study, {"a": Int(1, 20), "kind": ["x", "y"]})
+
+    def test_choices_of_a_plain_study_are_other_ones(self) -> None:
+        study = optuna.create_study(study_name="s")
+        study.optimize(lambda trial: float(trial.suggest_categorical("kind", ["y", "w", "x"]) == "w"), n_trials=9)
+        mine = self.opened(study, {"kind": ["x", "y"]})
+        assert {t.params.get("kind") for t in mine.ranking()} == {"x", "y"}
+        assert mine.space.suggest(ask(mine.study))["kind"] in ("x", "y")
+
+    def test_a_plain_study_on_another_scale_is_refused(self) -> None:
+        study = optuna.create_study(study_name="s")
+        study.optimize(lambda trial: trial.suggest_float("a", 1, 9), n_trials=2)
+        with pytest.raises(SearchError, match=r"Trial #0 has `a` from FloatDistribution.*IntDistribution"):
+            self.opened(study, {"a": Int(1, 9)})
