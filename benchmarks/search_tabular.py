@@ -41,8 +41,9 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from sklearn.datasets import load_digits
 from torch import nn
 
+from lightning_autoarch.search.parameters import Categorical, Float, Int, Repeat
 from lightning_autoarch.search.sampler import BayesianSampler
-from lightning_autoarch.search.space import Categorical, Float, Int, Repeat, SearchSpace, architecture_key
+from lightning_autoarch.search.space import SearchSpace, architecture_key
 
 Objective = Callable[[dict[str, Any]], float]
 Makers = dict[str, Callable[[int], BaseSampler]]

@@ -133,10 +133,13 @@ class SearchCommand(LightningCLI):
         assert search.study is not None
         directory = Path(search.directory or Path(self.trainer.default_root_dir) / "autoarch" / search.study.study_name)
         winner = search.study.trials[search.state_dict()["trial"]]
+        study, command = where_study(search.storage or directory / "study.db", search.study.study_name)
         rows = {
-            "winner's config": f"{path}   (train it: {self._program} fit --config {shlex.quote(str(path))})",
+            "winner's config": str(path),
+            "to train it": f"{self._program} fit --config {shlex.quote(str(path))}",
             "its weights": near(winner.user_attrs["checkpoint"]) if "checkpoint" in winner.user_attrs else None,
-            "study": where_study(search.storage or directory / "study.db", search.study.study_name),
+            "study": study,
+            "to see it": command,
         }
         print("\n".join(f"  {name:<15}  {value}" for name, value in rows.items() if value is not None))
 

@@ -83,11 +83,11 @@ def near(path: str | Path) -> str:
     return min(str(path), os.path.relpath(path), key=len)
 
 
-def where_study(storage: Any, name: str) -> str:
-    """A file or URL and the command that shows it; no storage object, and no password."""
+def where_study(storage: Any, name: str) -> tuple[str, str | None]:
+    """Where a study is, and the command that shows it; no storage object, and no password."""
     place = os.fspath(storage) if isinstance(storage, str | os.PathLike) else ""
     is_url = "://" in place
     if not place or (is_url and "@" in place):
-        return f"`{name}` in its storage"
+        return f"`{name}` in its storage", None
     shown = place if is_url else near(place)
-    return f"{shown}   (see it: autoarch report {shlex.quote(shown)})"
+    return shown, f"autoarch report {shlex.quote(shown)}"

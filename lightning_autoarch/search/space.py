@@ -15,58 +15,33 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lightning_autoarch.errors import SpaceError, did_you_mean
+from lightning_autoarch.errors import SpaceError
 from lightning_autoarch.search.choices import Scalar, written
-from lightning_autoarch.search.parameters import Categorical, Float, Int, Parameter, Repeat, on_grid, to_python_scalar
+from lightning_autoarch.search.nodes import (
+    PREFIXES,
+    Node,
+    check_name,
+    checked,
+    draw,
+    flat_value,
+    parents_first,
+    suggest,
+    unroll,
+    values_of,
+)
+from lightning_autoarch.search.parameters import Parameter
 from lightning_autoarch.search.parse import parse_parameter, to_compact
+from lightning_autoarch.search.views import fold, restored, spread
 
 if TYPE_CHECKING:
     import numpy as np
     from optuna import Trial
-    from optuna.distributions import BaseDistribution
 
 Architecture: TypeAlias = dict[str, Any]
 Flat: TypeAlias = dict[str, Scalar]
-
-PREFIXES = ("data.", "prune.", "transfer.")
-# What a pattern of layers' names may follow, `encoder.*`.
-BY_PATTERN = ("prune.sparsity.", "prune.weight.", "transfer.lr_scale.", "transfer.lora.")
-
-
-@dataclass(frozen=True)
-class Condition:
-    """Holds while the flat parameter `parent` is active and has one of `values`."""
-
-    parent: str
-    values: tuple[Scalar, ...]
-
-    def holds(self, flat: Mapping[str, Scalar]) -> bool:
-        return self.parent in flat and flat[self.parent] in self.values
-
-
-@dataclass(frozen=True)
-class Node:
-    """One flat parameter: its name, its scalar `Int`, `Float` or `Categorical`, and when it exists (all must hold)."""
-
-    name: str
-    parameter: Int | Float | Categorical
-    conditions: tuple[Condition, ...]
-
-    @property
-    def distribution(self) -> BaseDistribution:
-        """Optuna's distribution for it."""
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-        p = self.parameter
-        if isinstance(p, Int):
-            return IntDistribution(p.low, p.high, log=p.log, step=p.step)
-        if isinstance(p, Float):
-            return FloatDistribution(p.low, p.high, log=p.log, step=p.step)
-        return CategoricalDistribution(p.labels)
 
 
 class SearchSpace:
@@ -90,11 +65,11 @@ class SearchSpace:
         if not isinstance(parameters, Mapping) or not parameters:
             raise SpaceError(f"Expected a space of at least one named parameter, got {parameters!r}.")
         for name in parameters:
-            _check_name(name, PREFIXES)
+            check_name(name, PREFIXES)
         self.parameters: dict[str, Parameter] = {
             name: parse_parameter(name, value) for name, value in parameters.items()
         }
-        self.nodes: tuple[Node, ...] = _parents_first(_unroll(self.parameters))
+        self.nodes: tuple[Node, ...] = parents_first(unroll(self.parameters))
         self._by_name = {node.name: node for node in self.nodes}
 
     def is_active(self, node: Node, flat: Mapping[str, Scalar]) -> bool:
@@ -107,7 +82,7 @@ class SearchSpace:
 
     def architecture(self, flat: Mapping[str, Scalar]) -> Architecture:
         """The architecture of a flat point, its choices copied."""
-        return _fold(self.parameters, flat, "")
+        return fold(self.parameters, flat, "")
 
     def restored(self, architecture: Mapping[str, Any]) -> Architecture:
         """The architecture whose JSON form (`written`) this is: choices that are objects take the place of their names.
@@ -117,7 +92,7 @@ class SearchSpace:
         Raises:
             SpaceError: a name that is none of a parameter's choices, some of which are objects.
         """
-        return _restored(self.parameters, architecture, "")
+        return restored(self.parameters, architecture, "")
 
     def flatten(self, architecture: Mapping[str, Any], *, partial: bool = False) -> Flat:
         """The flat point of an architecture.
@@ -129,12 +104,12 @@ class SearchSpace:
         Raises:
             SpaceError: unknown, inactive or missing parameter, or a value outside its parameter.
         """
-        given = _spread(self.parameters, architecture, "")
+        given = spread(self.parameters, architecture, "")
         flat: Flat = {}
         for node in self.nodes:
             if self.is_active(node, {**given, **flat}):
                 if node.name in given:
-                    flat[node.name] = _checked(node, given[node.name])
+                    flat[node.name] = checked(node, given[node.name])
                 elif not partial:
                     raise SpaceError(f"Architecture {dict(architecture)!r} lacks a value for `{node.name}`.")
         for name in given:
@@ -153,7 +128,7 @@ class SearchSpace:
             if self.is_active(node, flat):
                 if node.name not in given:
                     raise SpaceError(f"`{node.name}` is missing.")
-                flat[node.name] = _checked(node, _flat_value(node.parameter, given[node.name]))
+                flat[node.name] = checked(node, flat_value(node.parameter, given[node.name]))
         for name in given:
             if name not in flat:
                 raise SpaceError(f"`{name}` is {'not active' if name in self._by_name else 'not in the space'}.")
@@ -164,7 +139,7 @@ class SearchSpace:
         flat: Flat = {}
         for node in self.nodes:
             if self.is_active(node, flat):
-                flat[node.name] = _suggest(trial, node)
+                flat[node.name] = suggest(trial, node)
         return self.architecture(flat)
 
     def random(self, rng: np.random.Generator) -> Flat:
@@ -172,7 +147,7 @@ class SearchSpace:
         flat: Flat = {}
         for node in self.nodes:
             if self.is_active(node, flat):
-                flat[node.name] = _draw(node.parameter, rng)
+                flat[node.name] = draw(node.parameter, rng)
         return flat
 
     def points(self) -> Iterator[Flat]:
@@ -188,7 +163,7 @@ class SearchSpace:
     @property
     def is_finite(self) -> bool:
         """Whether every `Float` in it has a `step`, or one value."""
-        return all(_values(node.parameter) is not None for node in self.nodes)
+        return all(values_of(node.parameter) is not None for node in self.nodes)
 
     def cardinality(self, limit: int = 10_000) -> float:
         """How many architectures there are; `math.inf` when there are more than `limit`."""
@@ -218,7 +193,7 @@ class SearchSpace:
         if not self.is_active(node, flat):
             yield from self._points(index + 1, flat)
             return
-        for value in _values(node.parameter) or ():
+        for value in values_of(node.parameter) or ():
             yield from self._points(index + 1, {**flat, node.name: value})
 
 
@@ -229,231 +204,3 @@ def architecture_key(architecture: Mapping[str, Any]) -> str:
     '{"a": "x", "b": 1}'
     """
     return json.dumps(written(architecture), sort_keys=True)
-
-
-def _check_name(name: Any, prefixes: tuple[str, ...]) -> None:
-    if isinstance(name, str):
-        prefix = next((p for p in (*BY_PATTERN, *prefixes) if prefixes and name.startswith(p)), "")
-        rest = name.removeprefix(prefix)
-        if rest.isidentifier() or (prefix in BY_PATTERN and rest):
-            return
-    hint = f", optionally after {', '.join(prefixes)}" if prefixes else ""
-    raise SpaceError(f"Parameter `{name}`: expected the name of an argument{hint}.")
-
-
-def _unroll(parameters: Mapping[str, Parameter]) -> list[Node]:
-    """Flat nodes in the order of declaration; a `Repeat` is unrolled to its largest count."""
-    nodes: list[Node] = []
-    _unroll_into(nodes, parameters, "", (), ({},))
-    return nodes
-
-
-def _unroll_into(
-    nodes: list[Node],
-    parameters: Mapping[str, Parameter],
-    prefix: str,
-    inherited: tuple[Condition, ...],
-    scopes: tuple[Mapping[str, tuple[str, Parameter]], ...],  # innermost first: name -> (flat name, parameter)
-) -> None:
-    scope = {name: (_flat_name(prefix, name, p), p) for name, p in parameters.items()}
-    for name, parameter in parameters.items():
-        own = tuple(
-            _condition(prefix + name, parent, values, (scope, *scopes))
-            for parent, values in (parameter.when or {}).items()
-        )
-        conditions = inherited + own
-        if not isinstance(parameter, Repeat):
-            nodes.append(Node(prefix + name, parameter, conditions))
-            continue
-        count = f"{prefix}{name}.n"
-        nodes.append(Node(count, Int(parameter.min, parameter.max), conditions))
-        for inner in parameter.block if isinstance(parameter.block, Mapping) else ():
-            _check_name(inner, ())
-        for i in range(parameter.max):
-            exists = Condition(count, tuple(range(max(i + 1, parameter.min), parameter.max + 1)))
-            before, block = parameter.of(i)
-            _unroll_into(nodes, block, f"{prefix}{name}.{before}", (*conditions, exists), (scope, *scopes))
-
-
-def _flat_name(prefix: str, name: str, parameter: Parameter) -> str:
-    return f"{prefix}{name}.n" if isinstance(parameter, Repeat) else prefix + name
-
-
-def _condition(
-    name: str,
-    parent: str,
-    values: Any,
-    scopes: tuple[Mapping[str, tuple[str, Parameter]], ...],
-) -> Condition:
-    found = next((scope[parent] for scope in scopes if parent in scope), None)
-    if found is None:
-        near = did_you_mean(parent, [key for scope in scopes for key in scope])
-        raise SpaceError(f"Parameter `{name}`: unknown parent `{parent}` in `when`.{near}")
-    flat_name, parameter = found
-    if isinstance(parameter, Float):
-        raise SpaceError(
-            f"Parameter `{name}`: the parent `{parent}` in `when` is a Float, which has no list of values."
-        )
-    scalar = Int(parameter.min, parameter.max) if isinstance(parameter, Repeat) else parameter
-    known = tuple(_flat_value(scalar, value) for value in values)
-    for value, flat_value in zip(values, known, strict=True):
-        if not _contains(scalar, flat_value):
-            raise SpaceError(f"Parameter `{name}`: `{parent}` in `when` never has the value {value!r}: {scalar}.")
-    return Condition(flat_name, known)
-
-
-def _parents_first(nodes: list[Node]) -> tuple[Node, ...]:
-    """A stable topological order.
-
-    Raises:
-        SpaceError: a cycle, named.
-    """
-    by_name = {node.name: node for node in nodes}
-    done: dict[str, Node] = {}
-
-    def visit(node: Node, path: tuple[str, ...]) -> None:
-        if node.name in path:
-            cycle = " -> ".join((*path[path.index(node.name) :], node.name))
-            raise SpaceError(f"Parameter `{node.name}`: `when` goes round in a circle: {cycle}.")
-        if node.name in done:
-            return
-        for condition in node.conditions:
-            visit(by_name[condition.parent], (*path, node.name))
-        done[node.name] = node
-
-    for node in nodes:
-        visit(node, ())
-    return tuple(done.values())
-
-
-def _fold(parameters: Mapping[str, Parameter], flat: Mapping[str, Scalar], prefix: str) -> Architecture:
-    folded: Architecture = {}
-    for name, parameter in parameters.items():
-        key = _flat_name(prefix, name, parameter)
-        if key not in flat:
-            continue
-        value = flat[key]
-        if isinstance(parameter, Repeat) and isinstance(value, int):
-            folded[name] = [_fold_item(parameter, i, flat, f"{prefix}{name}.") for i in range(value)]
-        elif isinstance(parameter, Categorical):
-            folded[name] = parameter.choice_of(value)
-        elif isinstance(parameter, Float) and isinstance(value, float):
-            folded[name] = parameter.snapped(value)
-        else:
-            folded[name] = value
-    return folded
-
-
-def _fold_item(repeat: Repeat, i: int, flat: Mapping[str, Scalar], prefix: str) -> Any:
-    before, block = repeat.of(i)
-    folded = _fold(block, flat, prefix + before)
-    return folded if isinstance(repeat.block, Mapping) else folded[str(i)]
-
-
-def _spread(parameters: Mapping[str, Parameter], architecture: Mapping[str, Any], prefix: str) -> Flat:
-    spread: Flat = {}
-    for name, value in architecture.items():
-        if name not in parameters:
-            raise SpaceError(f"Unknown parameter `{prefix}{name}` in an architecture.{did_you_mean(name, parameters)}")
-        parameter = parameters[name]
-        if not isinstance(parameter, Repeat):
-            spread[prefix + name] = _flat_value(parameter, value)
-            continue
-        items = _items(parameter, prefix + name, value)
-        spread[f"{prefix}{name}.n"] = len(items)
-        for i, item in enumerate(items):
-            before, block = parameter.of(i)
-            spread.update(_spread(block, item, f"{prefix}{name}.{before}"))
-    return spread
-
-
-def _items(repeat: Repeat, name: str, value: Any) -> list[Mapping[str, Any]]:
-    """The repetitions in an architecture, each as a mapping; a plain value is named by its position."""
-    is_list, named = isinstance(value, list | tuple), isinstance(repeat.block, Mapping)
-    if not is_list or (named and not all(isinstance(item, Mapping) for item in value)):
-        raise SpaceError(f"Expected `{name}` to be a list{' of mappings' if named else ''}, got {value!r}.")
-    return list(value) if named else [{str(i): item} for i, item in enumerate(value)]
-
-
-def _flat_value(parameter: Int | Float | Categorical, value: Any) -> Scalar:
-    return parameter.label_of(value) if isinstance(parameter, Categorical) else to_python_scalar(value)
-
-
-def _restored(parameters: Mapping[str, Parameter], architecture: Mapping[str, Any], prefix: str) -> Architecture:
-    restored: Architecture = {}
-    for name, value in architecture.items():
-        parameter = parameters.get(name)
-        if isinstance(parameter, Repeat) and isinstance(value, list | tuple):
-            restored[name] = [_restored_item(parameter, i, item, f"{prefix}{name}.") for i, item in enumerate(value)]
-        elif isinstance(parameter, Categorical) and parameter.holds_objects:
-            try:
-                restored[name] = parameter.choice_of(value)
-            except SpaceError as error:
-                raise SpaceError(f"`{prefix}{name}`: {error.args[0]}") from None
-        else:
-            restored[name] = value
-    return restored
-
-
-def _restored_item(repeat: Repeat, i: int, item: Any, prefix: str) -> Any:
-    before, block = repeat.of(i)
-    if not isinstance(repeat.block, Mapping):
-        return _restored(block, {str(i): item}, prefix)[str(i)]
-    return _restored(block, item, prefix + before) if isinstance(item, Mapping) else item
-
-
-def _checked(node: Node, value: Scalar) -> Scalar:
-    if not _contains(node.parameter, value):
-        raise SpaceError(f"`{node.name}` cannot be {value!r}: {node.parameter}.")
-    return node.parameter.snapped(float(value)) if isinstance(node.parameter, Float) else value  # type: ignore[arg-type]
-
-
-def _contains(parameter: Parameter, value: Scalar) -> bool:
-    if isinstance(parameter, Categorical):
-        return value in parameter.labels
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    if isinstance(parameter, Int):
-        return (
-            isinstance(value, int)
-            and parameter.low <= value <= parameter.high
-            and (value - parameter.low) % parameter.step == 0
-        )
-    return isinstance(parameter, Float) and parameter.contains(value)
-
-
-def _values(parameter: Int | Float | Categorical) -> Sequence[Scalar] | None:
-    """The flat values of a finite parameter, None for an infinite one."""
-    if isinstance(parameter, Categorical):
-        return parameter.labels
-    if isinstance(parameter, Int):
-        return range(parameter.low, parameter.high + 1, parameter.step)
-    return parameter.values()
-
-
-def _suggest(trial: Trial, node: Node) -> Scalar:
-    p = node.parameter
-    if isinstance(p, Int):
-        return trial.suggest_int(node.name, p.low, p.high, log=p.log, step=p.step)
-    if isinstance(p, Float):
-        return trial.suggest_float(node.name, p.low, p.high, log=p.log, step=p.step)
-    return trial.suggest_categorical(node.name, p.labels)
-
-
-def _draw(parameter: Int | Float | Categorical, rng: np.random.Generator) -> Scalar:
-    if isinstance(parameter, Categorical):
-        return parameter.labels[int(rng.integers(len(parameter.labels)))]
-    if isinstance(parameter, Int):
-        if parameter.log:
-            u = rng.uniform(math.log(parameter.low - 0.5), math.log(parameter.high + 0.5))
-            return min(max(round(math.exp(u)), parameter.low), parameter.high)
-        return (
-            int(rng.integers(len(range(parameter.low, parameter.high + 1, parameter.step)))) * parameter.step
-            + parameter.low
-        )
-    if parameter.log:
-        u = rng.uniform(math.log(parameter.low), math.log(parameter.high))
-        return min(max(math.exp(u), parameter.low), parameter.high)
-    if parameter.step is not None:
-        return on_grid(int(rng.integers(len(parameter.values() or ()))), parameter.low, parameter.step)
-    return float(rng.uniform(parameter.low, parameter.high))

@@ -17,7 +17,8 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from lightning_autoarch.errors import SearchError
-from lightning_autoarch.search.space import PREFIXES, Architecture
+from lightning_autoarch.search.nodes import PREFIXES
+from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.arguments import Constructor, check_binds, check_names
 from lightning_autoarch.training.generators import kept
 

@@ -13,7 +13,8 @@ from lightning_autoarch.search.acquisition import Problem, noisy_improvement, pr
 from lightning_autoarch.search.acquisition import _screen as screen
 from lightning_autoarch.search.encoding import Encoding
 from lightning_autoarch.search.observations import Flat, flat_key
-from lightning_autoarch.search.space import Categorical, Float, SearchSpace
+from lightning_autoarch.search.parameters import Categorical, Float
+from lightning_autoarch.search.space import SearchSpace
 from lightning_autoarch.search.surrogate import fit
 
 SPACE = SearchSpace({"op": Categorical(["a", "b", "c"]), "x": Float(0, 1), "y": Float(0, 1, when={"op": ["a", "b"]})})

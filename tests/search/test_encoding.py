@@ -7,7 +7,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from lightning_autoarch.search.encoding import Column, Encoding
-from lightning_autoarch.search.space import Categorical, Float, Int, Repeat, SearchSpace
+from lightning_autoarch.search.parameters import Categorical, Float, Int, Repeat
+from lightning_autoarch.search.space import SearchSpace
 
 SPACE = SearchSpace(
     {

@@ -15,7 +15,8 @@ import torch
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.encoding import Encoding
 from lightning_autoarch.search.hyperposterior import Data, Hyperparameters, prior, sample
-from lightning_autoarch.search.space import Categorical, Float, SearchSpace
+from lightning_autoarch.search.parameters import Categorical, Float
+from lightning_autoarch.search.space import SearchSpace
 from lightning_autoarch.search.surrogate import Surrogate, build, fit
 
 GROUPS = np.array([0, 1, 1, 2])

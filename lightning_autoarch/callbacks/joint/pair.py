@@ -14,8 +14,9 @@ from lightning_autoarch.callbacks.joint.families import Family
 from lightning_autoarch.callbacks.joint.names import check_names, parametrise_, takes, with_parameters
 from lightning_autoarch.errors import SearchError, SpaceError
 from lightning_autoarch.search.choices import Scalar
+from lightning_autoarch.search.nodes import Node
 from lightning_autoarch.search.parameters import Categorical, Repeat
-from lightning_autoarch.search.space import Architecture, Node, SearchSpace
+from lightning_autoarch.search.space import Architecture, SearchSpace
 
 
 @runtime_checkable
