@@ -2,6 +2,7 @@
 
     .ckpt .pt .pth .bin     torch.save; Lightning's or a script's dict, or a state_dict     mapped
     .safetensors                                                                            mapped
+    .sparse.safetensors     what `export` and `save_sparse` of this package write           made dense
     *.index.json            an index of shards of either                                    mapped
     a directory             of torch.distributed.checkpoint                                 read a tensor at a time
                             or with model.safetensors, pytorch_model.bin, one of their indices

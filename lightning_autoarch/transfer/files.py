@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_autoarch.errors import CheckpointError
 from lightning_autoarch.transfer.archive import read_archive
+from lightning_autoarch.transfer.packed import unpacked
 
 Format: TypeAlias = Literal["archive", "safetensors", "index"]
 
@@ -58,7 +59,7 @@ def read_file(path: Path) -> Any:
     form = format_of(path)
     if form == "index":
         raise CheckpointError(f"Expected tensors in {path}, got JSON.")
-    return read_safetensors(path) if form == "safetensors" else read_archive(path)
+    return unpacked(path, read_safetensors(path)) if form == "safetensors" else read_archive(path)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
