@@ -46,7 +46,7 @@ PLACES = {
     "gpytorch": {"search.surrogate", "search.acquisition"},
     "linear_operator": {"search.surrogate", "search.acquisition"},
     "optuna": {"search", "training", "callbacks.search", "report"},
-    "peft": {"callbacks.transfer.lora"},
+    "peft": {"callbacks.transfer.lora", "callbacks.transfer.merged"},
     "lightning_autoarch._C": {"prune._ops"},
 }
 

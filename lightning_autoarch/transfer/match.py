@@ -22,10 +22,10 @@ from lightning_autoarch.transfer.commit import write_all
 from lightning_autoarch.transfer.coupled import Axis
 from lightning_autoarch.transfer.grids import Grid
 from lightning_autoarch.transfer.names import Rule
-from lightning_autoarch.transfer.options import OnMismatch, checked_options
+from lightning_autoarch.transfer.options import OnMismatch, check_min_share, checked_options
 from lightning_autoarch.transfer.plan import Plan
 from lightning_autoarch.transfer.proof import check_outputs, check_widths
-from lightning_autoarch.transfer.report import TransferReport
+from lightning_autoarch.transfer.report import TransferReport, check_share
 
 
 def transfer_weights(
@@ -42,6 +42,7 @@ def transfer_weights(
     approximate: bool = False,
     lora_alpha: float | None = None,
     grid: Grid | None = None,
+    min_share: float | None = None,
     accept: Callable[[TransferReport], None] | None = None,
 ) -> TransferReport:
     """Copy weights into a module, in place: parameters stay the same objects, and train if they did.
@@ -70,12 +71,13 @@ def transfer_weights(
             in the source and here, or a pattern of names -> that. What rows there are in front of the grid (class,
             distillation and register tokens) is kept apart. For a table of relative positions, its window. Of one
             dimension, `((512,), (1024,))`, it stretches the positions of a sequence.
+        min_share: the least share of the parameters that has to come from the source, from 0 to 1; less raises.
         accept: called with the report before anything is written; what it raises leaves the module as it was.
 
     Raises:
         TransferError: bad or unused rules or grids, nothing in common, a mismatch with "error", tied weights of which
-            the source has different ones, adapters without their scale, numbers that do not fit, a function that
-            "widen" cannot keep. The module is then as it was.
+            the source has different ones, adapters without their scale, a share below `min_share`, numbers that do not
+            fit, a function that "widen" cannot keep. The module is then as it was.
         StructureError: the forward cannot be followed. Likewise.
         CheckpointError: the source cannot be read.
 
@@ -93,6 +95,7 @@ def transfer_weights(
     with torch.no_grad():
         plan = Plan(module, state, options)
         report = plan.report()
+        check_share(report, check_min_share(min_share))
         if accept is not None:
             accept(report)
         widths = {} if plan.coupling is None or approximate else plan.coupling.widened

@@ -74,6 +74,13 @@ def check_on_mismatch(on_mismatch: str) -> str:
     return on_mismatch
 
 
+def check_min_share(share: float | None) -> float | None:
+    """Raises TransferError for what is no number from 0 to 1, or None."""
+    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1):
+        raise TransferError(f"Expected `min_share` to be a number from 0 to 1, or None, got {share!r}.")
+    return share
+
+
 def check_lora_alpha(alpha: float | None) -> float | None:
     """Raises TransferError for what is no number from 0 on, or None."""
     if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < inf):

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from lightning_autoarch.errors import TransferError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -125,6 +127,20 @@ class TransferReport:
             f"{status} `{tensor.name}`" + (f": {tensor.reason}" if tensor.reason else "") for tensor in found[:SHOWN]
         ]
         return [*lines, f"{status}: {len(found) - SHOWN} more"] if len(found) > SHOWN else lines
+
+
+def check_share(report: TransferReport, min_share: float | None) -> None:
+    """Raises TransferError, with what is missing, where less was taken over than was asked for."""
+    if min_share is None or report.share >= min_share:
+        return
+    left = [tensor for tensor in report if tensor.is_parameter and tensor.taken < tensor.numel]
+    largest = sorted(left, key=lambda tensor: tensor.taken - tensor.numel)[:SHOWN]
+    names = ", ".join(f"`{tensor.name}` ({tensor.status})" for tensor in largest)
+    more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
+    raise TransferError(
+        f"Expected at least {min_share:.1%} of the parameters in the source (`min_share`), got {report.share:.1%}: "
+        f"nothing or not all for {names}{more}.\n{report}"
+    )
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.call import _call_configure_model
-from lightning_utilities.core.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -32,24 +32,30 @@ from lightning_autoarch.callbacks.transfer.freezing import Freezing
 from lightning_autoarch.callbacks.transfer.groups import add_missing, check_each_once, split_groups
 from lightning_autoarch.callbacks.transfer.l2_sp import StartingPoint
 from lightning_autoarch.callbacks.transfer.lora import add_lora, check_lora
+from lightning_autoarch.callbacks.transfer.merged import check_averages, restore_adapters, saved_adapters
 from lightning_autoarch.callbacks.transfer.order import FoundRates, come_before_tuners
 from lightning_autoarch.callbacks.transfer.recipe import Plan, Recipe
+from lightning_autoarch.callbacks.transfer.recomputed import Recomputed
 from lightning_autoarch.callbacks.transfer.resume import check_state, planned_epochs
 from lightning_autoarch.callbacks.transfer.sources import Source, reset_parameters, started_from, take_over
 from lightning_autoarch.callbacks.transfer.warm_up import WarmUp
 from lightning_autoarch.errors import TransferError
-from lightning_autoarch.transfer.options import OnMismatch, check_on_mismatch
-from lightning_autoarch.transfer.patterns import Patterns
+from lightning_autoarch.transfer.grids import Grid
+from lightning_autoarch.transfer.newness import not_taken_over
+from lightning_autoarch.transfer.options import OnMismatch, check_min_share, check_on_mismatch
+from lightning_autoarch.transfer.patterns import Names, Patterns
 from lightning_autoarch.transfer.report import TransferReport
-from lightning_autoarch.transfer.thawing import Strategy
+from lightning_autoarch.transfer.thawing import Strategy, Thaw
 
 
 @dataclass
 class _Fit:
     """What holds for one fit only."""
 
+    module: LightningModule
     plan: Plan
     freezing: Freezing
+    recomputed: Recomputed | None = None
     warm_up: WarmUp | None = None
     found_rates: FoundRates | None = None
     start: StartingPoint | None = None
@@ -83,6 +89,15 @@ class TransferLearning(Callback):
         lora: options of `peft.LoraConfig`: {"r": 8, "lora_alpha": 16}.
         example_inputs: of the module's forward, for "slice" and "widen"; "widen" takes the `example_input_array` where
             there are none.
+        grid: of position embeddings, as for `transfer_weights`: `((14, 14), (16, 12))`, or pattern -> that.
+        lora_alpha: of adapters that the checkpoint holds beside its weights, as for `transfer_weights`.
+        min_share: the least share of the parameters that has to come from the checkpoint, from 0 to 1.
+
+    What the checkpoint does not have is trained from the start, whatever the strategy holds back, and says which layer
+    is the head, wherever that is registered. What `freeze` holds back all the same is named in a warning.
+
+    A checkpoint that is saved while adapters are trained ("lora") holds plain weights, the adapters added: it loads
+    into the plain module, and resumes bit for bit with this callback, whose state has the adapters.
 
     Attributes:
         report: what was taken over; None without `checkpoint`, and where the fit goes on from another one.
@@ -117,11 +132,15 @@ class TransferLearning(Callback):
         probe_epochs: int | None = None,
         lora: Mapping[str, Any] | None = None,
         example_inputs: Any = None,
+        grid: Grid | None = None,
+        lora_alpha: float | None = None,
+        min_share: float | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.matching: dict[str, Any] = {
             "rules": rules, "on_mismatch": check_on_mismatch(on_mismatch), "classes": classes,
-            "example_inputs": example_inputs,
+            "example_inputs": example_inputs, "grid": grid, "lora_alpha": lora_alpha,
+            "min_share": check_min_share(min_share),
         }  # fmt: skip
         self.recipe = Recipe(
             strategy=strategy, freeze=freeze, freeze_depth=freeze_depth, unfreeze={} if unfreeze is None else unfreeze,
@@ -131,6 +150,7 @@ class TransferLearning(Callback):
         self.report: TransferReport | None = None
         self.blocks: tuple[Block, ...] = ()
         self._start: dict[str, Tensor] = {}  # of L2-SP
+        self._new: frozenset[str] = frozenset()  # names of what was not taken over
         self._epochs: int | None = None  # that the plan is made for
         self._begun = False
         self._loaded: dict[str, Any] | None = None
@@ -145,10 +165,21 @@ class TransferLearning(Callback):
     def state_dict(self) -> dict[str, Any]:
         if not self._begun:
             return {}
-        return {"format": 1, "epochs": self._epochs, "groups": self.recipe.groups(), "start": dict(self._start)}
+        recomputed = None if self._fit is None else self._fit.recomputed
+        return {
+            "format": 1,
+            "epochs": self._epochs,
+            "groups": self.recipe.groups(),
+            "start": dict(self._start),
+            "new": sorted(self._new),
+            "adapters": self._adapters(),
+            "recomputed": recomputed is not None and recomputed.found,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = state_dict or None
+        if self._loaded is not None and self._fit is not None:
+            self._resume(self._fit, self._loaded)
 
     def arguments(self) -> dict[str, Any]:
         """With what `__init__` makes this callback again."""
@@ -169,6 +200,7 @@ class TransferLearning(Callback):
     def forget(self) -> None:
         """As if no fit had been."""
         self.report, self._start, self._epochs, self._begun = None, {}, None, False
+        self._new = frozenset()
         self._goes_on_from = self._taken_by = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -185,7 +217,8 @@ class TransferLearning(Callback):
         come_before_tuners(self, trainer)
         _call_configure_model(trainer)
         plan = self._planned(pl_module)
-        thaw = plan.thaw(planned_epochs(trainer))
+        if self.checkpoint is None:
+            plan.thaw(planned_epochs(trainer))  # raises what is wrong before anything is changed
         before, self._goes_on_from = self._goes_on_from, None
         if before is not None:
             self._go_on(before)
@@ -193,12 +226,13 @@ class TransferLearning(Callback):
             self._take_over(trainer, pl_module, plan)
             if self.report is not None and not is_trial(trainer):
                 rank_zero_info(str(self.report))
+        plan = Plan.of(self.recipe, pl_module, self._new)
         if self.recipe.strategy == "lora":
-            add_lora(pl_module, plan.blocks[-1], self.recipe.lora)
-            plan = Plan.of(self.recipe, pl_module)
-            thaw = plan.thaw(planned_epochs(trainer))
+            plan = self._add_lora(trainer, pl_module, plan)
+        thaw = plan.thaw(planned_epochs(trainer))
+        _warn_of_never_known(plan, thaw)
         self._taken_by = weakref.ref(next(pl_module.parameters()))
-        self._fit = _Fit(plan, Freezing(pl_module, plan.names.parameters, thaw))
+        self._fit = _Fit(pl_module, plan, Freezing(pl_module, plan.names.parameters, thaw))
         self._fit.freezing.prepare()
 
     def take_over(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -221,6 +255,9 @@ class TransferLearning(Callback):
         self._fit.freezing.thaw = self._fit.plan.thaw(self._epochs)
         self.blocks = described(self._fit.plan, self._fit.freezing.thaw)
         self._begun = True
+        thaw = self._fit.freezing.thaw
+        self._fit.recomputed = Recomputed(pl_module, self._fit.plan.names.parameters, thaw)
+        self._fit.recomputed.found |= bool(state and state.get("recomputed"))
         self._group(trainer, self._fit)
         if self.recipe.l2_sp is not None:
             self._fit.start = StartingPoint(self.recipe.l2_sp, self._fit.plan.names.parameters, self._start)
@@ -235,6 +272,8 @@ class TransferLearning(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         assert self._fit is not None
         self._fit.freezing.show()
+        if self._fit.recomputed is not None:
+            self._fit.recomputed.training = True
         if self._fit.found_rates is not None and batch_idx == 0:
             self._fit.found_rates.scale(trainer)
         if self._fit.warm_up is not None:
@@ -249,6 +288,8 @@ class TransferLearning(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if self._fit is not None and self._fit.recomputed is not None:
+            self._fit.recomputed.settle()
         if self._fit is not None and self._fit.start is not None and trainer._logger_connector.should_update_logs:
             pl_module.log("l2_sp", self._fit.start.value().to(pl_module.device))
 
@@ -264,13 +305,14 @@ class TransferLearning(Callback):
         return self._taken_by is not None and first is not None and self._taken_by() is first
 
     def _planned(self, module: LightningModule) -> Plan:
-        plan = Plan.of(self.recipe, module)
+        plan = Plan.of(self.recipe, module, self._new)
         if self.recipe.strategy == "lora":
             check_lora(module, plan.blocks[-1], self.recipe.lora)
         return plan
 
     def _go_on(self, before: Mapping[str, Any]) -> None:
         self.report = None
+        self._new = frozenset(before.get("new", ()))
         self._start = {name: tensor.clone() for name, tensor in before["start"].items()}
         if self.recipe.l2_sp is not None and not self._start:
             raise TransferError(
@@ -281,14 +323,41 @@ class TransferLearning(Callback):
     def _take_over(self, trainer: Trainer, module: LightningModule, plan: Plan) -> None:
         self.report = None
         if self.checkpoint is not None:
+
+            def check(report: TransferReport) -> None:
+                new = not_taken_over(plan.names, report)
+                Plan.of(self.recipe, module, new).thaw(planned_epochs(trainer))
+
             self.report = take_over(
-                module, plan.names, self.checkpoint, reinit=plan.reinit, head=plan.head, **self.matching
+                module, plan.names, self.checkpoint, reinit=plan.reinit, head=plan.head, check=check, **self.matching
             )
+            self._new = frozenset(not_taken_over(plan.names, self.report))
         else:
             reset_parameters(module, plan.names, plan.reinit)
+            self._new = plan.reinit
         if self.recipe.l2_sp is not None:
             chosen = started_from(plan.names, self.report, plan.reinit)
             self._start = {name: plan.names.parameters[name].detach().clone() for name in sorted(chosen)}
+
+    def _resume(self, fit: _Fit, state: Mapping[str, Any]) -> None:
+        """Plan as the fit did that is resumed: what was new then was in no checkpoint."""
+        self._new = frozenset(state.get("new", ()))
+        fit.freezing.restore()
+        if self.recipe.strategy == "lora":
+            restore_adapters(fit.module, state.get("adapters") or {})
+        fit.plan = Plan.of(self.recipe, fit.module, self._new)
+        fit.freezing = Freezing(fit.module, fit.plan.names.parameters, fit.plan.thaw(state["epochs"]))
+        fit.freezing.prepare()
+
+    def _add_lora(self, trainer: Trainer, module: LightningModule, plan: Plan) -> Plan:
+        check_averages(self, trainer)
+        kept = {plan.names.parameters[name] for name in self._new if name in plan.names.parameters}
+        add_lora(module, {*plan.blocks[-1], *self._new & plan.names.parameters.keys()}, self.recipe.lora)
+        self._new = frozenset(name for name, p in Names(module).parameters.items() if p in kept)
+        return Plan.of(self.recipe, module, self._new)
+
+    def _adapters(self) -> dict[str, Any]:
+        return {} if self._fit is None or self.recipe.strategy != "lora" else saved_adapters(self._fit.module)
 
     def _group(self, trainer: Trainer, fit: _Fit) -> None:
         """Every trained parameter in one group, with its learning rate."""
@@ -309,10 +378,24 @@ class TransferLearning(Callback):
         assert self._fit is not None
         if self._fit.freezing.apply(trainer.current_epoch):
             wrap_again(trainer, module)
+        if self._fit.recomputed is not None:
+            self._fit.recomputed.reach()
 
     def _end(self) -> None:
         if self._fit is not None:
             self._fit.freezing.restore()
+            if self._fit.recomputed is not None:
+                self._fit.recomputed.detach()
             if self._fit.warm_up is not None:
                 self._fit.warm_up.detach()
             self._fit = None
+
+
+def _warn_of_never_known(plan: Plan, thaw: Thaw) -> None:
+    never = plan.never_known(thaw)
+    if never:
+        shown = ", ".join(f"`{name}`" for name in never[:3]) + (f" and {len(never) - 3} more" if len(never) > 3 else "")
+        rank_zero_warn(
+            f"Frozen, but not taken over from the checkpoint: {shown}. What the module was initialised with stays "
+            "there. Let them train, or find them in the checkpoint by `rules`."
+        )

@@ -2,8 +2,8 @@
 
     y = W x + (alpha / r) B A x         Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", eq. 3
 
-The layers of the module get another name inside (`base_layer`), so its state_dict is no longer the plain module's until
-`merge_lora` adds B A to W and takes the adapters out.
+The layers of the module get another name inside (`base_layer`) until `merge_lora` adds B A to W and takes the adapters
+out. Its state_dict is the plain module's all the time, see merged.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from lightning_autoarch.callbacks.transfer.merged import add_hooks, remove_hooks
 from lightning_autoarch.errors import TransferError
 from lightning_autoarch.transfer.patterns import Names
 
@@ -56,6 +57,7 @@ def add_lora(module: nn.Module, head: Collection[str], options: Mapping[str, Any
             raise TransferError(f"peft could not put adapters into {type(module).__name__}: {error}") from error
     for parameter in trained:
         parameter.requires_grad_(True)
+    add_hooks(module)
     return True
 
 
@@ -68,6 +70,7 @@ def merge_lora(module: nn.Module) -> None:
             parent, _, leaf = path.rpartition(".")
             setattr(module.get_submodule(parent), leaf, layer.get_base_layer())
             layer.get_base_layer().requires_grad_(True)
+    remove_hooks(module)
 
 
 def _peft() -> Any:

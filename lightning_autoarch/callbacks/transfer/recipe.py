@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from lightning_autoarch.errors import TransferError
 from lightning_autoarch.transfer.blocks import blocks_of
 from lightning_autoarch.transfer.finetune import check_number, layer_decay_factors, scale_factors
+from lightning_autoarch.transfer.newness import head_of_new
 from lightning_autoarch.transfer.patterns import Names, Patterns, listed
 from lightning_autoarch.transfer.thawing import (
     STRATEGIES,
@@ -108,11 +109,17 @@ class Plan:
     unfreeze: Mapping[int, frozenset[str]]
     reinit: frozenset[str]
     head: frozenset[str]  # as the user named it
+    new: frozenset[str] = frozenset()  # what was not taken over
     factors: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, recipe: Recipe, module: nn.Module) -> Plan:
+    def of(cls, recipe: Recipe, module: nn.Module, new: Collection[str] = ()) -> Plan:
         """Find everything that the recipe names.
+
+        Args:
+            recipe: the arguments.
+            module: to be trained.
+            new: names of what was not taken over, which is trained from the start and says which layer is the head.
 
         Raises:
             TransferError: a pattern matches nothing, or the module has no layers for the strategy.
@@ -125,6 +132,8 @@ class Plan:
             raise TransferError(f"Expected `{lazy}` with a shape: run a batch through the module first.")
         head = frozenset(names.matching(recipe.head, "head"))
         blocks = blocks_of(module, names, head)
+        if not head and (found := head_of_new(module, names, new, blocks[-1])):
+            blocks = blocks_of(module, names, found)
         if recipe.strategy in ("linear_probe", "lp_ft", "gradual") and len(blocks) < 2:
             raise TransferError(
                 f"Expected a head and something below it in {type(module).__name__} for `strategy={recipe.strategy!r}`"
@@ -136,6 +145,7 @@ class Plan:
                 f"its head, got {recipe.freeze_depth}."
             )
         decay, scale = layer_decay_factors(blocks, recipe.layer_decay), scale_factors(names, recipe.lr_scale)
+        decay |= dict.fromkeys(new, 1.0)  # nothing is known there that a small rate would keep
         return cls(
             recipe=recipe,
             names=names,
@@ -145,6 +155,7 @@ class Plan:
             unfreeze={e: frozenset(names.matching(p, f"unfreeze[{e}]")) for e, p in recipe.unfreeze.items()},
             reinit=frozenset(names.matching(recipe.reinit, "reinit")),
             head=head,
+            new=frozenset(new) & frozenset(names.order),
             factors={name: decay.get(name, 1.0) * scale.get(name, 1.0) for name in names.parameters},
         )
 
@@ -168,5 +179,10 @@ class Plan:
         when = block_epochs(self.recipe.strategy, len(self.blocks) - depth, epochs, self.recipe.probe_epochs)
         when = [*[None] * depth, *when]
         base = {name: epoch for block, epoch in zip(self.blocks, when, strict=True) for name in block}
+        base |= dict.fromkeys(self.new, 0)
         base |= dict.fromkeys(self.held, None)
         return thaw_epochs(follow_order(self.names.order, base), self.freeze, self.unfreeze, epochs)
+
+    def never_known(self, thaw: Thaw) -> list[str]:
+        """What was not taken over and is never trained, though the module would have trained it."""
+        return [name for name in self.names.order if name in self.new - self.held and thaw[name] is None]

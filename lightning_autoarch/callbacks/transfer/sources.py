@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from lightning_autoarch.errors import TransferError
+from lightning_autoarch.transfer.grids import Grid
 from lightning_autoarch.transfer.match import transfer_weights
 from lightning_autoarch.transfer.patterns import Names
 from lightning_autoarch.transfer.report import TAKEN, TransferReport
@@ -26,12 +27,16 @@ def take_over(
     *,
     reinit: Collection[str],
     head: Collection[str],
+    check: Callable[[TransferReport], None],
     rules: Sequence[tuple[str, str]],
     on_mismatch: Any,
     classes: Mapping[int, int] | None,
     example_inputs: Any = None,
+    grid: Grid | None = None,
+    lora_alpha: float | None = None,
+    min_share: float | None = None,
 ) -> TransferReport:
-    """Transfer a checkpoint into a module; `reinit` and `head` are names.
+    """Transfer a checkpoint into a module; `reinit` and `head` are names, `check` is called before anything is written.
 
     Raises:
         TransferError: "widen" without an input, not a parameter came from it, or as `transfer_weights`.
@@ -45,6 +50,7 @@ def take_over(
                 f"Expected weights for {type(module).__name__} in {where}, but not one parameter was taken over: it is "
                 f"of another architecture, its names need `rules`, or `reinit` names all that it has.\n{report}"
             )
+        check(report)
 
     return transfer_weights(
         module,
@@ -55,6 +61,9 @@ def take_over(
         reinit=[_regex(names.raw(reinit))] if reinit else [],
         head=_regex(names.raw(head)) if head else None,
         example_inputs=_inputs(module, on_mismatch, example_inputs),
+        grid=_grid(names, grid),
+        lora_alpha=lora_alpha,
+        min_share=min_share,
         accept=accept,
     )
 
@@ -103,6 +112,13 @@ def _inputs(module: nn.Module, on_mismatch: Any, given: Any) -> Any:
             )
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, given)
+
+
+def _grid(names: Names, grid: Grid | None) -> Grid | None:
+    """With regular expressions for the globs of its patterns."""
+    if not isinstance(grid, Mapping):
+        return grid
+    return {_regex(names.raw(names.matching(pattern, "grid"))): pair for pattern, pair in grid.items()}
 
 
 def _regex(names: Collection[str]) -> str:

@@ -39,7 +39,8 @@ class TestWeights:
             fit(module, transfer)
         module = Tuned()
         transfer = TransferLearning(source(), freeze="head", reinit="head")
-        fit(module, transfer, max_epochs=1)
+        with pytest.warns(UserWarning, match=r"not taken over from the checkpoint: `head.weight`, `head.bias`"):
+            fit(module, transfer, max_epochs=1)
         fresh = Tuned().state_dict()
         assert torch.equal(module.head.weight, fresh["head.weight"])
         assert transfer.report is not None and transfer.report.names("initialised") == HEAD
@@ -47,7 +48,8 @@ class TestWeights:
     def test_reinit_without_a_checkpoint_makes_new(self) -> None:
         module = Tuned()
         before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-        fit(module, TransferLearning(freeze="head", reinit=["head.weight"]), max_epochs=1)
+        with pytest.warns(UserWarning, match=r"Frozen, but not taken over from the checkpoint: `head.weight`\."):
+            fit(module, TransferLearning(freeze="head", reinit=["head.weight"]), max_epochs=1)
         assert not torch.equal(module.head.weight, before["head.weight"])
         assert torch.equal(module.head.bias, before["head.bias"])
 
