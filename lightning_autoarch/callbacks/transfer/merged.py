@@ -30,8 +30,8 @@ AVERAGE = "average:"  # before the names of an averaged copy
 
 def add_hooks(module: nn.Module) -> None:
     """Let a module with adapters be saved and loaded as a plain one."""
-    module.register_state_dict_post_hook(_save_plain)
-    module.register_load_state_dict_pre_hook(_load_plain)
+    module.register_state_dict_post_hook(_save_plain)  # type: ignore[no-untyped-call]
+    module.register_load_state_dict_pre_hook(_load_plain)  # type: ignore[no-untyped-call]
 
 
 def remove_hooks(module: nn.Module) -> None:
@@ -93,7 +93,7 @@ def _restore(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
             tensor.copy_(saved[name])
 
 
-def _adapted(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Path with a dot behind it, and layer."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -121,8 +121,8 @@ def _save_plain(module: nn.Module, state: MutableMapping[str, Any], prefix: str,
     plain = dict(state)
     for path, layer in _adapted(module):
         merged = copy.deepcopy(layer)
-        merged.merge()  # type: ignore[operator]
-        own = merged.get_base_layer().state_dict()  # type: ignore[operator]
+        merged.merge()
+        own = merged.get_base_layer().state_dict()
         plain = _replaced(plain, f"{prefix}{path}", own)
     for name in list(state):
         del state[name]
@@ -144,7 +144,7 @@ def _replaced(state: Mapping[str, Any], path: str, plain: Mapping[str, Tensor]) 
 def _load_plain(module: nn.Module, state: MutableMapping[str, Any], prefix: str, metadata: Any, *rest: Any) -> None:
     for path, layer in _adapted(module):
         full = f"{prefix}{path}"
-        for leaf in list(layer.get_base_layer().state_dict()):  # type: ignore[operator]
+        for leaf in list(layer.get_base_layer().state_dict()):
             if f"{full}{leaf}" in state and f"{full}{BASE}{leaf}" not in state:
                 state[f"{full}{BASE}{leaf}"] = state.pop(f"{full}{leaf}")
         for name, tensor in layer.state_dict().items():
