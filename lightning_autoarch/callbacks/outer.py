@@ -19,6 +19,8 @@ from lightning.fabric.utilities.cloud_io import _load
 from lightning.fabric.utilities.device_dtype_mixin import _DeviceDtypeModuleMixin
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_info
 
@@ -70,6 +72,47 @@ def check_one_process(trainer: Trainer) -> None:
             f"The search runs in one process, but this Trainer has {trainer.world_size}. Search with `devices=1`, then "
             "train the winner with as many as you like: `fit(model, ckpt_path=...)` resumes it without the search."
         )
+
+
+def check_only_one(callback: Callback) -> None:
+    """Raise for two callbacks of one class when a Trainer asks for their `state_key`, before its own error does.
+
+    Lightning compares the keys in `Trainer.__init__` and speaks of them; no hook of a callback is called that early.
+
+    Raises:
+        SearchError: a Trainer is given more than one.
+    """
+    frame = sys._getframe(2)  # of whoever reads `state_key`
+    if frame.f_code.co_name != "_validate_callbacks_list":
+        return
+    name = type(callback).__name__
+    n = sum(type(other) is type(callback) for other in frame.f_locals.get("callbacks", ()))
+    if n > 1:
+        raise SearchError(
+            f"Expected one {name} in a Trainer, got {n}: they would rebuild the same module. Put the names of both "
+            "spaces into one search, or search one after the other, each with a Trainer of its own."
+        )
+
+
+def check_no_spawning(trainer: Trainer) -> None:
+    """Raises SearchError where Lightning trains a copy of the module in processes that it starts for the fit."""
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _MultiProcessingLauncher):
+        raise SearchError(
+            f"The search rebuilds the module that is given to `fit`, but {type(trainer.strategy).__name__} (start "
+            f"method {launcher._start_method!r}: `ddp_spawn`, `ddp_fork`, `ddp_notebook`, XLA) trains a copy of it in "
+            "a child process, and the weights that come back would not fit into the module here. Search with "
+            '`strategy="auto"` and `devices=1`; to train the winner in several processes, start the script with '
+            '`strategy="ddp"` and `fit(model, ckpt_path=...)`.'
+        )
+
+
+def check_checkpoints_are_writable(trainer: Trainer) -> None:
+    """Raises SearchError where a ModelCheckpoint of the outer fit could not write after hours of search."""
+    for callback in _callbacks(trainer):
+        place = callback.dirpath if isinstance(callback, ModelCheckpoint) else None
+        if place is not None and "://" not in str(place):
+            writable(place, "Give ModelCheckpoint another `dirpath=`.")
 
 
 def come_first(search: Callback, trainer: Trainer) -> list[Callback]:
@@ -158,13 +201,15 @@ def callback_state(path: str | Path, state_key: str, weights_only: bool = False)
     return state or None
 
 
-def writable(directory: str | Path) -> Path:
+_REMEDY = "Give ArchitectureSearch a `directory=` for its study and checkpoints."
+
+
+def writable(directory: str | Path, remedy: str = _REMEDY) -> Path:
     """The directory, made if it is not there.
 
     Raises:
-        SearchError: it is not on this machine, or nothing can be written there.
+        SearchError: it is not on this machine, or nothing can be written there; the message ends with the remedy.
     """
-    remedy = "Give ArchitectureSearch a `directory=` for its study and checkpoints."
     if "://" in str(directory):
         raise SearchError(f"The search keeps its files on a local disk, got {directory}. {remedy}")
     try:
@@ -172,7 +217,7 @@ def writable(directory: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        raise SearchError(f"The search cannot write to {directory}: {error}. {remedy}") from error
+        raise SearchError(f"The directory {directory} cannot be written to: {error}. {remedy}") from error
     return Path(directory)
 
 

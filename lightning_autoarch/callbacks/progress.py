@@ -37,7 +37,7 @@ class SearchProgress:
         self._show(f"trial #{number}")
 
     def value(self, step: int, value: float) -> None:
-        self._show(f"trial #{self._number} step {step}: {value:.4g}")
+        self._show(f"trial #{self._number}, value {step + 1}: {value:.4g}")
 
     def trial_ended(self, number: int, result: TrialResult) -> None:
         self._done += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import shutil
 import signal
 import sys
@@ -13,6 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import optuna
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -25,8 +27,11 @@ from lightning_autoarch.callbacks.joint.joint import JointSearch
 from lightning_autoarch.callbacks.outer import (
     Minima,
     callback_state,
+    check_checkpoints_are_writable,
     check_flavour,
+    check_no_spawning,
     check_one_process,
+    check_only_one,
     checkpoint_path,
     come_first,
     end_before_training,
@@ -40,25 +45,31 @@ from lightning_autoarch.callbacks.progress import SearchProgress
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.board import html_table, leaderboard
 from lightning_autoarch.search.choices import written
+from lightning_autoarch.search.conditions import Conditions
 from lightning_autoarch.search.space import Architecture, SearchSpace
+from lightning_autoarch.search.storage_errors import storage_errors_told
 from lightning_autoarch.search.strategies import STRATEGIES, named_sampler
 from lightning_autoarch.search.study import Ledger, open_storage, open_study, quiet_optuna, turn
+from lightning_autoarch.training.callbacks import fresh
+from lightning_autoarch.training.conditions import conditions_of
 from lightning_autoarch.training.data import TrialData, split_architecture
-from lightning_autoarch.training.facts import Constraint, Facts, Limits
+from lightning_autoarch.training.facts import Facts
 from lightning_autoarch.training.folds import Folds, OfDataset, check_splitter, run_folds
 from lightning_autoarch.training.inherit import check_ends, check_trial_trainer, inherited_arguments
 from lightning_autoarch.training.isolation import seeded, trial_seed
+from lightning_autoarch.training.limits import Constraint, Limits, check_sizes_can_be_met
 from lightning_autoarch.training.loop import Budget, SearchLoop, check_budget, trial_directory, winner_of
 from lightning_autoarch.training.module import Factory, ModuleBuilder
 from lightning_autoarch.training.optimizers import check_optimizers_hold_the_module
 from lightning_autoarch.training.parents import Inherit, Parents, check_inherit
-from lightning_autoarch.training.recorder import Report, TrialRecorder
-from lightning_autoarch.training.trial import TrialResult, TrialSpec, run_trial
+from lightning_autoarch.training.recorder import OnNan, Report, TrialRecorder
+from lightning_autoarch.training.trial import RETRIED, TrialResult, TrialSpec, run_trial
 
 if TYPE_CHECKING:
     import pandas as pd
 
 After = Literal["train", "keep", "stop"]
+COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")  # by `torch.compile`
 
 
 class ArchitectureSearch(Callback):
@@ -105,6 +116,11 @@ class ArchitectureSearch(Callback):
             chosen where the module has an `example_input_array`. Scores are less comparable then: a child has seen more
             epochs than its own, which `total_epochs` counts. `after="train"` trains the winner from fresh weights all
             the same. Not with `folds`: a parent has been trained on what they validate with.
+        on_nan: what a monitored value that is not finite does: "fail" ends its trial as failed; "ignore" lets it go on,
+            and the best of its finite values counts.
+        accept_changes: continue a study although its trials were scored under other conditions (data, hyperparameters,
+            Trainer arguments of the trials, callbacks, folds), which is refused otherwise: their scores may not compare
+            with those of new trials.
         resume_from: a checkpoint of an earlier fit whose winner is to be rebuilt without searching; seldom needed, as
             `fit(ckpt_path=...)` is seen.
 
@@ -150,6 +166,8 @@ class ArchitectureSearch(Callback):
         seed: int = 0,
         keep_top_k: int = 3,
         inherit: Inherit | None = None,
+        on_nan: OnNan = "fail",
+        accept_changes: bool = False,
         resume_from: str | Path | None = None,
     ) -> None:
         self.space = SearchSpace(space)
@@ -162,8 +180,9 @@ class ArchitectureSearch(Callback):
         self.trial_callbacks: list[Callback] = list(trial_callbacks)
         self.factory: Factory | None = factory
         self.storage, self.study_name, self.directory = storage, study_name, directory
-        self.keep_top_k, self.resume_from = keep_top_k, resume_from
+        self.keep_top_k, self.accept_changes, self.resume_from = keep_top_k, accept_changes, resume_from
         self.inherit: Inherit | None = inherit
+        self.on_nan: OnNan = on_nan
         self.best_architecture: Architecture | None = None
         self.best_score: float | None = None
         self.study: optuna.Study | None = None
@@ -177,6 +196,7 @@ class ArchitectureSearch(Callback):
 
     @property
     def state_key(self) -> str:
+        check_only_one(self)
         return "lightning_autoarch.ArchitectureSearch"
 
     def state_dict(self) -> dict[str, Any]:
@@ -205,12 +225,15 @@ class ArchitectureSearch(Callback):
     def trials_dataframe(self) -> pd.DataFrame:
         """Optuna's table of all trials (needs pandas): number, value, times, `params_*`, `user_attrs_*`, state.
 
+        What was logged in the epoch of a trial's score is in columns `metrics_*`.
+
         Raises:
             SearchError: there is no study yet.
         """
         if self.study is None:
             raise SearchError("There is no study yet: `trainer.fit` makes it.")
-        return self.study.trials_dataframe()
+        table = self.study.trials_dataframe()
+        return _with_columns_of_metrics(table) if "user_attrs_metrics" in table else table
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or self.has_searched(pl_module):
@@ -218,6 +241,7 @@ class ArchitectureSearch(Callback):
         if any(isinstance(cb, TrialRecorder) for cb in trainer.callbacks):  # type: ignore[attr-defined]
             return  # a trial of ours, whose module brings the search along in its `configure_callbacks`
         check_flavour(trainer, pl_module)
+        check_no_spawning(trainer)
         earlier = come_first(self, trainer)
         self._sigint = signal.getsignal(signal.SIGINT)
         builder = ModuleBuilder.of(pl_module, self.factory)
@@ -226,6 +250,7 @@ class ArchitectureSearch(Callback):
         if not self._resumes(trainer):
             check_one_process(trainer)
             save_cli_config(trainer, pl_module)
+            check_checkpoints_are_writable(trainer)
             with quiet_optuna(), seeded(self.seed):
                 self._search(trainer, pl_module, builder, data)
         self._rebuild(trainer, pl_module, builder, data)
@@ -259,6 +284,7 @@ class ArchitectureSearch(Callback):
         for name, value, known in (
             ("mode", self.mode, ("min", "max")),
             ("after", self.after, ("train", "keep", "stop")),
+            ("on_nan", self.on_nan, ("fail", "ignore")),
             ("strategy", self.strategy, STRATEGIES),
         ):
             if value not in known and not (name == "strategy" and isinstance(value, BaseSampler)):
@@ -287,16 +313,22 @@ class ArchitectureSearch(Callback):
 
     def _search(self, trainer: Trainer, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
         self._check_buildable(module, builder, data)
-        facts = Facts(builder, data, flops=True if self.max_flops is not None else None)
+        spec = self._spec(trainer, builder, data)
+        facts = Facts(builder, data, flops=True if self.max_flops is not None else None, trainer=spec.trainer)
         assert self._joint is not None
         limits = Limits(facts, self.max_params, self.max_flops, self.constraints, [self._joint.why_not])
         directory = None if trainer.fast_dev_run else self._directory(trainer, module)  # type: ignore[attr-defined]
-        ledger = self._open(directory, self._name(module), self._sampler(facts, limits), self._known(trainer, module))
+        conditions = None if directory is None else self._conditions(spec)
+        sampler, known = self._sampler(facts, limits), self._known(trainer, module)
+        ledger = self._open(directory, self._name(module), sampler, known, conditions)
         self._check_imported(ledger)
+        if again := ledger.retry(RETRIED):
+            rank_zero_info(f"{again} trials of the study that an exception ended are run again.")
         self._enqueue(ledger, limits)
+        if not ledger.trials():
+            check_sizes_can_be_met(limits, self.space)
         budget = dataclasses.replace(self.budget, n_trials=1) if directory is None else self.budget
         progress = self._progress(ledger, budget)
-        spec = self._spec(trainer, builder, data)
         parents = None
         if self.inherit is not None and directory is not None:
             parents = Parents(self.inherit, ledger, directory, self.keep_top_k)
@@ -328,10 +360,9 @@ class ArchitectureSearch(Callback):
             raise
         finally:
             progress.close()
-        self._conclude(trainer, ledger, directory)
+        self._conclude(trainer, ledger, directory, limits)
 
     def _check_buildable(self, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
-        import numpy as np
 
         names, data_names = split_architecture(dict.fromkeys(self.space.parameters))
         example, data_example = split_architecture(self.space.architecture(self.space.random(np.random.default_rng(0))))
@@ -351,6 +382,12 @@ class ArchitectureSearch(Callback):
                 "`__init__`, or in `factory=`."
             )
         lost = builder.lost_attributes(module, fresh)
+        if module._compiler_ctx is not None:  # `fit` has been given what `torch.compile` returned
+            lost = [name for name in lost if name not in COMPILED]
+            rank_zero_warn(
+                "The module was compiled with `torch.compile` before `fit`: candidates and the winner are new modules, "
+                "which train uncompiled. Compile their layers in `__init__` or in `configure_model` instead."
+            )
         if lost:
             rank_zero_warn(
                 f"{', '.join(lost[:5])}{' and others' if len(lost) > 5 else ''} of the module were set after "
@@ -374,16 +411,47 @@ class ArchitectureSearch(Callback):
         values = {**({} if self.factory is not None else module.hparams), **of_data}
         return {name: copy.deepcopy(values[name]) for name in self.space.parameters if name in values}
 
-    def _open(self, directory: Path | None, name: str, sampler: BaseSampler, known: dict[str, Any]) -> Ledger:
+    def _conditions(self, spec: TrialSpec) -> Conditions:
+        """What the scores depend on; of callbacks that the space varies, only which they are."""
+        assert self._joint is not None
+        varied = [pair.trial for pair in self._joint.pairs if pair.names]
+        callbacks = [cb for cb in self.trial_callbacks if not any(cb is other for other in varied)]
+        others = {
+            "folds": self.folds and dataclasses.replace(self.folds, seed=0),
+            "inherit": self.inherit,
+            "on_nan": self.on_nan,
+            "varied callbacks": [type(callback) for callback in varied],
+        }
+        return conditions_of(spec.builder, spec.data, spec.trainer, callbacks, self.space.parameters, others)
+
+    def _open(
+        self,
+        directory: Path | None,
+        name: str,
+        sampler: BaseSampler,
+        known: dict[str, Any],
+        conditions: Conditions | None,
+    ) -> Ledger:
         storage = self.storage
         if directory is None:
             storage = optuna.storages.InMemoryStorage()
         elif storage is None:
             storage = directory / "study.db"
         pruner = self.pruner or optuna.pruners.NopPruner()
-        with turn(directory):  # two that make the same tables at once fail
+        with storage_errors_told(), turn(directory):  # two that make the same tables at once fail
             opened = open_storage(storage)
-            self.study = open_study(opened, name, self.space, self.monitor, self.mode, sampler, pruner, known)
+            self.study = open_study(
+                opened,
+                name,
+                self.space,
+                self.monitor,
+                self.mode,
+                sampler,
+                pruner,
+                known=known,
+                conditions=conditions,
+                accept_changes=self.accept_changes,
+            )
         return Ledger(self.study, self.space, directory)
 
     def _check_imported(self, ledger: Ledger) -> None:
@@ -410,6 +478,7 @@ class ArchitectureSearch(Callback):
         """The trial that all trials are variations of."""
         arguments = {**inherited_arguments(trainer), **self.trial_trainer}
         check_ends(arguments, self.trial_callbacks)
+        fresh(self.trial_callbacks)  # raises here what would fail every trial
         return TrialSpec(
             architecture={},
             builder=builder,
@@ -419,6 +488,7 @@ class ArchitectureSearch(Callback):
             mode=self.mode,
             seed=self.seed,
             callbacks=self.trial_callbacks,
+            on_nan=self.on_nan,
         )
 
     def _run(
@@ -448,8 +518,8 @@ class ArchitectureSearch(Callback):
             )
         return SearchProgress(budget.n_trials, done, self.mode, best)
 
-    def _conclude(self, trainer: Trainer, ledger: Ledger, directory: Path | None) -> None:
-        winner = winner_of(ledger)
+    def _conclude(self, trainer: Trainer, ledger: Ledger, directory: Path | None, limits: Limits) -> None:
+        winner = winner_of(ledger, limits.unmet())
         found = written(ledger.architecture(winner))
         self._take({"architecture": found, "score": winner.value, "trial": winner.number})
         if directory is not None and self.after != "train":
@@ -485,6 +555,13 @@ def _show(text: str) -> None:
     """A result goes to standard output, unlike messages."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def _with_columns_of_metrics(table: pd.DataFrame) -> pd.DataFrame:
+    metrics = [of_trial if isinstance(of_trial, dict) else {} for of_trial in table.pop("user_attrs_metrics")]
+    for name in dict.fromkeys(name for of_trial in metrics for name in of_trial):
+        table[f"metrics_{name}"] = [of_trial.get(name, math.nan) for of_trial in metrics]
+    return table
 
 
 def _read(checkpoint: Path) -> dict[str, Any]:

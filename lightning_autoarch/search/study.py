@@ -14,7 +14,7 @@ import socket
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.adoption import SPACE, Placement, is_imported
+from lightning_autoarch.search.conditions import CONDITIONS, Conditions, check_conditions
 from lightning_autoarch.search.extension import clashes, converted, extend, incompatible, recover
 from lightning_autoarch.search.space import Architecture, SearchSpace, architecture_key
 
@@ -34,6 +35,7 @@ GRACE_SECONDS = 180
 CLAIM_SECONDS = 60  # on a remote storage: how long a new trial may be without its owner record
 
 MONITOR, MODE = "autoarch:monitor", "autoarch:mode"
+RETRIED = "autoarch:retried"  # numbers of failed trials that do not count, because their architectures are tried again
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -111,6 +113,8 @@ def open_study(
     sampler: optuna.samplers.BaseSampler,
     pruner: optuna.pruners.BasePruner,
     known: Mapping[str, Any] | None = None,
+    conditions: Conditions | None = None,
+    accept_changes: bool = False,
 ) -> optuna.Study:
     """Create the study, or open the one of that name.
 
@@ -126,10 +130,13 @@ def open_study(
         sampler: of its trials.
         pruner: of its trials.
         known: values of parameters where they are not in the space.
+        conditions: what the scores depend on beside the architecture; None does not look at that.
+        accept_changes: go on, with a warning, where the conditions have changed.
 
     Raises:
         SearchError: the stored study is of another score, of a space that is too different, or is being worked on while
-            its space is to be changed; the message names the difference.
+            its space is to be changed, or its scores were made under other conditions; the message names the
+            difference.
     """
     recover(storage, name)
     direction = StudyDirection.MINIMIZE if mode == "min" else StudyDirection.MAXIMIZE
@@ -143,6 +150,8 @@ def open_study(
         added = {n: value for n, value in (known or {}).items() if n in given[SPACE] and n not in stored[SPACE]}
         is_changed = bool(space.differences(stored[SPACE]))
         _check_same(name, stored, space, monitor, mode, added, trials)
+        if conditions is not None:
+            check_conditions(study, conditions, accept_changes)
     elif study.direction != direction:
         raise SearchError(
             f"The study `{name}` has mode {study.direction.name.lower()[:3]!r}, given {mode!r}: give another "
@@ -152,6 +161,8 @@ def open_study(
         _check_at_rest(name, trials)
         extend(study, space, added)
         study = optuna.load_study(**options)
+    if conditions is not None:
+        given[CONDITIONS] = conditions
     for key, value in given.items():
         if stored.get(key) != value:
             study.set_user_attr(key, value)
@@ -241,6 +252,7 @@ class Ledger:
     def __init__(self, study: optuna.Study, space: SearchSpace, directory: Path | None) -> None:
         self.study, self.space, self._directory = study, space, directory
         self.placement = Placement(space)
+        self._retried: frozenset[int] = frozenset(study.user_attrs.get(RETRIED, ()))
 
     def trials(self) -> list[FrozenTrial]:
         """All trials as they stand: a read of the storage of some milliseconds, so the methods below share one."""
@@ -249,7 +261,7 @@ class Ledger:
     def finished(self, trials: Sequence[FrozenTrial] | None = None) -> list[FrozenTrial]:
         """Trials that count: neither running, nor a duplicate, nor refused by a limit, nor outside of the space."""
         known = self.trials() if trials is None else trials
-        done = [trial for trial in known if trial.state in _FINISHED and counts(trial)]
+        done = [trial for trial in known if trial.state in _FINISHED and self._counts(trial)]
         return [trial for trial in done if not self.placement.is_outside(trial)]
 
     def architecture(self, trial: FrozenTrial) -> Architecture:
@@ -302,7 +314,11 @@ class Ledger:
         """An earlier trial of the same architecture."""
         key = architecture_key(architecture)
         for trial in self.trials():
-            if trial.number == number or not counts(trial) or (is_imported(trial) and not trial.state.is_finished()):
+            if (
+                trial.number == number
+                or not self._counts(trial)
+                or (is_imported(trial) and not trial.state.is_finished())
+            ):
                 continue
             known = self.placement.architecture(trial)
             if known is not None and architecture_key(known) == key:
@@ -333,6 +349,23 @@ class Ledger:
         for architecture in architectures:
             flat = self.space.flatten(architecture, partial=True)
             self.study.enqueue_trial(flat, skip_if_exists=True)
+
+    def retry(self, kinds: Collection[str]) -> int:
+        """Let finished trials whose `failure` is of these kinds count no more, and try their architectures again.
+
+        Returns how many there are.
+        """
+        with turn(self._directory):
+            failed = [trial for trial in self.finished() if trial.user_attrs.get("failure") in kinds]
+            if failed:
+                self._retried |= {trial.number for trial in failed}
+                self.study.set_user_attr(RETRIED, sorted(self._retried))
+            for trial in failed:
+                self.study.enqueue_trial(trial.params)
+        return len(failed)
+
+    def _counts(self, trial: FrozenTrial) -> bool:
+        return counts(trial) and trial.number not in self._retried
 
     def _ask(self) -> optuna.Trial:
         with warnings.catch_warnings():  # Optuna expects heartbeats in `Study.optimize` alone; `heartbeat` beats here

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, Trainer
+
+from lightning_autoarch.errors import SearchError
 
 
 @runtime_checkable
@@ -56,9 +58,27 @@ def shares(trainer: Trainer) -> dict[str, float]:
 
 
 def fresh(callbacks: Sequence[Callback]) -> list[Callback]:
-    """Copies that know of no fit."""
-    copies = copy.deepcopy(list(callbacks))
+    """Copies that know of no fit.
+
+    Raises:
+        SearchError: one cannot be copied, as it holds a lock, a file or a connection.
+    """
+    memo: dict[int, Any] = {}
+    copies = [_copied(each, memo) for each in callbacks]
     for each in copies:
         if isinstance(each, Forgetting):
             each.forget()
     return copies
+
+
+def _copied(callback: Callback, memo: dict[int, Any]) -> Callback:
+    """With one `memo`, what several callbacks share is shared by their copies too."""
+    try:
+        return copy.deepcopy(callback, memo)
+    except Exception as error:  # whatever `__deepcopy__` and `__reduce__` raise
+        name = type(callback).__name__
+        raise SearchError(
+            f"{name} cannot be copied, but each trial trains with a copy of its own: {type(error).__name__}: {error}. "
+            f"Let {name} make its locks, files and connections in `setup` instead of `__init__`, or give it a "
+            "`__deepcopy__`."
+        ) from error

@@ -2,7 +2,8 @@
 
 A datamodule that the outer fit has prepared goes to a trial behind a facade: all that it holds, but none of prepare,
 setup and teardown. Parameters of the space named `data.*` are the datamodule's hyperparameters: then it is
-made anew for the trial, and in place for the winner. Generators that the data hold stand after a trial as before it.
+made anew for the trial, and in place for the winner. The data and the generators that they hold are after a trial as
+they were before it (`generators`, `snapshot`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from lightning_autoarch.search.nodes import PREFIXES
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.arguments import Constructor, check_binds, check_names
 from lightning_autoarch.training.generators import kept
+from lightning_autoarch.training.snapshot import state_kept
 
 PREFIX = "data."
 
@@ -82,7 +83,7 @@ class TrialData:
 
     @contextlib.contextmanager
     def for_trial(self, parameters: Architecture) -> Iterator[dict[str, Any]]:
-        """The keyword arguments of the child's `fit`; generators in the data return to where they were."""
+        """The keyword arguments of the child's `fit`; afterwards the data are as they were."""
         with self.untouched():
             if self.datamodule is None:
                 yield {"train_dataloaders": self.train, "val_dataloaders": self.val}
@@ -91,9 +92,12 @@ class TrialData:
             else:
                 yield {"datamodule": self._facade()}
 
-    def untouched(self) -> AbstractContextManager[None]:
-        """Generators in the data return to where they were, whatever draws from them meanwhile."""
-        return kept({"train": self.train, "val": self.val, "datamodule": self.datamodule})
+    @contextlib.contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Whatever is done meanwhile, the data and the generators that they hold are afterwards as they were."""
+        roots = {"train": self.train, "val": self.val, "datamodule": self.datamodule}
+        with kept(roots), state_kept(roots):
+            yield
 
     def with_parameters(self, parameters: Architecture) -> TrialData:
         """The same data with `data.*` parameters set: another datamodule, prepared and set up."""

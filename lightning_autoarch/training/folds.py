@@ -108,15 +108,19 @@ def run_folds(spec: TrialSpec, folds: Folds, report: Report) -> TrialResult:
     Raises:
         SearchError: the training loader cannot be split.
     """
-    architecture, parameters = split_architecture(spec.architecture)
-    data = spec.data.with_parameters(parameters)
-    spec = dataclasses.replace(spec, architecture=architecture, data=data)
+    with spec.data.untouched():
+        architecture, parameters = split_architecture(spec.architecture)
+        data = spec.data.with_parameters(parameters)
+        return _run_folds(dataclasses.replace(spec, architecture=architecture, data=data), folds, report)
+
+
+def _run_folds(spec: TrialSpec, folds: Folds, report: Report) -> TrialResult:
     done: list[TrialResult] = []
     for i, fold_data in enumerate(_fold_data(spec, folds)):
         result = run_trial(_of_fold(spec, i, fold_data), lambda step, value: False)
         done.append(result)
         if result.score is None:
-            return _joined("failed", done, f"fold {i}: {result.error}")
+            return dataclasses.replace(_joined("failed", done, f"fold {i}: {result.error}"), failure=result.failure)
         if report(i, result.score):
             return _joined("pruned", done)
     return _joined("complete", done)
@@ -248,13 +252,14 @@ def _joined(state: Any, done: Sequence[TrialResult], error: str | None = None) -
         error=error,
         stderr=scores.stderr,
         fold_scores=scores.scores,
-        shares=_mean_shares(done),
+        shares=_means([result.shares for result in done]),
+        metrics=_means([result.metrics for result in done]),
     )
 
 
-def _mean_shares(done: Sequence[TrialResult]) -> dict[str, float]:
-    names = {name: None for result in done for name in result.shares}
-    return {name: statistics.fmean(r.shares[name] for r in done if name in r.shares) for name in names}
+def _means(of_folds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = {name: None for values in of_folds for name in values}
+    return {name: statistics.fmean(values[name] for values in of_folds if name in values) for name in names}
 
 
 def _of_dataset(values: OfDataset, dataset: Any) -> Any:

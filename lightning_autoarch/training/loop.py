@@ -21,14 +21,18 @@ from optuna.trial import FrozenTrial, TrialState
 from lightning_autoarch.errors import SearchError, SpaceExhausted
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.space import Architecture
+from lightning_autoarch.search.storage_errors import storage_errors_told
 from lightning_autoarch.search.study import Ledger
-from lightning_autoarch.training.facts import Facts, Limits
+from lightning_autoarch.training.facts import Facts
+from lightning_autoarch.training.limits import Limits
 from lightning_autoarch.training.recorder import Report
-from lightning_autoarch.training.trial import MonitorMissing, TrialResult
+from lightning_autoarch.training.trial import RETRIED, MonitorMissing, TrialResult
 
+_MEND = "Mend the code and start again: trials that an exception ended are run again and do not count until then."
 RunTrial = Callable[[int, Architecture, Report], TrialResult]
 
 REJECTED_IN_A_ROW = 200  # a sampler that knows no limits may propose only known or refused architectures
+SAME_FAILURES: dict[str, int] = {"code": 5, "build": 20}  # of the first trials, after which none will do better
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class SearchLoop:
             keep_top_k,
         )
         self._rejected = 0
+        self._alike: Counter[tuple[str, str]] | None = Counter()  # failures of the first trials; None after a success
         self._stopped = False  # by the sampler: Optuna's for grids call `study.stop` when they have nothing left
         self._cardinality = ledger.space.cardinality(limit=1000)
 
@@ -88,7 +93,7 @@ class SearchLoop:
         """Work until trials or time run out, or nothing is left to try."""
         self._ledger.study.stop = self._stop  # type: ignore[method-assign]
         try:
-            with _cheap_collections():
+            with _cheap_collections(), storage_errors_told():
                 self._run()
         finally:
             del self._ledger.study.stop
@@ -131,7 +136,7 @@ class SearchLoop:
         return tried >= self._cardinality or self._rejected >= REJECTED_IN_A_ROW
 
     def _work_on(self, trial: optuna.Trial) -> None:
-        architecture = self._ledger.space.suggest(trial)
+        architecture = self._suggested(trial)
         if (twin := self._ledger.twin(architecture, trial.number)) is not None:
             self._rejected += 1
             return self._ledger.mark_duplicate(trial, twin)
@@ -145,7 +150,30 @@ class SearchLoop:
         self._write_down(trial, architecture, result)
         self._observer.trial_ended(trial.number, result)
         self._remove_checkpoints()
+        self._check_failures(result)
         return None
+
+    def _suggested(self, trial: optuna.Trial) -> Architecture:
+        try:
+            return self._ledger.space.suggest(trial)
+        except SpaceExhausted:
+            raise
+        except SearchError as error:
+            unmet = "" if self._ledger.finished() else self._limits.unmet()
+            raise SearchError(f"{error} {unmet}".rstrip()) from error
+
+    def _check_failures(self, result: TrialResult) -> None:
+        """Stop where the first trials fail at one line: the rest of the budget would be spent on the same error."""
+        if self._alike is None or result.failure not in SAME_FAILURES:
+            self._alike = None
+            return
+        error = result.error or ""
+        self._alike[error.partition(":")[0], error.rpartition(" (")[2]] += 1
+        n = self._alike.total()
+        if len(self._alike) == 1 and n >= SAME_FAILURES[result.failure] and not self._ledger.ranking():
+            raise SearchError(
+                f"The search stops: its first {n} trials all failed in the same way, the last with {error}. {_MEND}"
+            )
 
     def _train(self, trial: optuna.Trial, architecture: Architecture) -> TrialResult:
         reporting = _Reporting(trial, self._observer)
@@ -164,20 +192,37 @@ class SearchLoop:
 
     def _attributes(self, architecture: Architecture, result: TrialResult) -> dict[str, object]:
         attributes: dict[str, object] = {"seconds": result.seconds, "epochs": result.epochs}
+        attributes |= {"metrics": dict(result.metrics)} if result.metrics else {}
         if (taken := result.inherited) is not None:
             attributes |= {"inherited": taken.share, "total_epochs": result.epochs + taken.epochs}
             attributes |= {"inherited_reason": taken.reason} if taken.reason else {}
         if result.error is not None:
-            return {**attributes, "error": result.error}
+            return {**attributes, "error": result.error, "failure": result.failure}
         attributes |= result.shares
-        if self._facts is not None:
-            facts = self._facts.of(architecture)
-            attributes |= {name: int(facts[name]) for name in ("params", "flops") if name in facts}
+        attributes |= self._sizes(architecture)
         if result.checkpoint is not None:
             attributes["checkpoint"] = str(result.checkpoint)
         if result.fold_scores:
             attributes |= {"fold_scores": list(result.fold_scores), "stderr": result.stderr}
         return attributes
+
+    def _sizes(self, architecture: Architecture) -> dict[str, int]:
+        """Nothing where they cannot be counted, although the candidate trains: unless a limit is set on them."""
+        if self._facts is None:
+            return {}
+        try:
+            facts = self._facts.of(architecture)
+        except SearchError:
+            raise
+        except Exception as error:  # whatever `setup` and `configure_model` raise outside of a training
+            if not self._limits.names:
+                return {}
+            raise SearchError(
+                f"`{self._limits.names[0]}` cannot be kept to: a trial has trained, but its module cannot be made for "
+                f"counting before a training ({type(error).__name__}: {error}). Make its layers in `__init__`, or in "
+                "a `configure_model` that needs nothing of the running training."
+            ) from error
+        return {name: int(facts[name]) for name in ("params", "flops") if name in facts}
 
     def _remove_checkpoints(self) -> None:
         """Keep those of the best `keep_top_k` trials; of a trial that is kept, only the best epoch's."""
@@ -198,8 +243,12 @@ def trial_directory(directory: Path, number: int) -> Path:
     return directory / "trials" / f"{number:04d}"
 
 
-def winner_of(ledger: Ledger) -> FrozenTrial:
+def winner_of(ledger: Ledger, unmet: str = "") -> FrozenTrial:
     """The best complete trial.
+
+    Args:
+        ledger: of the trials.
+        unmet: limits that nothing has kept to, in words.
 
     Raises:
         SearchError: there is none; the message groups the reasons.
@@ -208,15 +257,20 @@ def winner_of(ledger: Ledger) -> FrozenTrial:
     if ranking:
         return ranking[0]
     trials = ledger.finished()
-    raise SearchError(_why_none(trials))
+    raise SearchError(_why_none(trials, unmet))
 
 
-def _why_none(trials: Sequence[FrozenTrial]) -> str:
+def _why_none(trials: Sequence[FrozenTrial], unmet: str) -> str:
     if not trials:
-        return "No trial was finished: the budget is spent, or no architecture keeps to the limits."
+        return (
+            f"No architecture that was looked at keeps to the limits: {unmet}. Relax them, or widen the space."
+            if unmet
+            else "No trial was finished: the budget is spent."
+        )
     reasons = Counter(str(t.user_attrs.get("error", "stopped early by the pruner")) for t in trials)
     lines = "\n".join(f"  {count} x {reason}" for reason, count in reasons.most_common())
-    return f"None of the {len(trials)} trials has a score:\n{lines}"
+    mend = f"\n{_MEND}" if any(trial.user_attrs.get("failure") in RETRIED for trial in trials) else ""
+    return f"None of the {len(trials)} trials has a score:\n{lines}{mend}"
 
 
 @contextlib.contextmanager

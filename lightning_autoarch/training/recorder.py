@@ -17,19 +17,25 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
+from lightning_autoarch.errors import SearchError
 from lightning_autoarch.training.callbacks import shares, unsettled
 from lightning_autoarch.training.generators import held, restore, states
 from lightning_autoarch.training.isolation import rng_state, set_rng_state
 
 Report = Callable[[int, float], bool]  # (step, value) -> whether to stop the trial
 STATE_KEY = "lightning_autoarch.TrialRecorder"
+OnNan: TypeAlias = Literal["fail", "ignore"]
+
+
+class CheckpointUnwritable(SearchError):
+    """The checkpoint of a trial cannot be written."""
 
 
 class TrialRecorder(Checkpoint):
@@ -40,6 +46,8 @@ class TrialRecorder(Checkpoint):
         mode: "min" or "max".
         directory: where `last.ckpt` and `best.ckpt` go; None writes nothing.
         report: called with each new value.
+        on_nan: "fail": a monitored value that is not finite makes the trial worthless and ends it; "ignore": such a
+            value does not count and is not reported, and the trial goes on.
 
     Attributes:
         history: the monitored values so far; their index is the step.
@@ -47,25 +55,29 @@ class TrialRecorder(Checkpoint):
         stopped: somebody (a pruner, EarlyStopping) asked to end the trial.
         pruned: it was `report`.
         shares: what callbacks had made of the net (`training/callbacks.py`) at the best value that counts.
+        metrics: all that had been logged by the end of that value's epoch.
+        built: whether the module has been made.
         failure: why the trial is worthless, None as long as it is not.
         validated: whether a validation has run to its end.
     """
 
-    def __init__(self, monitor: str, mode: str, directory: Path | None, report: Report) -> None:
+    def __init__(self, monitor: str, mode: str, directory: Path | None, report: Report, on_nan: OnNan = "fail") -> None:
         self.monitor, self.mode, self.directory, self.report = monitor, mode, directory, report
+        self.on_nan = on_nan
         self.history: list[float] = []
         self.awaited: list[str] = []
         self.shares: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
         self._counts: list[bool] = []  # of `history`
         self._awaited_at_start: list[str] = []  # of the epoch: what training logs is of all of it
         self.stopped = self.pruned = False
         self.failure: str | None = None
-        self.validated = False
+        self.validated = self.built = False
         self._epochs = 0
         self._seconds_before = 0.0
         self._started = time.perf_counter()
         self._at_validation: bool | None = None
-        self._improved = False
+        self._improved = self._best_is_new = False
         self._saving: Trainer | None = None
         self._resumed: dict[str, Any] | None = None
 
@@ -90,6 +102,40 @@ class TrialRecorder(Checkpoint):
         counting = [(sign * value, step) for step, value in enumerate(self.history) if self._counts[step]]
         return min(counting)[1] if counting else None
 
+    @property
+    def dirpath(self) -> str | None:
+        """What modules ask `trainer.checkpoint_callback`, of which this is the trial's: as ModelCheckpoint has it."""
+        return None if self.directory is None else str(self.directory)
+
+    @property
+    def best_model_path(self) -> str:
+        """Of the best epoch's checkpoint so far; empty before there is one."""
+        return self._path_of("best.ckpt")
+
+    @property
+    def last_model_path(self) -> str:
+        """Of the last epoch's checkpoint; empty before there is one."""
+        return self._path_of("last.ckpt")
+
+    @property
+    def best_model_score(self) -> torch.Tensor | None:
+        """The best value that counts; None before there is one."""
+        return None if self.best_step is None else torch.tensor(self.history[self.best_step])
+
+    def why_none_counts(self) -> str:
+        """The reason, where `history` has values but `best_step` is None."""
+        n = len(self.history)
+        if not any(math.isfinite(value) for value in self.history):
+            return f"`{self.monitor}` was never finite, in {n} values"
+        return (
+            f"none of the {n} values of `{self.monitor}` counts: {', '.join(self.awaited)} was not done yet with "
+            "pruning. Let the schedule end earlier, or a trial train longer"
+        )
+
+    def _path_of(self, name: str) -> str:
+        path = None if self.directory is None else self.directory / name
+        return str(path) if path is not None and path.exists() else ""
+
     def state_dict(self) -> dict[str, Any]:
         trainer = self._saving
         if trainer is None:
@@ -105,7 +151,8 @@ class TrialRecorder(Checkpoint):
             "epochs": self._epochs,
             "seconds": self.seconds,
             "at_validation": self._at_validation,
-            "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+            "metrics": _floats(trainer.callback_metrics),
+            "best_metrics": dict(self.metrics),
             "rng": rng_state(),
             "generators": states(held(_holders(trainer))),
         }
@@ -116,6 +163,7 @@ class TrialRecorder(Checkpoint):
         self._counts = list(state_dict.get("counts", [True] * len(self.history)))
         self.awaited = list(state_dict.get("awaited", []))
         self.shares = dict(state_dict.get("shares", {}))
+        self.metrics = dict(state_dict.get("best_metrics", {}))
         self.stopped, self.pruned = state_dict["stopped"], state_dict["pruned"]
         self.failure = state_dict["failure"]
         self._epochs = state_dict["epochs"]
@@ -157,6 +205,9 @@ class TrialRecorder(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._at_validation and self.monitor in trainer.callback_metrics:
             self._record(trainer, self._awaited_at_start)
+        if self._best_is_new:  # what training logs of the epoch is there only now
+            self.metrics |= _floats(trainer.callback_metrics)
+            self._best_is_new = False
         self._epochs = trainer.current_epoch + 1
         self.stopped = self.stopped or trainer.should_stop
         self._save(trainer, "last.ckpt")
@@ -166,18 +217,22 @@ class TrialRecorder(Checkpoint):
 
     def _record(self, trainer: Trainer, awaited: list[str]) -> None:
         value = float(trainer.callback_metrics[self.monitor])
+        finite = math.isfinite(value)
         self.history.append(value)
         self.awaited = awaited
-        self._counts.append(not awaited)
+        self._counts.append(not awaited and finite)
         step = len(self.history) - 1
-        if not math.isfinite(value):
-            self.failure = f"`{self.monitor}` became {value} at step {step}"
-            trainer.should_stop = True
+        if not finite:
+            if self.on_nan == "fail":
+                self.failure = f"`{self.monitor}` became {value} in epoch {trainer.current_epoch + 1}"
+                trainer.should_stop = True
             return
         if awaited or self.best_step == step:  # what one tells only at first, as what was taken over, stays
             self.shares |= shares(trainer)
         if awaited:
             return
+        if self.best_step == step:
+            self.metrics, self._best_is_new = _floats(trainer.callback_metrics), True
         self._improved = self._improved or self.best_step == step
         if not self.pruned and self.report(step, value):
             self.pruned = True
@@ -187,11 +242,23 @@ class TrialRecorder(Checkpoint):
         if self.directory is None:
             return
         self._saving = trainer
-        trainer.save_checkpoint(self.directory / f"{name}.part")
-        self._saving = None
-        os.replace(self.directory / f"{name}.part", self.directory / name)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            trainer.save_checkpoint(self.directory / f"{name}.part")
+            os.replace(self.directory / f"{name}.part", self.directory / name)
+        except OSError as error:
+            raise CheckpointUnwritable(
+                f"The trial's checkpoint {self.directory / name} cannot be written: {error}. What is done is kept: "
+                "make room, or make the directory writable, then start the same script again to go on."
+            ) from error
+        finally:
+            self._saving = None
         if name == "best.ckpt":
             self._improved = False
+
+
+def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def _link(source: Path, target: Path) -> None:

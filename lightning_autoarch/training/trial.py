@@ -1,12 +1,14 @@
 """One trial: build a candidate, train it, return its score. A function of a picklable spec.
 
 Nothing of it touches the study, so it runs wherever an executor puts it. Whatever goes wrong inside one candidate (an
-impossible architecture, NaN, no memory) becomes a failed result with a reason; only Ctrl-C and a monitor that nobody
-logs go through.
+impossible architecture, NaN, no memory) becomes a failed result with a reason; only Ctrl-C, a monitor that nobody
+logs, and a checkpoint that cannot be written go through.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import gc
 import traceback
 from collections.abc import Mapping, Sequence
@@ -16,8 +18,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.memory import is_oom_error
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -30,9 +31,13 @@ from lightning_autoarch.training.heritage import STATE_KEY as HERITAGE
 from lightning_autoarch.training.heritage import Inherited, Parent, WeightInheritance
 from lightning_autoarch.training.isolation import isolated
 from lightning_autoarch.training.module import ModuleBuilder
-from lightning_autoarch.training.recorder import STATE_KEY, Report, TrialRecorder
+from lightning_autoarch.training.recorder import STATE_KEY, CheckpointUnwritable, OnNan, Report, TrialRecorder
+from lightning_autoarch.training.snapshot import is_installed
+from lightning_autoarch.training.trial_logger import TrialLogger
 
 State = Literal["complete", "pruned", "failed"]
+Failure = Literal["value", "memory", "build", "code"]
+RETRIED: tuple[Failure, ...] = ("build", "code")  # by the next start of a search: the code may have been mended
 
 
 _NO_VALIDATION = (
@@ -59,6 +64,7 @@ class TrialSpec:
         callbacks: copied for the trial.
         monitor, mode: the score.
         seed: of this trial.
+        on_nan: "fail" ends it at the first monitored value that is not finite; "ignore" lets it go on.
         directory: for its checkpoints; None writes nothing and cannot continue.
         parent: a trial whose weights it starts from.
     """
@@ -73,6 +79,7 @@ class TrialSpec:
     directory: Path | None = None
     callbacks: Sequence[Callback] = ()
     parent: Parent | None = None
+    on_nan: OnNan = "fail"
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,12 @@ class TrialResult:
         seconds: of training, likewise.
         checkpoint: Lightning checkpoint of the best epoch.
         error: the reason of a failure.
+        failure: its kind: "value" (the score is worthless), "memory" (there was too little), "build" (the module's
+            `__init__` raised) or "code" (anything else that raised).
         stderr, fold_scores: with cross-validation.
         inherited: with a parent.
         shares: what callbacks had made of the net at that score: "sparsity", "removed", "transferred", in [0, 1].
+        metrics: all that was logged in the epoch of that score.
     """
 
     state: State
@@ -99,10 +109,12 @@ class TrialResult:
     seconds: float = 0.0
     checkpoint: Path | None = None
     error: str | None = None
+    failure: Failure | None = None
     stderr: float | None = None
     fold_scores: tuple[float, ...] = field(default=())
     inherited: Inherited | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def run_trial(spec: TrialSpec, report: Report) -> TrialResult:
@@ -111,8 +123,9 @@ def run_trial(spec: TrialSpec, report: Report) -> TrialResult:
     Raises:
         KeyboardInterrupt: the user wants the search to stop; the trial's last checkpoint stays.
         MonitorMissing: it trained, but `monitor` was not logged.
+        CheckpointUnwritable: the trial's checkpoint cannot be written, as when the disk is full.
     """
-    recorder = TrialRecorder(spec.monitor, spec.mode, spec.directory, report)
+    recorder = TrialRecorder(spec.monitor, spec.mode, spec.directory, report, spec.on_nan)
     heritage = None if spec.parent is None else WeightInheritance(spec.parent)
     result = _run(spec, recorder, [] if heritage is None else [heritage])
     return result if heritage is None else replace(result, inherited=heritage.inherited)
@@ -122,14 +135,15 @@ def _run(spec: TrialSpec, recorder: TrialRecorder, heritage: Sequence[WeightInhe
     try:
         with isolated(spec.seed):
             logged = _train(spec, recorder, heritage)
-    except (MonitorMissing, KeyboardInterrupt):
+    except (MonitorMissing, CheckpointUnwritable, KeyboardInterrupt):
         raise
     except Exception as error:
-        return _failed(recorder, _reason(error))
+        kind: Failure = "memory" if is_out_of_memory(error) else "code" if recorder.built else "build"
+        return _failed(recorder, _reason(error), kind)
     finally:
         _free_memory()
     if recorder.failure is not None:
-        return _failed(recorder, recorder.failure)
+        return _failed(recorder, recorder.failure, "value")
     if not recorder.history:
         raise MonitorMissing(_missing(spec.monitor, logged, recorder.validated))
     return _finished(spec, recorder)
@@ -154,10 +168,13 @@ def _train(spec: TrialSpec, recorder: TrialRecorder, heritage: Sequence[WeightIn
         return []
     architecture, data_parameters = split_architecture(spec.architecture)
     module = spec.builder.build(architecture)
+    recorder.built = True
     _decouple_metrics(module)
     _leave_out_checkpoints(module)
+    logger = TrialLogger(spec.directory)
     trainer = Trainer(**_trainer_arguments(spec, [*heritage, *fresh(spec.callbacks), recorder]))
-    with spec.data.for_trial(data_parameters) as data:
+    trainer.loggers = [logger]  # not as an argument: `fast_dev_run` would put another in its place
+    with spec.data.for_trial(data_parameters) as data, contextlib.closing(logger):
         _fit(
             trainer,
             module,
@@ -183,9 +200,18 @@ def _fit(trainer: Trainer, module: LightningModule, data: Mapping[str, Any], ckp
 
 def _trainer_arguments(spec: TrialSpec, callbacks: Sequence[Callback]) -> dict[str, Any]:
     root = None if spec.directory is None else str(spec.directory)
-    ours = {"callbacks": list(callbacks), "default_root_dir": root, "use_distributed_sampler": False}
-    # Modules write to `self.logger.experiment`: the dummy takes everything and keeps nothing.
-    return {**spec.trainer, **ours, "logger": DummyLogger()}
+    ours = {"callbacks": list(callbacks), "default_root_dir": root, "use_distributed_sampler": False, "logger": False}
+    if any(isinstance(callback, ProgressBar) for callback in callbacks):  # the user asks for one in `trial_callbacks`
+        ours["enable_progress_bar"] = True
+    return {**{name: _own(value) for name, value in spec.trainer.items()}, **ours}
+
+
+def _own(argument: Any) -> Any:
+    """A copy for this trial, as of a plugin that scales gradients; what cannot be copied is shared."""
+    try:
+        return copy.deepcopy(argument)
+    except Exception:  # whatever `__deepcopy__` and `__reduce__` raise
+        return argument
 
 
 def _decouple_metrics(module: LightningModule) -> None:
@@ -212,7 +238,7 @@ def _leave_out_checkpoints(module: LightningModule) -> None:
 
 def _finished(spec: TrialSpec, recorder: TrialRecorder) -> TrialResult:
     if recorder.best_step is None:
-        return _failed(recorder, _never_settled(spec.monitor, recorder))
+        return _failed(recorder, recorder.why_none_counts(), "value")
     best = None if spec.directory is None else spec.directory / "best.ckpt"
     return TrialResult(
         state="pruned" if recorder.pruned else "complete",
@@ -222,16 +248,18 @@ def _finished(spec: TrialSpec, recorder: TrialRecorder) -> TrialResult:
         seconds=recorder.seconds,
         checkpoint=best if best is not None and best.exists() else None,
         shares=dict(recorder.shares),
+        metrics=dict(recorder.metrics),
     )
 
 
-def _failed(recorder: TrialRecorder, reason: str) -> TrialResult:
+def _failed(recorder: TrialRecorder, reason: str, kind: Failure) -> TrialResult:
     return TrialResult(
         state="failed",
         history=tuple(recorder.history),
         epochs=recorder.epochs,
         seconds=recorder.seconds,
         error=reason,
+        failure=kind,
     )
 
 
@@ -239,7 +267,7 @@ def _reason(error: Exception) -> str:
     """One line: the kind of error, its message, and the user's line that raised it."""
     if is_out_of_memory(error):
         return f"out of memory: {_first_line(error)}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not is_installed(f.filename)]
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {_first_line(error)}{where}"
 
@@ -260,14 +288,6 @@ def _missing(monitor: str, logged: Sequence[str], validated: bool) -> str:
     return (
         f"`monitor={monitor!r}` was not logged by the first trial, which logged {names}.{did_you_mean(monitor, logged)}"
         f"{'' if validated else _NO_VALIDATION}"
-    )
-
-
-def _never_settled(monitor: str, recorder: TrialRecorder) -> str:
-    n, names = len(recorder.history), ", ".join(recorder.awaited)
-    return (
-        f"none of the {n} values of `{monitor}` counts: {names} was not done yet with pruning. Let the schedule end "
-        "earlier, or a trial train longer"
     )
 
 

@@ -1,0 +1,123 @@
+"""What an architecture must keep to before it is trained: sizes, the user's constraints, checks of callbacks."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from lightning_autoarch.errors import SearchError
+from lightning_autoarch.search.encoding import Encoding
+from lightning_autoarch.search.space import Architecture, SearchSpace
+from lightning_autoarch.training.facts import Facts
+
+Constraint = Callable[[Architecture], bool]
+Check = Callable[[Architecture], str | None]
+
+DRAWS = 200  # random architectures that are looked at before limits count as unmet: 0.4 s for a small net
+
+
+class Limits:
+    """What an architecture must keep to before it is trained.
+
+    Args:
+        facts: measures candidates.
+        max_params: most parameters.
+        max_flops: most FLOPs of a forward pass of the example.
+        constraints: each returns whether an architecture is allowed.
+        checks: each returns why an architecture cannot be, None where it can.
+    """
+
+    def __init__(
+        self,
+        facts: Facts,
+        max_params: int | None = None,
+        max_flops: int | None = None,
+        constraints: Sequence[Constraint] = (),
+        checks: Sequence[Check] = (),
+    ) -> None:
+        self._facts, self._constraints, self._checks = facts, constraints, checks
+        self._most = {name: most for name, most in (("params", max_params), ("flops", max_flops)) if most is not None}
+        self._smallest: dict[str, float] = {}  # of the architectures whose size was looked at
+        self._refused: Counter[str] = Counter()
+
+    @property
+    def names(self) -> list[str]:
+        """The limits on sizes that are set."""
+        return [f"max_{name}" for name in self._most]
+
+    def unmet(self) -> str:
+        """The limits that nothing so far has kept to, with the smallest size seen; empty if there are none."""
+        sizes = [
+            f"`max_{name}={most:,}`: the smallest has {self._smallest[name]:,.0f}"
+            for name, most in self._most.items()
+            if self._smallest.get(name, 0) > most
+        ]
+        return "; ".join([*sizes, *(f"{reason} ({n} times)" for reason, n in self._refused.most_common(3))])
+
+    def allows(self, architecture: Architecture) -> bool:
+        """Whether `violation` finds nothing."""
+        return self.violation(architecture) is None
+
+    def violation(self, architecture: Architecture) -> str | None:
+        """The first limit that is broken, in words; None when all are kept.
+
+        Raises:
+            SearchError: FLOPs cannot be counted, or a constraint raised.
+        """
+        for check in self._checks:
+            if (reason := check(architecture)) is not None:
+                self._refused[reason] += 1
+                return reason
+        for i, constraint in enumerate(self._constraints):
+            if not _allows(constraint, i, architecture):
+                reason = f"constraint `{getattr(constraint, '__name__', constraint)}` does not allow it"
+                self._refused[reason] += 1
+                return reason
+        if not self._most:
+            return None
+        try:
+            facts = self._facts.of(architecture)
+        except SearchError:
+            raise
+        except Exception:  # cannot be built: its trial fails and says why
+            return None
+        for name in self._most:
+            self._smallest[name] = min(facts[name], self._smallest.get(name, math.inf))
+        for name, most in self._most.items():
+            if facts[name] > most:
+                return f"{facts[name]:,.0f} {name} > max_{name}={most:,}"
+        return None
+
+
+def _allows(constraint: Constraint, i: int, architecture: Architecture) -> bool:
+    try:
+        return bool(constraint(architecture))
+    except Exception as error:
+        raise SearchError(
+            f"`constraints[{i}]` ({getattr(constraint, '__name__', repr(constraint))}) raised "
+            f"{type(error).__name__}: {error} for the architecture {architecture}. It must return whether this is "
+            "allowed (a parameter that does not exist in an architecture is no key of it)."
+        ) from error
+
+
+def check_sizes_can_be_met(limits: Limits, space: SearchSpace) -> None:
+    """Before the first trial: the sizes in the space are not all above a limit.
+
+    The point with all parameters at their lowest is nearly always the smallest; where it is too large, so must be many
+    random ones before the search is refused.
+
+    Raises:
+        SearchError: none of those keeps to the limits; the message names them, and the smallest size seen.
+    """
+    if not limits.names:
+        return
+    encoding = Encoding(space.nodes)
+    rows = np.vstack([np.zeros((1, len(encoding.names))), encoding.random(DRAWS, np.random.default_rng(0))])
+    if not any(limits.allows(space.architecture(encoding.decode(row))) for row in rows):
+        raise SearchError(
+            f"No architecture of the {len(rows)} that were looked at keeps to the limits: {limits.unmet()}. Relax "
+            "them, or widen the space."
+        )

@@ -1,0 +1,192 @@
+"""What becomes of trials that fail, and of searches that cannot succeed."""
+
+from __future__ import annotations
+
+import errno
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import nets
+import optuna
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_autoarch import ArchitectureSearch, Categorical, Int, SearchError
+
+
+def search(**options: Any) -> ArchitectureSearch:
+    settings = {"monitor": "val_loss", "n_trials": 3, "strategy": "random", "trial_trainer": {"max_epochs": 1}}
+    return ArchitectureSearch(options.pop("space", {"width": Int(2, 32)}), **{**settings, **options})
+
+
+def fit(root: Path, callback: ArchitectureSearch, module: L.LightningModule) -> L.Trainer:
+    trainer = nets.trainer(root, callback, max_epochs=1)
+    trainer.fit(module, *nets.loaders())
+    return trainer
+
+
+class Broken(nets.Net):
+    """Raises in every training step until it is mended."""
+
+    mended = False
+    steps = 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        type(self).steps += 1
+        if not self.mended:
+            raise ValueError(f"a net of width {self.hparams['width']} does not work")
+        return super().training_step(batch, batch_idx)
+
+
+class TestFailedByCode:
+    def test_they_run_again_once_the_code_is_mended(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(SearchError, match=r"(?s)None of the 3 trials.*test_failed_trials\.py.*Mend the code"):
+            fit(tmp_path, search(), Broken())
+        monkeypatch.setattr(Broken, "mended", True)
+        callback = search()
+        fit(tmp_path, callback, Broken())
+        trials = callback.study.trials
+        assert [trial.state.name for trial in trials] == ["FAIL"] * 3 + ["COMPLETE"] * 3
+        assert [trial.params for trial in trials[:3]] == [trial.params for trial in trials[3:]]
+        again = search()
+        fit(tmp_path, again, Broken())  # nothing is left to do
+        assert len(again.study.trials) == 6
+
+    def test_the_first_failures_at_one_line_end_the_search(self, tmp_path: Path) -> None:
+        callback = search(n_trials=50)
+        with pytest.raises(SearchError, match=r"first 5 trials all failed in the same way.*of width \d+ does not"):
+            fit(tmp_path, callback, Broken())
+        assert len(callback.study.trials) == 5
+
+    def test_a_result_is_none_of_them(self, tmp_path: Path) -> None:
+        class Diverging(nets.Net):
+            def validation_step(self, batch: Any, batch_idx: int) -> None:
+                self.log("val_loss", torch.tensor(math.nan))
+
+        for _ in range(2):
+            callback = search(n_trials=6)
+            with pytest.raises(SearchError, match=r"6 x `val_loss` became nan in epoch 1$"):
+                fit(tmp_path, callback, Diverging())
+            assert len(callback.study.trials) == 6
+
+    def test_the_line_is_the_users(self, tmp_path: Path) -> None:
+        class Joins(nets.Net):
+            def on_validation_epoch_end(self) -> None:
+                Path(None)  # type: ignore[arg-type]
+
+        with pytest.raises(SearchError, match=r"1 x TypeError: .* \(test_failed_trials\.py:\d+\)"):
+            fit(tmp_path, search(n_trials=1), Joins())
+
+
+class TestNaN:
+    class NaNFirst(nets.Net):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_loss", torch.tensor([math.nan, 3.0, math.inf][self.current_epoch]))
+            self.log("val_epoch", float(self.current_epoch))
+
+    def test_ignored(self, tmp_path: Path) -> None:
+        callback = search(n_trials=1, on_nan="ignore", trial_trainer={"max_epochs": 3})
+        fit(tmp_path, callback, self.NaNFirst())
+        trial = callback.study.trials[0]
+        assert (trial.value, trial.user_attrs["epochs"], trial.intermediate_values) == (3.0, 3, {1: 3.0})
+        assert trial.user_attrs["metrics"]["val_epoch"] == 1.0
+
+    def test_nothing_finite(self, tmp_path: Path) -> None:
+        with pytest.raises(SearchError, match="1 x `val_loss` was never finite, in 1 values"):
+            fit(tmp_path, search(n_trials=1, on_nan="ignore"), self.NaNFirst())
+
+    def test_unknown(self) -> None:
+        with pytest.raises(SearchError, match="`on_nan` to be one of fail, ignore, got 'skip'"):
+            search(on_nan="skip")
+
+
+def test_metrics_of_the_best_epoch(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+
+    class Better(nets.Net):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log_dict({"val_loss": [2.0, 1.0, 3.0][self.current_epoch], "val_epoch": float(self.current_epoch)})
+
+        def on_train_epoch_end(self) -> None:
+            self.log("late", 10.0 + self.current_epoch)
+
+    callback = search(n_trials=1, trial_trainer={"max_epochs": 3})
+    fit(tmp_path, callback, Better())
+    metrics = callback.study.trials[0].user_attrs["metrics"]
+    assert metrics == {"val_loss": 1.0, "val_epoch": 1.0, "late": 11.0, "train_loss": metrics["train_loss"]}
+    assert all(type(value) is float for value in metrics.values())
+    table = callback.trials_dataframe()
+    assert table["metrics_val_epoch"].tolist() == [1.0]
+    assert "user_attrs_metrics" not in table
+
+
+class TestLimitsThatNothingMeets:
+    @pytest.mark.parametrize("strategy", ["random", "genetic"])
+    def test_the_smallest_size_is_told_before_any_trial(self, tmp_path: Path, strategy: str) -> None:
+        callback = search(space={"width": Int(4, 8), "act": ["relu", "tanh"]}, max_params=20, strategy=strategy)
+        with pytest.raises(SearchError, match="`max_params=20`: the smallest has 25"):  # 4 * 4 + 4 + 4 + 1
+            fit(tmp_path, callback, nets.Net())
+        assert callback.study.trials == []
+
+    def test_a_space_without_sizes(self, tmp_path: Path) -> None:
+        callback = search(space={"data.batch_size": Categorical([8, 16])}, max_params=20)
+        with pytest.raises(SearchError, match="`max_params=20`: the smallest has 25"):
+            nets.trainer(tmp_path, callback).fit(nets.Net(), datamodule=nets.Data())
+
+    def test_constraints(self, tmp_path: Path) -> None:
+        def narrow(architecture: Any) -> bool:
+            return False
+
+        with pytest.raises(SearchError, match=r"constraint `narrow` does not allow it \(\d+ times\)"):
+            fit(tmp_path, search(space={"width": [2, 3]}, constraints=[narrow]), nets.Net())
+
+
+class TestUnwritable:
+    def test_a_study_that_cannot_be_written_ends_the_search_and_loses_nothing(self, tmp_path: Path) -> None:
+        class Full(optuna.storages.InMemoryStorage):
+            full = True
+
+            def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+                if self.full and (trial_id, key) == (1, "seconds"):
+                    raise optuna.exceptions.StorageInternalError("commit") from OSError("database or disk is full")
+                super().set_trial_user_attr(trial_id, key, value)
+
+        storage = Full()
+        with pytest.raises(SearchError, match=r"OSError: database or disk is full.*same script"):
+            fit(tmp_path, search(storage=storage), nets.Net())
+        storage.full = False
+        callback = search(storage=storage)
+        fit(tmp_path, callback, nets.Net())
+        assert [trial.state.name for trial in callback.study.trials] == ["COMPLETE"] * 3
+
+    def test_a_full_disk_ends_the_search_and_loses_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        saved = L.Trainer.save_checkpoint
+        count = 0
+
+        def full(self: L.Trainer, path: Any, *args: Any, **kwargs: Any) -> None:
+            nonlocal count
+            count += 1
+            if count > 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            saved(self, path, *args, **kwargs)
+
+        monkeypatch.setattr(L.Trainer, "save_checkpoint", full)
+        with pytest.raises(SearchError, match=r"trials/0001/last\.ckpt cannot be written: .*No space.*same script"):
+            fit(tmp_path, search(), nets.Net())
+        monkeypatch.setattr(L.Trainer, "save_checkpoint", saved)
+        callback = search()
+        fit(tmp_path, callback, nets.Net())
+        assert [trial.state.name for trial in callback.study.trials] == ["COMPLETE"] * 3
+
+    def test_checkpoints_of_the_outer_fit_are_tried_first(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        keep, callback = ModelCheckpoint(tmp_path / "file" / "checkpoints"), search()
+        trainer = nets.trainer(tmp_path, callback, keep, enable_checkpointing=True)
+        with pytest.raises(SearchError, match=r"file/checkpoints cannot be written to.*`dirpath=`"):
+            trainer.fit(nets.Net(), *nets.loaders())
+        assert callback.study is None
