@@ -54,6 +54,7 @@ class SearchSpace:
         SpaceError: an empty space, a bad name, a `when` with an unknown parent, an impossible value or a cycle; the
             message names the parameter.
 
+    >>> from lightning_autoarch.search.parameters import Int, Repeat
     >>> space = SearchSpace({"layers": Repeat(1, 2, {"width": Int(8, 64)}), "act": ["relu", "gelu"]})
     >>> [node.name for node in space.nodes]
     ['layers.n', 'layers.0.width', 'layers.1.width', 'act']
