@@ -1,6 +1,6 @@
 """Who may import whom, read from the source; and what importing the package does not do.
 
-cli, demo, report -> callbacks -> training -> search | prune | transfer -> structure -> errors
+cli, demo, report -> callbacks -> training -> search | prune | transfer -> structure | reading -> errors
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ PACKAGE = "lightning_autoarch"
 ROOT = Path(lightning_autoarch.__file__).parent
 
 # Each part of the package and the parts that it may import. A part is a folder, or a file beside __init__.py.
-BELOW_CALLBACKS = {"training", "search", "prune", "transfer", "structure", "errors"}
+BELOW_CALLBACKS = {"training", "search", "prune", "transfer", "structure", "reading", "errors"}
 PARTS = {
     "errors": set(),
     "structure": {"errors"},
+    "reading": {"errors"},
     "search": {"errors"},  # needs no structure
-    "prune": {"structure", "errors"},
-    "transfer": {"structure", "errors"},
-    "training": {"search", "prune", "transfer", "structure", "errors"},
+    "prune": {"structure", "reading", "errors"},
+    "transfer": {"structure", "reading", "errors"},
+    "training": {"search", "prune", "transfer", "structure", "reading", "errors"},
     "callbacks": BELOW_CALLBACKS,
     "report": {"callbacks"} | BELOW_CALLBACKS,
     "demo": {"callbacks", "report", ""} | BELOW_CALLBACKS,

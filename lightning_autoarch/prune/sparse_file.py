@@ -46,6 +46,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_autoarch.errors import shown
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.mask import BitMask, words_size
 from lightning_autoarch.prune.optional import needed
@@ -86,6 +87,9 @@ def save_sparse(state_dict: Mapping[str, Tensor], path: str | os.PathLike[str]) 
 def load_sparse(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """What `save_sparse` wrote, bit for bit: contiguous tensors on the CPU, tied ones the same object.
 
+    Nothing in the file is run, and what it says of itself is checked before memory is allocated. A tensor takes at most
+    64 times what it takes in the file: 8 bytes for each bit of its bitmask.
+
     Raises:
         PruneValueError: there is no such file; it is another kind of file, damaged, cut off, or of a newer format.
         MissingPackageError: safetensors is not installed.
@@ -97,12 +101,17 @@ def load_sparse(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         with safetensors.safe_open(path, framework="pt") as file:
             entries = _entries(path, file.metadata() or {})
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (safetensors.SafetensorError, OSError) as error:
-        raise PruneValueError(f"Expected a whole safetensors file, got {path}: {error}.") from error
+    except PruneValueError:
+        raise
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        what = shown(str(error), 200)
+        raise PruneValueError(f"Expected a whole safetensors file, got {path}: {what}.") from error
     try:
         return _unpack(stored, entries)
-    except (PruneValueError, PruneTypeError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except PruneValueError as error:
         raise PruneValueError(f"{path} is damaged: {error}") from error
+    except (PruneTypeError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+        raise PruneValueError(f"{path} is damaged: {shown(str(error), 200)}") from error
 
 
 def _pack(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Entry]]:
@@ -152,11 +161,11 @@ def _entries(path: Path, metadata: Mapping[str, str]) -> dict[str, Entry]:
         described = json.loads(metadata[KEY])
         version, entries = described["version"], described["tensors"]
         whole = version != VERSION or described["crc32"] == _crc_of_text(entries)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PruneValueError(f"{path} is damaged: its metadata cannot be read.") from error
     if version != VERSION:
         raise PruneValueError(
-            f"Expected version {VERSION} of the format, got {version!r} in {path}: update this package."
+            f"Expected version {VERSION} of the format, got {shown(version)} in {path}: update this package."
         )
     if not whole or not isinstance(entries, dict):
         raise PruneValueError(f"{path} is damaged: its metadata has changed since it was written.")
@@ -169,19 +178,21 @@ def _unpack(stored: dict[str, Tensor], entries: Mapping[str, Entry]) -> dict[str
         if entry["is"] == "tied":
             state[name] = state[entry["to"]]
             continue
-        keys = [name] if entry["is"] == "dense" else [f"{name}::bitmask", f"{name}::values"]
+        keys = {"dense": [name], "sparse": [f"{name}::bitmask", f"{name}::values"]}[entry["is"]]
         parts = [stored.pop(key) for key in keys]
         if _crc(*parts) != entry["crc32"]:
-            raise PruneValueError(f"the bytes of `{name}` have changed since they were written.")
+            raise PruneValueError(f"the bytes of `{shown(name)}` have changed since they were written.")
         state[name] = parts[0].clone() if len(parts) == 1 else _scattered(parts[0], parts[1], entry["shape"])
         if list(state[name].shape) != entry["shape"] or _dtype_name(state[name]) != entry["dtype"]:
-            raise PruneValueError(f"`{name}` has another shape or dtype than when it was written.")
+            raise PruneValueError(f"`{shown(name)}` has another shape or dtype than when it was written.")
     if stored:
-        raise PruneValueError(f"it has `{next(iter(stored))}`, of which its metadata say nothing.")
+        raise PruneValueError(f"it has `{shown(next(iter(stored)))}`, of which its metadata say nothing.")
     return state
 
 
 def _scattered(bitmask: Tensor, values: Tensor, shape: list[int]) -> Tensor:
+    if any(type(n) is not int or n < 0 for n in shape) or bitmask.numel() != -(-math.prod(shape) // 8):
+        raise PruneValueError(f"its bitmask of {bitmask.numel()} bytes is not that of its shape.")
     words = torch.zeros(words_size(math.prod(shape)), dtype=torch.uint8)
     words[: bitmask.numel()] = bitmask
     bits = torch.zeros(math.prod(shape), dtype=INTEGERS[values.element_size()])

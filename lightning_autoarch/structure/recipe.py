@@ -10,19 +10,21 @@ attributes have to be those of the module that the recipe was made for.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from lightning_autoarch.errors import StructureError, did_you_mean
+from lightning_autoarch.errors import StructureError, did_you_mean, shown
 from lightning_autoarch.structure.attributes import fit_classes_
 from lightning_autoarch.structure.plan import Change, Index
 from lightning_autoarch.structure.resize import Resized, apply_changes_
 from lightning_autoarch.structure.transaction import Transaction
 
 FORMAT = 1
+WIDEST = 64  # times that a tensor may have been widened
 Recipe = dict[str, Any]
 
 
@@ -94,12 +96,7 @@ def apply_recipe_(module: nn.Module, recipe: Mapping[str, Any]) -> None:
     """
     names = _names(module)
     planned: dict[int, Change] = {}
-    for name, change in _changes(recipe):
-        if name not in names:
-            raise StructureError(f"The recipe has a tensor `{name}` that the module lacks.{did_you_mean(name, names)}")
-        if tuple(names[name].shape) != change.shape:
-            got = tuple(names[name].shape)
-            raise StructureError(f"Expected `{name}` of shape {change.shape}, as the recipe was made for, got {got}.")
+    for name, change in _changes(recipe, names):
         if planned.setdefault(id(names[name]), change).index != change.index:
             raise StructureError(f"Expected one index of tied tensors, got another for `{name}`.")
     tensors = {change.name: names[change.name] for change in planned.values()}
@@ -124,25 +121,40 @@ def _set_attributes(module: nn.Module, path: str, values: Mapping[str, Any]) -> 
         setattr(layer, name, value)
 
 
-def _changes(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Change]]:
+def _changes(recipe: Mapping[str, Any], names: Mapping[str, Tensor]) -> Iterator[tuple[str, Change]]:
     """The tensors of a recipe, checked."""
     if not isinstance(recipe, Mapping) or {"format", "tensors", "attributes"} - set(recipe):
-        raise StructureError(f"Expected a recipe, a dict of format, tensors and attributes, got {recipe!r:.60}.")
+        raise StructureError(f"Expected a recipe, a dict of format, tensors and attributes, got {shown(recipe)}.")
     if recipe["format"] != FORMAT:
         raise StructureError(
-            f"Expected a recipe of format {FORMAT}, got {recipe['format']!r:.20}: another version made it."
+            f"Expected a recipe of format {FORMAT}, got {shown(recipe['format'])}: another version made it."
         )
     for name, entry in recipe["tensors"].items():
         try:
             shape = tuple(int(n) for n in entry["shape"])
+            _check_known(name, shape, names)  # before its ranges, which could be of any length, are written out
             index = {int(d): _places(parts, shape[int(d)]) for d, parts in entry["index"].items()}
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise StructureError(f"The recipe's entry of `{name}` is not well formed: {error}.") from None
+            what = shown(str(error))
+            raise StructureError(f"The recipe's entry of `{shown(name)}` is not well formed: {what}.") from None
         yield name, Change(name, shape, index)
 
 
+def _check_known(name: str, shape: tuple[int, ...], names: Mapping[str, Tensor]) -> None:
+    if name not in names:
+        hint = did_you_mean(str(name), names)
+        raise StructureError(f"The recipe has a tensor `{shown(name)}` that the module lacks.{hint}")
+    if tuple(names[name].shape) != shape:
+        got = tuple(names[name].shape)
+        raise StructureError(f"Expected `{name}` of shape {shape}, as the recipe was made for, got {got}.")
+
+
 def _places(parts: Sequence[Sequence[int]], size: int) -> Index:
-    places = tuple(i for start, stop in parts for i in range(start, stop))
-    if not places or min(places) < 0 or max(places) >= size:
-        raise ValueError(f"ranges {parts!r:.60} do not lie in [0, {size})")
-    return places
+    """Places of ranges within [0, size), some of them more than once where a tensor was widened."""
+    if any(start < 0 or stop > size for start, stop in parts):
+        raise ValueError(f"ranges do not lie in [0, {size})")
+    places = (place for start, stop in parts for place in range(start, stop))
+    found = tuple(itertools.islice(places, WIDEST * size + 1))
+    if not 0 < len(found) <= WIDEST * size:
+        raise ValueError(f"ranges of {len(found)} places or more of {size}")
+    return found

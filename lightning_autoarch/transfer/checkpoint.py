@@ -22,13 +22,15 @@ from typing import Any
 
 from torch import nn
 
-from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.errors import CheckpointError, shown
 from lightning_autoarch.transfer.contents import Weights, check_weights, pick
 from lightning_autoarch.transfer.distributed import is_distributed, read_distributed
 from lightning_autoarch.transfer.files import format_of, read_file
 from lightning_autoarch.transfer.remote import USUAL, check_digest, fetch, is_remote
-from lightning_autoarch.transfer.sharded import read_sharded
+from lightning_autoarch.transfer.sharded import inside, read_sharded
 from lightning_autoarch.transfer.state import LazyStateDict, StateDict
+
+SHOWN = 8  # names in an error
 
 
 def read_checkpoint(
@@ -66,8 +68,9 @@ def read_checkpoint(
     if path.is_dir() and is_distributed(path):
         return read_distributed(path, weights, key)
     file = _of_folder(path) if path.is_dir() else path
-    held = read_sharded(file) if format_of(file) == "index" else read_file(file)
-    return pick(held, str(file), weights, key)
+    if format_of(file) == "index":
+        return pick(read_sharded(file), str(file), weights, key)
+    return pick(read_file(file), str(file), weights, key, size=file.stat().st_size)
 
 
 def _local(source: str, sha256: str | None) -> Path:
@@ -91,14 +94,14 @@ def _exists(path: Path) -> bool:
 
 def _of_folder(folder: Path) -> Path:
     """The one file of a directory to begin with."""
-    usual = [folder / name for name in USUAL if (folder / name).is_file()]
-    found = usual or sorted(folder.glob("*.index.json"))
+    usual = [name for name in USUAL if (folder / name).is_file()]
+    found = usual or sorted(path.name for path in folder.glob("*.index.json"))
     if not found:
         raise CheckpointError(
             f"Expected a distributed checkpoint (with `.metadata`) or one of {', '.join(USUAL)} in {folder}, got none; "
             "name the file."
         )
     if not usual and len(found) > 1:
-        names = ", ".join(path.name for path in found)
+        names = ", ".join(map(shown, found[:SHOWN]))
         raise CheckpointError(f"Expected one index in {folder}, got {names}; name the file.")
-    return found[0]
+    return inside(folder, found[0])

@@ -10,14 +10,16 @@ that the optimizer was at; `StochasticWeightAveraging` keeps the average in its 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from lightning_autoarch.errors import CheckpointError, did_you_mean
-from lightning_autoarch.transfer.state import VersionedStateDict, versions_of
+from lightning_autoarch.errors import CANDIDATES, CheckpointError, did_you_mean, shown
+from lightning_autoarch.reading.tensors import check_sizes, plain_tensor
+from lightning_autoarch.transfer.state import MappedStateDict, StateDict, VersionedStateDict, versions_of
 
 Weights: TypeAlias = Literal["state_dict", "average", "current"]
 
@@ -27,7 +29,14 @@ DEPTH = 8  # of wrappers within one another
 SHOWN = 8  # keys in an error
 
 
-def pick(held: object, origin: str, weights: Weights = "state_dict", key: str | None = None) -> dict[str, Tensor]:
+def pick(
+    held: object,
+    origin: str,
+    weights: Weights = "state_dict",
+    key: str | None = None,
+    *,
+    size: int | None = None,
+) -> StateDict:
     """The weights among what a checkpoint holds.
 
     Args:
@@ -35,20 +44,29 @@ def pick(held: object, origin: str, weights: Weights = "state_dict", key: str | 
         origin: where from, for errors.
         weights: "state_dict" as Lightning would load it; "average" or "current" where the two are kept apart.
         key: of the dict to take, dotted where it is nested, instead of the usual ones.
+        size: of the file in bytes, which limits what its tensors may take; None for what is in memory already.
 
     Raises:
-        CheckpointError: no tensors there, or no average in it.
+        CheckpointError: no tensors there, or no average in it, or such as are none that can be loaded.
     """
     check_weights(weights)
+    chosen = _chosen(held, origin, weights, key)
+    if isinstance(chosen, MappedStateDict) and chosen:
+        return chosen  # of plain tensors, and nothing else
+    return _tensors(chosen, origin, size)
+
+
+def _chosen(held: object, origin: str, weights: Weights, key: str | None) -> Mapping[Any, Any]:
     if not isinstance(held, Mapping):
         raise CheckpointError(f"Expected a dict of tensors in {origin}, got {type(held).__name__}; save a state_dict.")
     if key is not None:
-        return _tensors(_nested(held, key, origin), origin)
+        return _nested(held, key, origin)
     if weights == "average":
-        return _tensors(_unwrapped(_average(held, origin)), origin)
+        return _unwrapped(_average(held, origin))
     if weights == "current" and isinstance(held.get("current_model_state"), Mapping):
-        return _tensors(held["current_model_state"], origin)
-    return _tensors(_unwrapped(held), origin)
+        current: Mapping[Any, Any] = held["current_model_state"]
+        return current
+    return _unwrapped(held)
 
 
 def check_weights(weights: str) -> None:
@@ -77,8 +95,8 @@ def _nested(held: Mapping[Any, Any], key: str, origin: str) -> Mapping[Any, Any]
     inner: Any = held
     for part in key.split("."):
         if not isinstance(inner, Mapping) or part not in inner:
-            known = _names(inner)
-            raise CheckpointError(f"Expected `{key}` in {origin}, got {_shown(known)}.{did_you_mean(part, known)}")
+            hint = did_you_mean(part, _names(inner))
+            raise CheckpointError(f"Expected `{shown(key)}` in {origin}, got {_shown(inner)}.{hint}")
         inner = inner[part]
     if not isinstance(inner, Mapping):
         raise CheckpointError(f"Expected a dict of tensors as `{key}` in {origin}, got {type(inner).__name__}.")
@@ -91,7 +109,7 @@ def _average(held: Mapping[Any, Any], origin: str) -> Mapping[Any, Any]:
     found = next(_averages(held), None)
     if found is None:
         raise CheckpointError(
-            f"Expected averaged weights in {origin}, got {_shown(_names(held))}; "
+            f"Expected averaged weights in {origin}, got {_shown(held)}; "
             'read it without `weights="average"`, or name their `key`.'
         )
     return found
@@ -107,33 +125,37 @@ def _averages(held: Mapping[Any, Any]) -> Iterator[Mapping[Any, Any]]:
                 yield inner
 
 
-def _tensors(held: Mapping[Any, Any], origin: str) -> dict[str, Tensor]:
-    """The tensors alone, none of which requires grad. A module's extra state and counters of scripts are left out."""
+def _tensors(held: Mapping[Any, Any], origin: str, size: int | None) -> dict[str, Tensor]:
+    """The tensors alone, as plain ones. A module's extra state and counters of scripts are left out."""
     if not _has_tensors(held):
         raise CheckpointError(
-            f"Expected tensors in {origin}, got {_shown(_names(held))}; name the dict that holds them: `key=...`."
+            f"Expected tensors in {origin}, got {_shown(held)}; name the dict that holds them: `key=...`."
         )
     found = {}
     for name, value in held.items():
         if not isinstance(name, str):
-            raise CheckpointError(f"Expected names of tensors in {origin}, got the key {name!r}.")
+            raise CheckpointError(f"Expected names of tensors in {origin}, got the key {shown(name)}.")
         if name.endswith("_packed_params") and isinstance(value, tuple):
             raise CheckpointError(
-                f"Expected weights in {origin}, got `{name}`, packed by torch.ao: save them dequantised."
+                f"Expected weights in {origin}, got `{shown(name)}`, packed by torch.ao: save them dequantised."
             )
         if is_lazy(value):
-            raise CheckpointError(f"Expected `{name}` with values in {origin}, got a lazy parameter without any.")
+            raise CheckpointError(
+                f"Expected `{shown(name)}` with values in {origin}, got a lazy parameter without any."
+            )
         if isinstance(value, Tensor):
-            found[name] = value.detach() if value.requires_grad else value
+            found[name] = plain_tensor(name, value, origin, from_file=size is not None)
+    if size is not None:
+        check_sizes(found, origin, size)
     return VersionedStateDict(found, versions_of(held))
 
 
 def _names(held: object) -> list[str]:
-    return [str(key) for key in held] if isinstance(held, Mapping) else []
+    return [shown(key) for key in itertools.islice(held, CANDIDATES)] if isinstance(held, Mapping) else []
 
 
-def _shown(names: list[str]) -> str:
-    if not names:
+def _shown(held: object) -> str:
+    if not isinstance(held, Mapping) or not held:
         return "nothing"
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return "the keys " + ", ".join(f"`{name}`" for name in names[:SHOWN]) + more
+    more = f" and {len(held) - SHOWN} more" if len(held) > SHOWN else ""
+    return "the keys " + ", ".join(f"`{shown(key)}`" for key in itertools.islice(held, SHOWN)) + more

@@ -5,15 +5,15 @@ No process group and no plan: a chunk is a small file of `torch.save` within a l
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_autoarch.errors import CheckpointError
-from lightning_autoarch.transfer.archive import load
+from lightning_autoarch.errors import CheckpointError, shown
+from lightning_autoarch.reading.archive import read_part
+from lightning_autoarch.reading.tensors import plain_tensor
 from lightning_autoarch.transfer.contents import Weights, pick
 from lightning_autoarch.transfer.metadata import NAME, Chunk, ChunkedTensor, read_metadata
 from lightning_autoarch.transfer.state import LazyStateDict
@@ -47,7 +47,11 @@ def _nested(tensors: dict[str, ChunkedTensor]) -> dict[str, Any]:
         for part in tensor.path[:-1]:
             inner = inner.setdefault(part, {})
             if not isinstance(inner, dict):
-                raise CheckpointError(f"Expected a place of its own for `{name}`, got `{part}`, which is a tensor.")
+                raise CheckpointError(
+                    f"Expected a place of its own for `{shown(name)}`, got `{shown(part)}`, which is a tensor."
+                )
+        if tensor.path[-1] in inner:
+            raise CheckpointError(f"Expected a place of its own for `{shown(name)}`, got one that is taken already.")
         inner[tensor.path[-1]] = tensor.like
     return root
 
@@ -63,13 +67,17 @@ def _assembled(name: str, tensor: ChunkedTensor) -> Tensor:
 
 
 def _read(name: str, chunk: Chunk, dtype: torch.dtype) -> Tensor:
+    what = f"`{shown(name)}`"
     try:
         with chunk.file.open("rb") as file:
             file.seek(chunk.start)
-            part = load(io.BytesIO(file.read(chunk.length)))
-    except Exception as error:  # a parser of hostile bytes
-        raise CheckpointError(f"Expected `{name}` in {chunk.file}, which is broken: copy it again.") from error
+            part = read_part(file.read(chunk.length), str(chunk.file))
+    except (CheckpointError, OSError) as error:
+        raise CheckpointError(f"Expected {what} in {chunk.file}, which is broken: copy it again. {error}") from error
     if not isinstance(part, Tensor) or tuple(part.shape) != chunk.sizes or part.dtype != dtype:
-        got = f"{part.dtype} {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
-        raise CheckpointError(f"Expected `{name}` as {dtype} {chunk.sizes} in {chunk.file}, got {got}: they disagree.")
-    return part.detach()
+        got = f"{part.dtype} {tuple(part.shape)}" if isinstance(part, Tensor) else shown(part)
+        raise CheckpointError(f"Expected {what} as {dtype} {chunk.sizes} in {chunk.file}, got {got}: they disagree.")
+    part = plain_tensor(name, part, str(chunk.file), from_file=True)
+    if part.layout is not torch.strided:
+        raise CheckpointError(f"Expected {what} as a dense tensor in {chunk.file}, got a sparse one.")
+    return part

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from torch import Tensor
-
 from lightning_autoarch.errors import CheckpointError
-from lightning_autoarch.transfer.archive import read_archive
+from lightning_autoarch.reading.archive import KERAS, read_archive
 from lightning_autoarch.transfer.packed import unpacked
+from lightning_autoarch.transfer.safetensors_file import read_safetensors
 
 Format: TypeAlias = Literal["archive", "safetensors", "index"]
 
@@ -20,7 +19,13 @@ FOREIGN = {
     b"<!doctype": "a web page",
     b"<html": "a web page",
     b"GGUF": "a GGUF file",
-    b"\x89HDF": "an HDF5 file",
+    b"\x89HDF": f"an HDF5 file, as Keras writes them: {KERAS}",
+    b"\x93NUMPY": "a NumPy array: read it with `numpy.load` and pass a dict of tensors",
+    b"<?xml": "an XML file",
+    b"%PDF": "a PDF file",
+    b"7z\xbc\xaf": "a 7z archive: unpack it",
+    b"\xfd7zXZ": "an xz file: unpack it",
+    b"BZh": "a bzip2 file: unpack it",
     b"\x1f\x8b": "a gzip file: unpack it",
 }
 
@@ -60,20 +65,3 @@ def read_file(path: Path) -> Any:
     if form == "index":
         raise CheckpointError(f"Expected tensors in {path}, got JSON.")
     return unpacked(path, read_safetensors(path)) if form == "safetensors" else read_archive(path)
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, mapped.
-
-    Raises:
-        CheckpointError: broken, or the library is missing.
-    """
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise CheckpointError(f"Expected safetensors to read {path}: `pip install safetensors`.") from error
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(f"Expected a whole safetensors file, got {path}: {error}") from error

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.errors import CheckpointError, shown
 
 KEY = "sparse"  # of the metadata
 VERSION = 1
@@ -40,7 +40,7 @@ def unpacked(path: Path, stored: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name, entry in _entries(path, metadata).items():
         kind = entry.get("is") if isinstance(entry, Mapping) else None
-        if kind == "tied" and entry.get("to") in state:
+        if kind == "tied" and isinstance(entry.get("to"), str) and entry["to"] in state:
             state[name] = state[entry["to"]]
         elif kind == "dense" and name in stored:
             state[name] = _checked(path, name, entry, stored[name])
@@ -69,7 +69,7 @@ def _entries(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
         raise _damaged(path, "its description cannot be read") from error
     if version != VERSION:
         raise CheckpointError(
-            f"Expected version {VERSION} of a sparse checkpoint, got {version!r:.20} in {path}: update this package."
+            f"Expected version {VERSION} of a sparse checkpoint, got {shown(version)} in {path}: update this package."
         )
     text = json.dumps(entries, separators=(",", ":"))
     if not isinstance(entries, dict) or described.get("crc32") != zlib.crc32(text.encode()):
@@ -111,4 +111,4 @@ def _crc(*parts: Tensor) -> int:
 
 
 def _damaged(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(f"Expected a whole sparse checkpoint, got {path}: {why:.200}.")
+    return CheckpointError(f"Expected a whole sparse checkpoint, got {path}: {shown(why, 200)}.")

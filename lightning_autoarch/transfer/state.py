@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -23,13 +23,47 @@ class VersionedStateDict(dict[str, Tensor]):
 
 
 def versions_of(held: object) -> dict[str, Mapping[str, Any]]:
-    """The metadata of modules in what `Module.state_dict()` returned; none where they were not kept."""
+    """The metadata of modules in what `Module.state_dict()` returned; none where they were not kept.
+
+    A file may hold anything in their place: a version is a whole number, and what else there is are numbers and text.
+    """
     if isinstance(held, VersionedStateDict):
         return held.versions
     metadata = getattr(held, "_metadata", None)
     if not isinstance(metadata, Mapping):
         return {}
-    return {path: each for path, each in metadata.items() if isinstance(path, str) and isinstance(each, Mapping)}
+    return {
+        path: {key: value for key, value in each.items() if isinstance(value, bool | int | float | str)}
+        for path, each in metadata.items()
+        if isinstance(path, str) and isinstance(each, Mapping) and isinstance(each.get("version", 1), int)
+    }
+
+
+class MappedStateDict(Mapping[str, Tensor]):
+    """A state_dict whose tensors lie in a mapped file, and are made when they are asked for.
+
+    Args:
+        names: of the tensors.
+        make: the tensor of a name.
+    """
+
+    def __init__(self, names: Collection[str], make: Callable[[str], Tensor]) -> None:
+        self._names = names
+        self._make = make
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class LazyStateDict(Mapping[str, Tensor]):

@@ -366,8 +366,7 @@ class TestBroken:
     def test_without_safetensors(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = safe(tmp_path, tensors())
         monkeypatch.setitem(sys.modules, "safetensors", None)
-        with pytest.raises(CheckpointError, match="pip install safetensors"):
-            read_checkpoint(path)
+        assert_same(read_checkpoint(path), tensors())
 
 
 FUZZED = {"archive": archive, "legacy": legacy, "safetensors": safe, "distributed": distributed}

@@ -1,0 +1,161 @@
+"""What `torch.save` has written, memory-mapped, and never unpickled beyond tensors and plain containers.
+
+`torch.load(weights_only=True, mmap=True)`: a tensor costs memory when it is read, page by page. Files of before torch
+1.6 are a row of pickles and then the storages, which are read whole. Either is looked through (`pickled`) before torch
+loads it, so that what torch does is known to be in proportion to the file.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import warnings
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from lightning_autoarch.errors import CheckpointError, shown
+from lightning_autoarch.reading.opcodes import Items
+from lightning_autoarch.reading.pickled import TorchPickle
+
+ZIPPED = b"PK\x03\x04"
+HEADER = 30  # bytes before the name of a record in a zip
+PICKLES_BEFORE = 3  # in an old file: a magic number, a version, the machine
+LONGEST_FIRST = 1000  # bytes that these may be long
+KERAS = "load it with `keras.saving.load_model`, and pass a dict of its weights as tensors"
+
+
+def read_archive(path: Path) -> Any:
+    """What a file of `torch.save` holds, its tensors on the CPU and mapped.
+
+    Raises:
+        CheckpointError: broken, or with anything in it that is not data.
+    """
+    with path.open("rb") as file:
+        zipped = file.read(len(ZIPPED)) == ZIPPED
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        if zipped:
+            _check_zip(file, size, str(path))
+            return _load(path, str(path), mmap=True)
+        _check_old(file, size, str(path))
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:  # which torch does not take for a tar
+            return _load(mapped, str(path), mmap=False)
+
+
+def read_part(data: bytes, origin: str) -> Any:
+    """What `torch.save` has written into a part of a file.
+
+    Raises:
+        CheckpointError: as `read_archive`.
+    """
+    file = io.BytesIO(data)
+    check = _check_zip if data.startswith(ZIPPED) else _check_old
+    check(file, len(data), origin)
+    file.seek(0)
+    return _load(file, origin, mmap=False)
+
+
+def _load(file: Any, origin: str, *, mmap: bool) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the pickle's protocol, or of storages that torch itself once wrote
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # a parser of hostile bytes: whatever it trips over, the file is at fault
+        raise _broken(origin, error) from error
+
+
+def _check_zip(file: IO[bytes], size: int, origin: str) -> None:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            records = archive.infolist()
+            _check_records(records, archive.start_dir, file, origin)
+            pickles = [record for record in records if record.filename.count("/") == 1 and _name(record) == "data.pkl"]
+            if len(pickles) != 1:
+                raise CheckpointError(f"Expected a file of torch.save, got the zip {origin} without a `data.pkl`.")
+            with archive.open(pickles[0]) as pickle:
+                storages = {_name(record)[5:]: record.file_size for record in records if _in_data(record)}
+                TorchPickle(origin, size, storages).follow(io.BytesIO(pickle.read()))
+    except CheckpointError:
+        raise
+    except Exception as error:  # a parser of hostile bytes
+        raise _broken(origin, error) from error
+
+
+def _check_records(records: list[zipfile.ZipInfo], size: int, file: IO[bytes], origin: str) -> None:
+    """As torch writes them, so that its own reader of zips finds the same bytes under the same names.
+
+    The bytes of a compressed record would be taken for the numbers themselves.
+    """
+    names = [record.filename for record in records]
+    if any(_name(record) == "constants.pkl" for record in records):
+        raise CheckpointError(f"Expected tensors, got the TorchScript program {origin}; save its `state_dict()`.")
+    if any(name.endswith(".npy") for name in names) and not any(name.endswith("data.pkl") for name in names):
+        raise CheckpointError(
+            f"Expected tensors, got the NumPy archive {origin}; read it with `numpy.load` and pass a dict of tensors."
+        )
+    if "config.json" in names and any(name.endswith(".h5") for name in names):
+        raise CheckpointError(f"Expected tensors, got {origin}, which is a Keras model: {KERAS}.")
+    if any(record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1 for record in records):
+        raise CheckpointError(f"Expected what torch.save writes, got {origin} with compressed records: save it again.")
+    if len(set(names)) < len(names):
+        raise CheckpointError(f"Expected what torch.save writes, got {origin} with a record that is there twice.")
+    if len({name.partition("/")[0] for name in names}) != 1:
+        raise CheckpointError(f"Expected what torch.save writes, got {origin} with records in more than one folder.")
+    end = 0
+    for record in sorted(records, key=lambda record: record.header_offset):
+        start = _start(file, record)
+        if record.header_offset < end or start < 0 or record.file_size != record.compress_size:
+            raise CheckpointError(
+                f"Expected what torch.save writes, got {origin}, whose record `{shown(record.filename)}` is not what "
+                "its directory says: copy it again."
+            )
+        end = start + record.file_size
+    if end > size:
+        raise CheckpointError(f"Expected a whole file of torch.save, got {origin}, which is cut off: copy it again.")
+
+
+def _start(file: IO[bytes], record: zipfile.ZipInfo) -> int:
+    """Where the bytes of a record begin; -1 where its own header does not stand where the directory says."""
+    file.seek(record.header_offset)
+    header = file.read(HEADER)
+    length, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+    if not header.startswith(ZIPPED) or file.read(length) != record.orig_filename.encode():
+        return -1
+    return record.header_offset + HEADER + length + extra
+
+
+def _name(record: zipfile.ZipInfo) -> str:
+    """Within the one folder of the archive."""
+    return record.filename.partition("/")[2]
+
+
+def _in_data(record: zipfile.ZipInfo) -> bool:
+    return _name(record).startswith("data/")
+
+
+def _check_old(file: IO[bytes], size: int, origin: str) -> None:
+    """A row of pickles, then each storage after its number of elements."""
+    for _ in range(PICKLES_BEFORE):
+        TorchPickle(origin, LONGEST_FIRST).follow(file)
+    pickle = TorchPickle(origin, size)
+    pickle.follow(file)
+    keys = TorchPickle(origin, size).follow(file)
+    if not isinstance(keys, Items) or not all(isinstance(key, str) for key in keys):
+        raise CheckpointError(f"Expected a whole file of torch.save, got {origin}, which is broken: copy it again.")
+    rest = size - file.tell()
+    if set(keys) != set(pickle.storages) or sum(8 + n for n in pickle.storages.values()) > rest:
+        raise CheckpointError(
+            f"Expected a whole file of torch.save, got {origin}, in which storages are missing or cut off: "
+            "copy it again."
+        )
+
+
+def _broken(origin: str, error: Exception) -> CheckpointError:
+    first = shown(str(error).strip().partition("\n")[0], 200)
+    return CheckpointError(
+        f"Expected a whole file of torch.save, got {origin}, which is broken or not one: "
+        f"{type(error).__name__}: {first}"
+    )
