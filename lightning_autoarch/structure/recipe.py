@@ -111,28 +111,36 @@ def _set_attributes(module: nn.Module, path: str, values: Mapping[str, Any]) -> 
     try:
         layer = module.get_submodule(path)
     except AttributeError:
-        raise StructureError(f"The recipe has a module `{path}` that the module lacks.") from None
+        raise StructureError(f"The recipe has a module `{shown(path)}` that the module lacks.") from None
     for name, value in values.items():
-        now = getattr(layer, name, None)
+        now = getattr(layer, name, None) if isinstance(name, str) else None
         if isinstance(now, (tuple, list)) and isinstance(value, list):
             value = type(now)(value)
         if type(now) is not type(value) or type(value) not in (int, tuple, list):
-            raise StructureError(f"Expected `{path}.{name}` to be a size, as the recipe has it, got {now!r:.40}.")
+            raise StructureError(
+                f"Expected `{shown(path)}.{shown(name)}` to be a size, as the recipe has it, got {shown(now)}."
+            )
         setattr(layer, name, value)
 
 
-def _changes(recipe: Mapping[str, Any], names: Mapping[str, Tensor]) -> Iterator[tuple[str, Change]]:
-    """The tensors of a recipe, checked."""
+def _changes(recipe: Mapping[str, Any], names: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Change]]:
+    """The tensors of a recipe, checked: against those of a module where it has one."""
     if not isinstance(recipe, Mapping) or {"format", "tensors", "attributes"} - set(recipe):
         raise StructureError(f"Expected a recipe, a dict of format, tensors and attributes, got {shown(recipe)}.")
     if recipe["format"] != FORMAT:
         raise StructureError(
             f"Expected a recipe of format {FORMAT}, got {shown(recipe['format'])}: another version made it."
         )
+    attributes = recipe["attributes"]
+    if not isinstance(recipe["tensors"], Mapping) or not isinstance(attributes, Mapping):
+        raise StructureError("Expected the tensors and the attributes of a recipe as dicts, got something else.")
+    if not all(isinstance(path, str) and isinstance(each, Mapping) for path, each in attributes.items()):
+        raise StructureError("Expected the attributes of a recipe as sizes by module and name, got something else.")
     for name, entry in recipe["tensors"].items():
         try:
             shape = tuple(int(n) for n in entry["shape"])
-            _check_known(name, shape, names)  # before its ranges, which could be of any length, are written out
+            if names is not None:
+                _check_known(name, shape, names)  # before its ranges, which could be of any length, are written out
             index = {int(d): _places(parts, shape[int(d)]) for d, parts in entry["index"].items()}
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             what = shown(str(error))
