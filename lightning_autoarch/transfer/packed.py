@@ -79,7 +79,7 @@ def _entries(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _scattered(path: Path, name: str, entry: Mapping[str, Any], bitmask: Tensor, values: Tensor) -> Tensor:
     shape = entry.get("shape")
-    if not isinstance(shape, list) or not all(isinstance(size, int) and size >= 0 for size in shape):
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise _damaged(path, f"`{name}` has no shape")
     size = math.prod(shape)
     fits = bitmask.dtype == torch.uint8 and bitmask.numel() == -(-size // 8) and values.dim() == bitmask.dim() == 1
