@@ -23,10 +23,13 @@ class Freezing:
         module: norms are looked for in it anew each time, as SyncBatchNorm takes the place of another.
         parameters: name -> parameter.
         thaw: of each, and of norms without any, the epoch from which it is trained.
+        dropout: whether frozen layers drop out as the others do; otherwise all of them are held in eval.
     """
 
-    def __init__(self, module: nn.Module, parameters: Mapping[str, Parameter], thaw: Thaw) -> None:
-        self._module, self._parameters, self.thaw = module, parameters, thaw
+    def __init__(
+        self, module: nn.Module, parameters: Mapping[str, Parameter], thaw: Thaw, *, dropout: bool = True
+    ) -> None:
+        self._module, self._parameters, self.thaw, self._dropout = module, parameters, thaw, dropout
         self._required = {name: parameter.requires_grad for name, parameter in parameters.items()}
         self._training = {path: norm.training for path, (norm, _) in Names(module).norms.items()}
         self._held: dict[str, HeldInEval] = {}
@@ -46,6 +49,8 @@ class Freezing:
                 self._hold(path, norm)
             else:
                 self._release(path)
+        if not self._dropout:
+            self._still(epoch)
         return any(changed)
 
     def thawed_later(self) -> list[Parameter]:
@@ -64,6 +69,24 @@ class Freezing:
         for path in list(self._held):
             self._release(path)
 
+    def _still(self, epoch: int) -> None:
+        """Hold layers in eval of which everything is frozen, and those without parameters that belong to them."""
+        frozen = {id(p) for name, p in self._parameters.items() if is_frozen(self.thaw[name], epoch)}
+        norms = {id(norm) for norm, _ in Names(self._module).norms.values()}
+        still: dict[str, bool] = {}
+        before: dict[str, bool] = {}  # path of a module -> whether the last of its children so far is still
+        for path, layer in self._module.named_modules():
+            outer, own = path.rpartition(".")[0], list(layer.parameters())
+            without = bool(path) and (still[outer] or before.get(outer, False))
+            still[path] = before[outer] = all(id(p) in frozen for p in own) if own else without
+            if id(layer) in norms:
+                continue
+            if still[path]:
+                self._training.setdefault(path, layer.training)
+                self._hold(path, layer)
+            else:
+                self._release(path)
+
     def _hold(self, path: str, norm: nn.Module) -> None:
         if path not in self._held or self._held[path].norm is not norm:
             self._held[path] = HeldInEval(norm)
@@ -72,7 +95,7 @@ class Freezing:
         if path in self._held:
             held = self._held.pop(path)
             held.release()
-            held.norm.train(self._training.get(path, True))
+            held.norm.training = self._training.get(path, True)
 
 
 def _require(parameter: Parameter, required: bool) -> bool:

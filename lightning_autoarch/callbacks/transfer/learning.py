@@ -33,7 +33,7 @@ from lightning_autoarch.callbacks.transfer.groups import add_missing, check_each
 from lightning_autoarch.callbacks.transfer.l2_sp import StartingPoint
 from lightning_autoarch.callbacks.transfer.lora import add_lora, check_lora
 from lightning_autoarch.callbacks.transfer.merged import check_averages, restore_adapters, saved_adapters
-from lightning_autoarch.callbacks.transfer.order import FoundRates, come_before_tuners
+from lightning_autoarch.callbacks.transfer.order import FoundRates, check_alone, come_before_tuners
 from lightning_autoarch.callbacks.transfer.recipe import Plan, Recipe
 from lightning_autoarch.callbacks.transfer.recomputed import Recomputed
 from lightning_autoarch.callbacks.transfer.resume import check_state, planned_epochs
@@ -92,6 +92,7 @@ class TransferLearning(Callback):
         grid: of position embeddings, as for `transfer_weights`: `((14, 14), (16, 12))`, or pattern -> that.
         lora_alpha: of adapters that the checkpoint holds beside its weights, as for `transfer_weights`.
         min_share: the least share of the parameters that has to come from the checkpoint, from 0 to 1.
+        frozen_dropout: whether frozen layers drop out as the others do. With False they are in eval as a whole.
 
     What the checkpoint does not have is trained from the start, whatever the strategy holds back, and says which layer
     is the head, wherever that is registered. What `freeze` holds back all the same is named in a warning.
@@ -135,6 +136,7 @@ class TransferLearning(Callback):
         grid: Grid | None = None,
         lora_alpha: float | None = None,
         min_share: float | None = None,
+        frozen_dropout: bool = True,
     ) -> None:
         self.checkpoint = checkpoint
         self.matching: dict[str, Any] = {
@@ -146,6 +148,7 @@ class TransferLearning(Callback):
             strategy=strategy, freeze=freeze, freeze_depth=freeze_depth, unfreeze={} if unfreeze is None else unfreeze,
             layer_decay=layer_decay, lr_scale={} if lr_scale is None else lr_scale, warmup_epochs=warmup_epochs,
             probe_epochs=probe_epochs, head=head, reinit=reinit, l2_sp=l2_sp, lora={} if lora is None else lora,
+            frozen_dropout=frozen_dropout,
         )  # fmt: skip
         self.report: TransferReport | None = None
         self.blocks: tuple[Block, ...] = ()
@@ -160,6 +163,7 @@ class TransferLearning(Callback):
 
     @property
     def state_key(self) -> str:
+        check_alone(self)
         return "lightning_autoarch.TransferLearning"
 
     def state_dict(self) -> dict[str, Any]:
@@ -232,7 +236,7 @@ class TransferLearning(Callback):
         thaw = plan.thaw(planned_epochs(trainer))
         _warn_of_never_known(plan, thaw)
         self._taken_by = weakref.ref(next(pl_module.parameters()))
-        self._fit = _Fit(pl_module, plan, Freezing(pl_module, plan.names.parameters, thaw))
+        self._fit = _Fit(pl_module, plan, self._freezing(pl_module, plan, thaw))
         self._fit.freezing.prepare()
 
     def take_over(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -346,8 +350,11 @@ class TransferLearning(Callback):
         if self.recipe.strategy == "lora":
             restore_adapters(fit.module, state.get("adapters") or {})
         fit.plan = Plan.of(self.recipe, fit.module, self._new)
-        fit.freezing = Freezing(fit.module, fit.plan.names.parameters, fit.plan.thaw(state["epochs"]))
+        fit.freezing = self._freezing(fit.module, fit.plan, fit.plan.thaw(state["epochs"]))
         fit.freezing.prepare()
+
+    def _freezing(self, module: LightningModule, plan: Plan, thaw: Thaw) -> Freezing:
+        return Freezing(module, plan.names.parameters, thaw, dropout=self.recipe.frozen_dropout)
 
     def _add_lora(self, trainer: Trainer, module: LightningModule, plan: Plan) -> Plan:
         check_averages(self, trainer)

@@ -44,6 +44,7 @@ class Recipe:
     reinit: Patterns
     l2_sp: float | None
     lora: Mapping[str, Any]
+    frozen_dropout: bool = True
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -79,6 +80,8 @@ class Recipe:
             check_number(self.l2_sp, "l2_sp", "to be a number above 0, or None", 0.0)
         if self.warmup_epochs != 0 or isinstance(self.warmup_epochs, bool):
             check_number(self.warmup_epochs, "warmup_epochs", "to be a number of epochs from 0 on", 0.0)
+        if not isinstance(self.frozen_dropout, bool):
+            raise TransferError(f"Expected `frozen_dropout` to be True or False, got {self.frozen_dropout!r}.")
         if not isinstance(self.lora, Mapping):
             raise TransferError(f"Expected `lora` as options of `peft.LoraConfig`, got {self.lora!r:.80}.")
         depth = self.freeze_depth

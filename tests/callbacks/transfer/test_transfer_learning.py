@@ -24,6 +24,11 @@ TOP = ["backbone.3.weight", "backbone.3.bias", "backbone.4.weight", "backbone.4.
 LOW = ["backbone.0.weight", "backbone.0.bias", "backbone.1.weight", "backbone.1.bias"]
 
 
+def test_two_in_one_trainer() -> None:
+    with pytest.raises(TransferError, match="Expected one TransferLearning among the Trainer's callbacks, got 2"):
+        L.Trainer(**QUIET, callbacks=[TransferLearning(), TransferLearning(freeze="backbone")])
+
+
 class TestWeights:
     def test_the_ten_lines_of_a_user(self, tmp_path: Path) -> None:
         torch.save({"state_dict": source()}, tmp_path / "pretrained.ckpt")
