@@ -201,7 +201,8 @@ class TestInterrupted:
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             fitted(tmp_path / "parts", search(trial_callbacks=[Stop(1)]))
         assert taken == [1]
-        trials = fitted(tmp_path / "parts", search())
+        with pytest.warns(UserWarning, match=r"other conditions.*`callbacks\.0\.class`: stored 'Stop'"):
+            trials = fitted(tmp_path / "parts", search(accept_changes=True))
         assert [(t.params, t.value, t.user_attrs["parent"]) for t in trials] == whole
         assert len(taken) == 3 and all(trial.user_attrs["inherited"] == 1 for trial in trials[1:])
 
