@@ -80,10 +80,12 @@ def _escaped(character: str) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" Did you mean `width`?"` for the nearest known name, or an empty string when none is near.
 
-    Only the first `CANDIDATES` names of up to `LONGEST` characters are compared: a file may have a million of them.
+    Near are names below this one (`layers/norm` for `layers`), the same name after a prefix (`data.batch_size` for
+    `batch_size`), similar spellings, and initials (`lr` for `learning_rate`, and the reverse). Only the first
+    `CANDIDATES` names of up to `LONGEST` characters are compared: a file may have a million of them.
     """
     names = [other for other in itertools.islice(known, CANDIDATES) if len(other) <= LONGEST]
-    near = [other for other in names if other.startswith(f"{name}/")]
+    near = [other for other in names if other.startswith(f"{name}/") or other.endswith(f".{name}")]
     if not near and len(name) <= LONGEST:
         near = difflib.get_close_matches(name, names, n=1) or [other for other in names if _abbreviates(name, other)]
     return f" Did you mean `{shown(near[0])}`?" if near else ""

@@ -69,7 +69,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 After = Literal["train", "keep", "stop"]
-COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")  # by `torch.compile`
+
+_DRAWS = 20  # architectures among which some are built before the first trial, to see that names of the space are taken
 
 
 class ArchitectureSearch(Callback):
@@ -365,35 +366,17 @@ class ArchitectureSearch(Callback):
     def _check_buildable(self, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
 
         names, data_names = split_architecture(dict.fromkeys(self.space.parameters))
-        example, data_example = split_architecture(self.space.architecture(self.space.random(np.random.default_rng(0))))
-        builder.check(names, example)
+        rng = np.random.default_rng(0)
+        draws = [split_architecture(self.space.architecture(self.space.random(rng))) for _ in range(_DRAWS)]
+        example, data_example = draws[0]
+        builder.check(names, example, data.names())
         data.check(data_names, data_example)
         assert self._joint is not None
         self._joint.check(self.after)
-        try:
-            fresh = builder.build(example if builder.factory is not None else {})
-        except Exception:  # one impossible architecture is a failed trial, not the end
-            return
-        changed = builder.changed_weights(module, fresh)
-        if changed:
-            rank_zero_warn(
-                f"{', '.join(changed[:3])}{' and others' if len(changed) > 3 else ''} of the module were changed after "
-                "`__init__` (trained, or loaded): candidates and the winner start from fresh weights. Load them in "
-                "`__init__`, or in `factory=`."
-            )
-        lost = builder.lost_attributes(module, fresh)
-        if module._compiler_ctx is not None:  # `fit` has been given what `torch.compile` returned
-            lost = [name for name in lost if name not in COMPILED]
-            rank_zero_warn(
-                "The module was compiled with `torch.compile` before `fit`: candidates and the winner are new modules, "
-                "which train uncompiled. Compile their layers in `__init__` or in `configure_model` instead."
-            )
-        if lost:
-            rank_zero_warn(
-                f"{', '.join(lost[:5])}{' and others' if len(lost) > 5 else ''} of the module were set after "
-                "`__init__`, or come from an argument that is not saved: candidates and the winner are without. "
-                "Set them in `__init__`, or give `factory=`."
-            )
+        with seeded(self.seed):
+            builder.check_taken(module, [draw for draw, _ in draws])
+            data.check_taken([draw for _, draw in draws])
+            builder.tell_losses(module, example)
 
     def _enqueue(self, ledger: Ledger, limits: Limits) -> None:
         for architecture in self.enqueue:

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.nodes import PREFIXES
 from lightning_autoarch.search.space import Architecture
-from lightning_autoarch.training.arguments import Constructor, check_binds, check_names
+from lightning_autoarch.training.arguments import Constructor, check_binds
 from lightning_autoarch.training.generators import kept
+from lightning_autoarch.training.losses import as_text
+from lightning_autoarch.training.rebuilt import check_taken
 from lightning_autoarch.training.snapshot import state_kept
 
 PREFIX = "data."
@@ -78,8 +81,32 @@ class TrialData:
             )
         constructor = Constructor.of(self.datamodule)
         what = f"{constructor.cls.__name__}.__init__"
-        check_names(constructor.cls, what, names)
+        constructor.check_names(names, PREFIX)
         check_binds(constructor.cls, what, constructor.arguments(example), _REMEDY)
+
+    def check_taken(self, draws: Iterable[Architecture]) -> None:
+        """The datamodule that is made anew takes what is asked; see `rebuilt.check_taken`.
+
+        Raises:
+            SearchError: it does not.
+        """
+        named = [draw for draw in draws if draw]
+        if self.datamodule is None or not named:
+            return
+        constructor = Constructor.of(self.datamodule)
+        check_taken(constructor, constructor.make, self.datamodule, named, PREFIX)
+        lost = _unsaved_and_other(constructor, self.datamodule)
+        if lost:
+            rank_zero_warn(
+                f"{', '.join(lost)} of {constructor.cls.__name__}.__init__ are not among its hyperparameters: the "
+                "datamodules of candidates and of the winner have the defaults. Let `save_hyperparameters` save them."
+            )
+
+    def names(self) -> list[str]:
+        """The `data.*` names that a space may have."""
+        if self.datamodule is None:
+            return []
+        return [PREFIX + name for name in Constructor.of(self.datamodule).known_names()]
 
     @contextlib.contextmanager
     def for_trial(self, parameters: Architecture) -> Iterator[dict[str, Any]]:
@@ -140,6 +167,16 @@ class TrialData:
             front.train_dataloader = lambda: self.train  # type: ignore[method-assign]
             front.val_dataloader = lambda: self.val  # type: ignore[method-assign]
         return front
+
+
+def _unsaved_and_other(constructor: Constructor, datamodule: LightningDataModule) -> list[str]:
+    """Arguments that are not saved, and that the datamodule has otherwise than one that is made anew."""
+    try:
+        fresh = constructor.make({})
+    except Exception:  # trials say what is wrong with it
+        return []
+    held = [name for name in constructor.unsaved() if name in vars(datamodule) and name in vars(fresh)]
+    return [name for name in held if as_text(vars(datamodule)[name]) != as_text(vars(fresh)[name])]
 
 
 def facade(datamodule: LightningDataModule) -> LightningDataModule:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.training.data import TrialData, split_architecture
 from lightning_autoarch.training.inherit import SILENT
-from lightning_autoarch.training.isolation import trial_seed
+from lightning_autoarch.training.isolation import seeded, trial_seed
 from lightning_autoarch.training.module import Factory, ModuleBuilder
 from lightning_autoarch.training.recorder import Report
 from lightning_autoarch.training.trial import TrialResult, TrialSpec, run_trial
@@ -164,9 +164,13 @@ def cross_validate(
         raise SearchError(
             "Expected no callbacks in `trainer_kwargs`, where all folds would share them: give those of each training."
         )
+    builder = ModuleBuilder.of(module, factory)
+    if factory is None:
+        with seeded(seed):
+            builder.tell_losses(module, {})
     spec = TrialSpec(
         architecture={},
-        builder=ModuleBuilder.of(module, factory),
+        builder=builder,
         data=data_of(datamodule),
         trainer={**SILENT, **(trainer_kwargs or {})},
         monitor=monitor,

@@ -9,22 +9,24 @@ old content returns.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import nn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.arguments import Constructor, check_binds, check_keywords, check_names
+from lightning_autoarch.training.losses import changed_weights, losses, lost_names
+from lightning_autoarch.training.nested import listed
 from lightning_autoarch.training.optimizers import LateOptimizers, carried_optimizers
+from lightning_autoarch.training.rebuilt import check_taken
 
 Factory = Callable[..., LightningModule]
 
+COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")  # by `torch.compile`
 _FACTORY = "ArchitectureSearch(factory=lambda **architecture: ...)"
 _REMEDY = f"Call `self.save_hyperparameters()` at the top of `__init__`, or give {_FACTORY}."
 
@@ -48,8 +50,10 @@ class ModuleBuilder:
         """A builder of modules like `module`."""
         return cls(Constructor.of(module), factory, carried_optimizers(module))
 
-    def check(self, names: Mapping[str, Any], architecture: Architecture) -> None:
+    def check(self, names: Mapping[str, Any], architecture: Architecture, elsewhere: Iterable[str] = ()) -> None:
         """Before the first trial: every name of the space is an argument, and `architecture` can be built.
+
+        `elsewhere` are names that a space may have beside those of the module, for a hint.
 
         Raises:
             SpaceError: a name that is no argument.
@@ -63,8 +67,13 @@ class ModuleBuilder:
         made = self.constructor
         what = f"{made.cls.__name__}.__init__"
         check_keywords(made.cls, what, f"Give {_FACTORY}.")
-        check_names(made.cls, what, names, made.saved if made.container_name else ())
+        made.check_names(names, elsewhere=elsewhere)
         check_binds(made.cls, what, made.arguments(architecture), _REMEDY)
+
+    def check_taken(self, module: LightningModule, draws: Iterable[Architecture]) -> None:
+        """Every name is taken by what is built; see `rebuilt.check_taken`."""
+        if self.factory is None:
+            check_taken(self.constructor, self.build, module, draws)
 
     def build(self, architecture: Architecture) -> LightningModule:
         """A fresh module of this architecture."""
@@ -95,47 +104,37 @@ class ModuleBuilder:
             raise
         module.trainer = old["_trainer"]  # the setter reaches the LightningModules inside it too
 
-    def lost_attributes(self, module: LightningModule, fresh: LightningModule) -> list[str]:
-        """Names that `module` holds but a freshly built one does not, or in another shape: a rebuild loses them.
+    def tell_losses(self, module: LightningModule, example: Architecture) -> None:
+        """Warn of all that candidates and the winner will not have of `module`; see `losses`.
 
-        Shapes tell only without a factory: then `fresh` is of the module's own architecture.
+        With a factory only whole attributes are compared: what it makes of `example` is of another architecture.
         """
-        if is_overridden("configure_model", module) or is_overridden("setup", module):
-            return []
-        held = [*module.__dict__, *module._modules, *module._buffers, *module._parameters]
-        fresh_names = {*fresh.__dict__, *fresh._modules, *fresh._buffers, *fresh._parameters}
-        lost = [name for name in held if name not in fresh_names and not name.startswith("_")]
-        if self.factory is None:
-            now, then = _shapes(module), _shapes(fresh)
-            if now and then:
-                changed = [n for n in {**now, **then} if now.get(n) != then.get(n)]
-                lost += [n for n in changed if n.partition(".")[0] not in lost]
-        return lost
-
-    def changed_weights(self, module: LightningModule, fresh: LightningModule) -> list[str]:
-        """Names of weights that were written to more often than those of a freshly built module, and differ from them.
-
-        PyTorch counts the writes: `__init__` makes the same number each time, `load_state_dict` and training add some.
-        What the count does not show (a module copied or assigned after that) is not told.
-        """
-        if self.factory is not None:  # `fresh` is of another architecture
-            return []
-        then = dict(fresh.named_parameters())
-        return [name for name, now in module.named_parameters() if name in then and _written_since(now, then[name])]
-
-
-def _written_since(now: torch.Tensor, then: torch.Tensor) -> bool:
-    if any(nn.parameter.is_lazy(p) or p.is_meta or p.is_inference() for p in (now, then)) or now.shape != then.shape:
-        return False
-    return now._version > then._version and not torch.equal(now.detach().cpu(), then.detach().cpu())
-
-
-def _shapes(module: LightningModule) -> dict[str, torch.Size]:
-    """Of the parameters; nothing of a module that a first batch will shape."""
-    parameters = dict(module.named_parameters())
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in parameters.values()):
-        return {}
-    return {name: parameter.shape for name, parameter in parameters.items()}
+        try:
+            fresh = self.build(example if self.factory is not None else {})
+        except Exception:  # one impossible architecture is a failed trial, not the end
+            return
+        changed = [] if self.factory is not None else changed_weights(module, fresh)
+        if changed:
+            rank_zero_warn(
+                f"{', '.join(changed[:3])}{' and others' if len(changed) > 3 else ''} of the module were changed after "
+                "`__init__` (trained, or loaded): candidates and the winner start from fresh weights. Load them in "
+                "`__init__`, or in `factory=`."
+            )
+        lost = lost_names(module, fresh) if self.factory is not None else losses(module, fresh, lambda: self.build({}))
+        if module._compiler_ctx is not None:  # `fit` has been given what `torch.compile` returned
+            lost = [what for what in lost if what.partition(" ")[0] not in COMPILED]
+            rank_zero_warn(
+                "The module was compiled with `torch.compile` before `fit`: candidates and the winner are new modules, "
+                "which train uncompiled. Compile their layers in `__init__` or in `configure_model` instead."
+            )
+        if lost:
+            unsaved = [] if self.factory is not None else self.constructor.unsaved()
+            not_saved = f" ({listed(unsaved)})" if unsaved else ""
+            rank_zero_warn(
+                f"{', '.join(lost)} of the module were set after `__init__`, or come from an argument that is not "
+                f"saved{not_saved}: candidates and the winner are without. Set them in `__init__`, of arguments that "
+                "`save_hyperparameters` saves, or give `factory=`."
+            )
 
 
 def _adopt(module: LightningModule, made: Any) -> None:

@@ -1,0 +1,148 @@
+"""What a rebuild loses: all that a module has and its saved hyperparameters do not bring back.
+
+Candidates and the winner are made by `__init__` from the saved hyperparameters. So an argument that was not saved
+returns to its default, and what was done after `__init__` is undone. The module is compared with one that is freshly
+built of its own hyperparameters, part by part:
+
+    attributes and parts         missing, of another class or configuration (`Dropout(p=0.5)`), other plain values
+    parameters and buffers       shape, dtype, `requires_grad`; values that were written since
+    state of parts               train or eval mode, hooks, `torch.compile`
+
+None of this is an error, as the search is of use without: it is told before the search begins. What differs between two
+fresh builds as well, such as a random identifier, is not told.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import nn
+
+Described = Mapping[tuple[str, str], str]  # (part, what of it) -> as text
+
+_MOST = 3  # names of one kind in a message
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
+_MODE, _KIND, _HOOKED, _COMPILED = "train/eval mode", "", "hooks", "torch.compile"
+
+
+def lost_names(module: LightningModule, fresh: LightningModule) -> list[str]:
+    """Names that `module` holds and `fresh` does not; nothing where layers are made only for the fit."""
+    if _is_completed_later(module):
+        return []
+    held = [*module.__dict__, *module._modules, *module._buffers, *module._parameters]
+    fresh_names = {*fresh.__dict__, *fresh._modules, *fresh._buffers, *fresh._parameters}
+    return [name for name in held if name not in fresh_names and not name.startswith("_")]
+
+
+def losses(
+    module: LightningModule,
+    fresh: LightningModule,  # built of the same hyperparameters
+    build: Callable[[], LightningModule],  # makes another one
+) -> list[str]:
+    """What a rebuild loses, in words, most telling first; empty where it loses nothing."""
+    lost = lost_names(module, fresh)
+    shapes = [] if _is_completed_later(module) else _other_shapes(module, fresh)
+    lost += [name for name in shapes if name.partition(".")[0] not in lost]
+    now, then = described(module), described(fresh)
+    other = [key for key in now if key in then and now[key] != then[key]]
+    if other:
+        again = described(build())
+        other = [key for key in other if again.get(key) == then[key]]
+    replaced = [part for part, what in other if what == _KIND]
+    other = [(part, what) for part, what in other if what == _KIND or not _is_below(part, replaced)]
+    return [*_shortened(lost), *_in_words(other, now, then)]
+
+
+def changed_weights(module: LightningModule, fresh: LightningModule) -> list[str]:
+    """Names of weights and buffers that were written to more often than those of `fresh`, and differ from them.
+
+    PyTorch counts the writes: `__init__` makes the same number each time, `load_state_dict` and training add some.
+    What the count does not show (a module copied or assigned after that) is not told.
+    """
+    then = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers())}
+    held = [*module.named_parameters(), *module.named_buffers()]
+    return [name for name, now in held if name in then and _written_since(now, then[name])]
+
+
+def described(module: nn.Module) -> Described:
+    """All that is compared, as text."""
+    texts: dict[tuple[str, str], str] = {}
+    for name, part in module.named_modules():
+        texts |= {(name, what): text for what, text in _of_part(part, is_root=not name).items()}
+    for name, parameter in module.named_parameters():
+        texts[name, "requires_grad"] = str(parameter.requires_grad)
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        texts[name, "dtype"] = str(tensor.dtype)
+    return texts
+
+
+def _of_part(part: nn.Module, is_root: bool) -> dict[str, str]:
+    configuration = "" if is_root else f"({part.extra_repr()})"
+    texts = {_KIND: type(part).__name__ + re.sub(r"0x[0-9a-f]+", "0x", configuration)}
+    texts |= {_MODE: "train" if part.training else "eval", _COMPILED: str(part._compiled_call_impl is not None)}
+    texts[_HOOKED] = str([len(getattr(part, hooks, None) or ()) for hooks in _HOOKS])
+    public = {name: value for name, value in vars(part).items() if not name.startswith("_") and name != "training"}
+    return {**texts, **{name: as_text(value) for name, value in public.items()}}
+
+
+def as_text(value: Any) -> str:
+    """A plain value as it is; of others the name, or the class."""
+    if value is None or isinstance(value, bool | int | float | complex | str | torch.dtype):
+        return repr(value)
+    if isinstance(value, list | tuple) and len(value) <= 20:
+        return f"{type(value).__name__}({', '.join(as_text(item) for item in value)})"
+    if isinstance(value, torch.Tensor):
+        return f"Tensor{tuple(value.shape)}"
+    name = getattr(value, "__qualname__", None)
+    return name if isinstance(name, str) else type(value).__name__
+
+
+def _in_words(keys: list[tuple[str, str]], now: Described, then: Described) -> list[str]:
+    said: list[str] = []
+    for what in dict.fromkeys(what for _, what in keys):
+        parts = [part for part, other in keys if other == what]
+        if what in (_MODE, _HOOKED, _COMPILED, "requires_grad", "dtype"):
+            said.append(f"{what} of {', '.join(_shortened([part or 'the whole' for part in parts]))}")
+            continue
+        for part in _shortened(parts):
+            name = ".".join(filter(None, (part, what)))
+            told = (part, what) in now
+            said.append(f"{name} ({now[part, what]}, rebuilt as {then[part, what]})" if told else name)
+    return said
+
+
+def _shortened(names: list[str]) -> list[str]:
+    return names if len(names) <= _MOST else [*names[:_MOST], f"{len(names) - _MOST} others"]
+
+
+def _is_below(part: str, replaced: list[str]) -> bool:
+    """Whether a part of another class stands for this difference already."""
+    return any(part == other or part.startswith(f"{other}.") for other in replaced)
+
+
+def _is_completed_later(module: LightningModule) -> bool:
+    return is_overridden("configure_model", module) or is_overridden("setup", module)
+
+
+def _other_shapes(module: LightningModule, fresh: LightningModule) -> list[str]:
+    now, then = _shapes(module), _shapes(fresh)
+    return [name for name in {**now, **then} if now.get(name) != then.get(name)] if now and then else []
+
+
+def _shapes(module: LightningModule) -> dict[str, torch.Size]:
+    """Of the parameters, each once where they are tied; nothing of a module that a first batch will shape."""
+    parameters = dict(module.named_parameters())
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in parameters.values()):
+        return {}
+    return {name: parameter.shape for name, parameter in parameters.items()}
+
+
+def _written_since(now: torch.Tensor, then: torch.Tensor) -> bool:
+    if any(nn.parameter.is_lazy(t) or t.is_meta or t.is_inference() for t in (now, then)) or now.shape != then.shape:
+        return False
+    return now._version > then._version and not torch.equal(now.detach().cpu(), then.detach().cpu())

@@ -1,0 +1,143 @@
+"""Values inside a structured argument: `cfg.width`, `encoder.init_args.dim`.
+
+A dotted name is the path to a value. Each container on the way keeps its type: a dict or AttributeDict, an
+`argparse.Namespace`, a dataclass, a named tuple, an OmegaConf DictConfig (whose interpolations, `${width}`, then follow
+the new value) and what LightningCLI makes of `class_path` and `init_args`. Other objects have no rule by which they
+could be made again with another value, and are refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from argparse import Namespace
+from collections.abc import Mapping, MutableMapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from lightning_autoarch.errors import SpaceError, did_you_mean
+
+Keys = tuple[str, ...]
+
+_KINDS = "a dict, a Namespace, a dataclass, a named tuple or an OmegaConf DictConfig"
+
+
+def keys_of(name: str) -> Keys:
+    """The parts of a dotted name."""
+    return tuple(name.split("."))
+
+
+def is_dict_config(value: Any) -> bool:
+    """Whether it is OmegaConf's; that package is optional, and an object of it implies that it is installed."""
+    return type(value).__module__.startswith("omegaconf.") and type(value).__name__ == "DictConfig"
+
+
+def fields_of(container: Any) -> dict[str, Any] | None:
+    """What a container holds by name; None for an object that is not one of the known kinds."""
+    if isinstance(container, Mapping) or is_dict_config(container):
+        return _items(container)
+    if isinstance(container, Namespace | SimpleNamespace):
+        return dict(vars(container))
+    if dataclasses.is_dataclass(container) and not isinstance(container, type):
+        return {f.name: getattr(container, f.name) for f in dataclasses.fields(container) if f.init}
+    if _is_named_tuple(container):
+        return {name: getattr(container, name) for name in container._fields}
+    return None
+
+
+def value_at(container: Any, keys: Keys) -> Any:
+    """What a path of keys leads to.
+
+    Raises:
+        KeyError: it leads nowhere.
+    """
+    for key in keys:
+        fields = fields_of(container)
+        if fields is None or key not in fields:
+            raise KeyError(key)
+        container = fields[key]
+    return container
+
+
+def check_keys(container: Any, keys: Keys, name: str) -> None:
+    """A path must lead to a value.
+
+    Args:
+        container: where it begins.
+        keys: below it.
+        name: of the whole in a search space, which ends with these keys.
+
+    Raises:
+        SpaceError: it does not; the message lists the names that exist there.
+    """
+    before = name.split(".")[: -len(keys)]
+    for i, key in enumerate(keys):
+        where = ".".join([*before, *keys[:i]]) or "the hyperparameters"
+        fields = fields_of(container)
+        if fields is None:
+            raise SpaceError(
+                f"`{name}` of the space: `{where}` is {_described(container)}, in which no value can be replaced. "
+                f"Expected {_KINDS}. Give ArchitectureSearch(factory=...), or make `{keys[-1]}` an argument of "
+                "`__init__`."
+            )
+        if key not in fields:
+            raise SpaceError(f"`{name}` of the space: {_missing(key, fields, where)}")
+        container = fields[key]
+
+
+def replaced(container: Any, keys: Keys, value: Any) -> Any:
+    """A container like this one with another value at a path; the given one may be changed in place."""
+    if is_dict_config(container):
+        return _replaced_in_config(container, keys, value)
+    first, rest = keys[0], keys[1:]
+    fields = fields_of(container) or {}
+    new = replaced(fields[first], rest, value) if rest else value
+    if isinstance(container, MutableMapping):
+        container[first] = new
+        return container
+    if isinstance(container, Mapping):
+        return {**container, first: new}
+    if isinstance(container, Namespace | SimpleNamespace):
+        setattr(container, first, new)
+        return container
+    if _is_named_tuple(container):
+        return container._replace(**{first: new})
+    return dataclasses.replace(container, **{first: new})
+
+
+def _replaced_in_config(config: Any, keys: Keys, value: Any) -> Any:
+    from omegaconf import OmegaConf, flag_override
+
+    with flag_override(config, ["readonly", "struct"], [False, False]):
+        OmegaConf.update(config, ".".join(keys), copy.deepcopy(value), force_add=True)
+    return config
+
+
+def _items(mapping: Any) -> dict[str, Any]:
+    """Of an OmegaConf config without those that are missing (`???`)."""
+    if not is_dict_config(mapping):
+        return dict(mapping)
+    from omegaconf import OmegaConf
+
+    return {str(key): None if OmegaConf.is_missing(mapping, key) else mapping[key] for key in mapping}
+
+
+def _is_named_tuple(value: Any) -> bool:
+    return isinstance(value, tuple) and hasattr(value, "_fields")
+
+
+def _described(value: Any) -> str:
+    return repr(value) if value is None or isinstance(value, int | float | str) else f"a {type(value).__name__}"
+
+
+def _missing(key: str, fields: Mapping[str, Any], where: str) -> str:
+    arguments = fields_of(fields.get("init_args"))
+    inside = f" Did you mean `{where}.init_args.{key}`?" if arguments and key in arguments else ""
+    return f"`{where}` has no `{key}`, but {listed(fields)}.{inside or did_you_mean(key, fields)}"
+
+
+def listed(names: Mapping[str, Any] | Sequence[str], most: int = 20) -> str:
+    """Names for a message, the first of them where there are many."""
+    quoted = [f"`{name}`" for name in names]
+    more = f" and {len(quoted) - most} more" if len(quoted) > most else ""
+    return ", ".join(quoted[:most]) + more if quoted else "nothing"
