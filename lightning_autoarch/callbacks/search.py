@@ -63,6 +63,13 @@ from lightning_autoarch.training.module import Factory, ModuleBuilder
 from lightning_autoarch.training.optimizers import check_optimizers_hold_the_module
 from lightning_autoarch.training.parents import Inherit, Parents, check_inherit
 from lightning_autoarch.training.recorder import OnNan, Report, TrialRecorder
+from lightning_autoarch.training.searched_trainer import (
+    SEARCHABLE,
+    check_trainer_names,
+    check_trainer_values,
+    set_on_,
+    trainer_part,
+)
 from lightning_autoarch.training.trial import RETRIED, TrialResult, TrialSpec, run_trial
 
 if TYPE_CHECKING:
@@ -87,7 +94,10 @@ class ArchitectureSearch(Callback):
             `prune.sparsity.<pattern>` for some layers, `prune.flops`, `prune.weight`. Those with `transfer.` are of the
             one `TransferLearning`: `transfer.strategy`, `transfer.layer_decay`, `transfer.freeze_depth`,
             `transfer.lr_scale.<pattern>`, `transfer.checkpoint`. Trials then prune, or start from the checkpoint, and
-            the outer fit does as the winner.
+            the outer fit does as the winner. `trainer.gradient_clip_val`, `trainer.gradient_clip_algorithm` and
+            `trainer.accumulate_grad_batches` are of the Trainer, of trials and of the outer fit. A dotted name is a
+            value inside of an argument: `cfg.width` of a dict, Namespace, dataclass or OmegaConf config,
+            `encoder.init_args.dim` of what LightningCLI makes, `data.cfg.size` of the datamodule's.
         monitor: the logged value that is the score: the best epoch's counts, in a trial that prunes the best of those
             at the final sparsity.
         mode: "min" or "max".
@@ -313,6 +323,7 @@ class ArchitectureSearch(Callback):
             self._winner = state["trial"]
 
     def _search(self, trainer: Trainer, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
+        self._check_trainer(trainer)
         self._check_buildable(module, builder, data)
         spec = self._spec(trainer, builder, data)
         facts = Facts(builder, data, flops=True if self.max_flops is not None else None, trainer=spec.trainer)
@@ -363,13 +374,18 @@ class ArchitectureSearch(Callback):
             progress.close()
         self._conclude(trainer, ledger, directory, limits)
 
+    def _check_trainer(self, trainer: Trainer) -> None:
+        check_trainer_names(trainer_part(self.space.parameters), self.trial_trainer, trainer)
+        rng = np.random.default_rng(0)
+        check_trainer_values(self.space.architecture(self.space.random(rng)) for _ in range(_DRAWS))
+
     def _check_buildable(self, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
 
         names, data_names = split_architecture(dict.fromkeys(self.space.parameters))
         rng = np.random.default_rng(0)
         draws = [split_architecture(self.space.architecture(self.space.random(rng))) for _ in range(_DRAWS)]
         example, data_example = draws[0]
-        builder.check(names, example, data.names())
+        builder.check(names, example, [*data.names(), *(f"trainer.{name}" for name in SEARCHABLE)])
         data.check(data_names, data_example)
         assert self._joint is not None
         self._joint.check(self.after)
@@ -484,6 +500,7 @@ class ArchitectureSearch(Callback):
         spec = dataclasses.replace(
             spec,
             architecture=architecture,
+            trainer={**spec.trainer, **trainer_part(architecture)},
             seed=trial_seed(self.seed, number),
             directory=own,
             callbacks=self._joint.callbacks(architecture),
@@ -519,6 +536,7 @@ class ArchitectureSearch(Callback):
         with seeded(trial_seed(self.seed, self._winner or 0)):
             builder.rebuild_(module, architecture)
         data.rebuild_(parameters)
+        set_on_(trainer, trainer_part(self.best_architecture))
         assert self._joint is not None
         self._joint.parametrise_outer_(self.best_architecture)
         if self._weights is not None:

@@ -27,7 +27,8 @@ class _SearchOptions(ArchitectureSearch):
     """Search an architecture.
 
     Args:
-        space: argument of the model (or `data.` and argument of the data) -> what it can be, such as
+        space: argument of the model (or `data.` and argument of the data, or a dotted name inside of an argument, such
+            as `encoder.init_args.dim`) -> what it can be, such as
             `{low: 16, high: 512, log: true}`, `[relu, gelu]`, `{min: 1, max: 4, block: {width: {low: 8, high: 64}}}`.
         monitor: the logged value that is the score: the best epoch's counts.
     """

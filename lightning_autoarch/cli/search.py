@@ -29,7 +29,9 @@ from lightning_autoarch.cli.winner import (
     write_config,
 )
 from lightning_autoarch.errors import SearchError
+from lightning_autoarch.training.arguments import Constructor
 from lightning_autoarch.training.data import split_architecture
+from lightning_autoarch.training.searched_trainer import trainer_part
 
 
 class SearchCommand(LightningCLI):
@@ -99,14 +101,18 @@ class SearchCommand(LightningCLI):
         parser = self._parser(self.subcommand)
         given = self.config[self.subcommand]
         config: dict[str, Any] = yaml.safe_load(parser.dump(given, skip_default=True))
+        whole: dict[str, Any] = yaml.safe_load(parser.dump(given, skip_none=False))
         seed = given.get("seed_everything")
         config = {"seed_everything": seed, **{k: v for k, v in config.items() if k not in ("search", "output")}}
         if callbacks := (config.get("trainer") or {}).get("callbacks"):
             config["trainer"]["callbacks"] = [c for c in callbacks if not is_a(c, ArchitectureSearch)]
         module, data = split_architecture(dict(architecture))
-        for key, arguments in (("model", module), ("data", data)):
+        for key, made, arguments in (("model", self.model, module), ("data", self.datamodule, data)):
             if arguments:
-                config[key] = with_arguments(config.get(key) or {}, given[key], arguments)
+                named = Constructor.of(made).as_written(arguments)
+                config[key] = with_arguments(config.get(key) or {}, whole.get(key) or {}, named)
+        if of_trainer := trainer_part(architecture):
+            config["trainer"] = {**(config.get("trainer") or {}), **of_trainer}
         self._write_callbacks(config, architecture)
         return config
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 import os
 import shlex
@@ -51,16 +52,48 @@ def check_config(parameters: Mapping[str, Any], prefix: str = "") -> None:
             check_config(parameter.of(0)[1], f"{prefix}{name}.")
 
 
-def with_arguments(written: dict[str, Any], given: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `model` or `data` of a config with other arguments."""
-    if "class_path" not in given:
-        return {**written, **arguments}
-    section = {"class_path": given["class_path"], **written}
-    known = given.get("init_args") or {}
+def with_arguments(
+    written: Mapping[str, Any], whole: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The section `model` or `data` of a config with other arguments.
+
+    Args:
+        written: the section as it will be written, without defaults.
+        whole: the same with defaults.
+        arguments: by name, dotted where a value is inside of one.
+    """
+    if "class_path" not in whole:
+        section = dict(written)
+        for name, value in arguments.items():
+            section |= _item(whole, name, value, section)
+        return section
+    section = {"class_path": whole["class_path"], **written}
     for name, value in arguments.items():
-        where = "init_args" if name in known else "dict_kwargs"
-        section[where] = {**(section.get(where) or {}), name: value}
+        where = "init_args" if name.partition(".")[0] in (whole.get("init_args") or {}) else "dict_kwargs"
+        there = section.get(where) or {}
+        section[where] = {**there, **_item(whole.get(where) or {}, name, value, there)}
     return section
+
+
+def _item(whole: Mapping[str, Any], name: str, value: Any, written: Mapping[str, Any]) -> dict[str, Any]:
+    """The argument that a name leads to or into, with its new value."""
+    argument, _, inner = name.partition(".")
+    if not inner:
+        return {argument: value}
+    changed = copy.deepcopy(_merged(whole.get(argument), written.get(argument)))
+    *path, last = inner.split(".")
+    place = changed
+    for key in path:
+        place = place.setdefault(key, {})
+    place[last] = value
+    return {argument: changed}
+
+
+def _merged(whole: Any, written: Any) -> Any:
+    """`whole`, and in it what was written, with earlier changes."""
+    if not (isinstance(whole, Mapping) and isinstance(written, Mapping)):
+        return (whole or {}) if written is None else written
+    return {**whole, **{key: _merged(whole.get(key), value) for key, value in written.items()}}
 
 
 def writable(path: Path) -> Path:

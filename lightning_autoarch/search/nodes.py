@@ -6,6 +6,7 @@ A `Repeat` is unrolled to its largest count; a parent stands before the paramete
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from optuna import Trial
     from optuna.distributions import BaseDistribution
 
-PREFIXES = ("data.", "prune.", "transfer.")
+PREFIXES = ("data.", "prune.", "transfer.", "trainer.")
 # What a pattern of layers' names may follow, `encoder.*`.
 BY_PATTERN = ("prune.sparsity.", "prune.weight.", "transfer.lr_scale.", "transfer.lora.")
 
@@ -57,11 +58,16 @@ class Node:
 
 
 def check_name(name: Any, prefixes: tuple[str, ...]) -> None:
-    """Raises SpaceError for a name that cannot be an argument's, optionally after one of the prefixes."""
+    """Raises SpaceError for a name that cannot be an argument's, optionally after one of the prefixes.
+
+    With dots it is inside of an argument, of the module or the datamodule.
+    """
     if isinstance(name, str):
         prefix = next((p for p in (*BY_PATTERN, *prefixes) if prefixes and name.startswith(p)), "")
         rest = name.removeprefix(prefix)
-        if rest.isidentifier() or (prefix in BY_PATTERN and rest):
+        nested = bool(prefixes) and prefix in ("", "data.")
+        parts = rest.split(".") if nested else [rest]
+        if all(part.isidentifier() for part in parts) or (prefix in BY_PATTERN and rest):
             return
     hint = f", optionally after {', '.join(prefixes)}" if prefixes else ""
     raise SpaceError(f"Parameter `{name}`: expected the name of an argument{hint}.")
@@ -71,6 +77,9 @@ def unroll(parameters: Mapping[str, Parameter]) -> list[Node]:
     """Flat nodes in the order of declaration; a `Repeat` is unrolled to its largest count."""
     nodes: list[Node] = []
     _unroll_into(nodes, parameters, "", (), ({},))
+    counts = Counter(node.name for node in nodes)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise SpaceError(f"Two parameters of the space are called `{twice[0]}`: a Repeat has names inside of its own.")
     return nodes
 
 

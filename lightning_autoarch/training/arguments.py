@@ -141,6 +141,15 @@ class Constructor:
         extras = [str(name) for name in self.saved if self._takes_any and self.container is None]
         return list(dict.fromkeys([*own, *inside, *extras]))
 
+    def as_written(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes by the full names of what they change: `width` inside of the container `cfg` is `cfg.width`."""
+        if self.container is None:
+            return dict(changes)
+        name = self.container.name
+        return {
+            key if self._is_beside(key) else ".".join((name, *self._keys(key))): value for key, value in changes.items()
+        }
+
     def unsaved(self) -> list[str]:
         """Arguments whose values are not among the hyperparameters: they have their defaults in what is made."""
         held = {*self.saved, *([] if self.container is None else [self.container.name])}

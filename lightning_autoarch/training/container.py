@@ -122,8 +122,10 @@ def _of_kind(kind: Any, values: dict[str, Any]) -> Any:
         from omegaconf import OmegaConf
 
         return OmegaConf.create(values)
+    if not dataclasses.is_dataclass(kind) or {f.name for f in dataclasses.fields(kind) if f.init} != values.keys():
+        return None
     flat = not any(isinstance(value, Mapping) for value in values.values())  # a dict may stand for a dataclass within
-    return kind(**values) if dataclasses.is_dataclass(kind) and flat else None
+    return kind(**values) if flat else None
 
 
 def _attribute_dict(values: Any) -> Any:

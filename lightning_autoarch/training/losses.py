@@ -25,6 +25,7 @@ from torch import nn
 
 Described = Mapping[tuple[str, str], str]  # (part, what of it) -> as text
 
+STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")  # set by `torch.compile(module)`
 _MOST = 3  # names of one kind in a message
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
 _MODE, _KIND, _HOOKED, _COMPILED = "train/eval mode", "", "hooks", "torch.compile"
@@ -36,7 +37,8 @@ def lost_names(module: LightningModule, fresh: LightningModule) -> list[str]:
         return []
     held = [*module.__dict__, *module._modules, *module._buffers, *module._parameters]
     fresh_names = {*fresh.__dict__, *fresh._modules, *fresh._buffers, *fresh._parameters}
-    return [name for name in held if name not in fresh_names and not name.startswith("_")]
+    compiled = STEPS if module._compiler_ctx is not None else ()
+    return [name for name in held if name not in (*fresh_names, *compiled) and not name.startswith("_")]
 
 
 def losses(

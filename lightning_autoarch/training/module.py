@@ -26,7 +26,6 @@ from lightning_autoarch.training.rebuilt import check_taken
 
 Factory = Callable[..., LightningModule]
 
-COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")  # by `torch.compile`
 _FACTORY = "ArchitectureSearch(factory=lambda **architecture: ...)"
 _REMEDY = f"Call `self.save_hyperparameters()` at the top of `__init__`, or give {_FACTORY}."
 
@@ -122,7 +121,6 @@ class ModuleBuilder:
             )
         lost = lost_names(module, fresh) if self.factory is not None else losses(module, fresh, lambda: self.build({}))
         if module._compiler_ctx is not None:  # `fit` has been given what `torch.compile` returned
-            lost = [what for what in lost if what.partition(" ")[0] not in COMPILED]
             rank_zero_warn(
                 "The module was compiled with `torch.compile` before `fit`: candidates and the winner are new modules, "
                 "which train uncompiled. Compile their layers in `__init__` or in `configure_model` instead."
