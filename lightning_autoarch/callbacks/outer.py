@@ -25,6 +25,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_autoarch.errors import SearchError
+from lightning_autoarch.training.links import Links
 from lightning_autoarch.training.recorder import TrialRecorder
 
 Minima = tuple[int | None, int | None]  # epochs, steps
@@ -154,6 +155,13 @@ def save_cli_config(trainer: Trainer, module: LightningModule) -> None:
     for callback in _callbacks(trainer):
         if isinstance(callback, cli.SaveConfigCallback):
             callback.setup(trainer, module, "fit")
+
+
+def links_of_cli(trainer: Trainer) -> Links:
+    """The linked arguments of the LightningCLI that made a Trainer, which its SaveConfigCallback knows; else none."""
+    cli = sys.modules.get("lightning.pytorch.cli")
+    found = [] if cli is None else [cb for cb in _callbacks(trainer) if isinstance(cb, cli.SaveConfigCallback)]
+    return Links.of(found[0].parser, found[0].config) if found else Links()
 
 
 def reattach(trainer: Trainer, module: LightningModule) -> None:

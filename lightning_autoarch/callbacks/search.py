@@ -10,6 +10,7 @@ import signal
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,6 +36,7 @@ from lightning_autoarch.callbacks.outer import (
     checkpoint_path,
     come_first,
     end_before_training,
+    links_of_cli,
     reattach,
     restore_minima,
     save_cli_config,
@@ -58,6 +60,7 @@ from lightning_autoarch.training.folds import Folds, OfDataset, check_splitter, 
 from lightning_autoarch.training.inherit import check_ends, check_trial_trainer, inherited_arguments
 from lightning_autoarch.training.isolation import seeded, trial_seed
 from lightning_autoarch.training.limits import Constraint, Limits, check_sizes_can_be_met
+from lightning_autoarch.training.links import Links
 from lightning_autoarch.training.loop import Budget, SearchLoop, check_budget, trial_directory, winner_of
 from lightning_autoarch.training.module import Factory, ModuleBuilder
 from lightning_autoarch.training.optimizers import check_optimizers_hold_the_module
@@ -139,6 +142,8 @@ class ArchitectureSearch(Callback):
         best_architecture: of the winner, None before.
         best_score: its score.
         study: the Optuna study.
+        links: arguments that follow from others, as `AutoArchCLI` sets them; None: those of the LightningCLI that made
+            the Trainer, if any.
 
     Raises:
         SpaceError: the space is not well formed, or names something that is no argument.
@@ -203,6 +208,8 @@ class ArchitectureSearch(Callback):
         self._minima: Minima | None = None
         self._joint: JointSearch | None = None
         self._sigint: Any = None
+        self.links: Links | None = None
+        self._links = Links()
         self._check_arguments()
 
     @property
@@ -220,7 +227,8 @@ class ArchitectureSearch(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles know nothing of this process: not the module that was searched, not its signal handler."""
-        return {**self.__dict__, "_searched": None, "_sigint": None, "_joint": None}
+        of_process = {"_searched": None, "_sigint": None, "_joint": None, "links": None, "_links": Links()}
+        return {**self.__dict__, **of_process}
 
     def has_searched(self, module: LightningModule) -> bool:
         """Whether it has rebuilt this module already, and leaves it alone."""
@@ -257,6 +265,7 @@ class ArchitectureSearch(Callback):
         self._sigint = signal.getsignal(signal.SIGINT)
         builder = ModuleBuilder.of(pl_module, self.factory)
         data = TrialData.of(trainer)
+        self._links = self.links or links_of_cli(trainer)
         self._joint = JointSearch.of(self.space, self.trial_callbacks, trainer, pl_module)
         if not self._resumes(trainer):
             check_one_process(trainer)
@@ -326,7 +335,13 @@ class ArchitectureSearch(Callback):
         self._check_trainer(trainer)
         self._check_buildable(module, builder, data)
         spec = self._spec(trainer, builder, data)
-        facts = Facts(builder, data, flops=True if self.max_flops is not None else None, trainer=spec.trainer)
+        facts = Facts(
+            builder,
+            data,
+            flops=True if self.max_flops is not None else None,
+            trainer=spec.trainer,
+            completed=partial(self._links.completed, datamodule=data.datamodule),
+        )
         assert self._joint is not None
         limits = Limits(facts, self.max_params, self.max_flops, self.constraints, [self._joint.why_not])
         directory = None if trainer.fast_dev_run else self._directory(trainer, module)  # type: ignore[attr-defined]
@@ -383,7 +398,9 @@ class ArchitectureSearch(Callback):
 
         names, data_names = split_architecture(dict.fromkeys(self.space.parameters))
         rng = np.random.default_rng(0)
-        draws = [split_architecture(self.space.architecture(self.space.random(rng))) for _ in range(_DRAWS)]
+        self._links.check(self.space.parameters)
+        random = [self.space.architecture(self.space.random(rng)) for _ in range(_DRAWS)]
+        draws = [split_architecture(self._links.completed(each, data.datamodule)) for each in random]
         example, data_example = draws[0]
         builder.check(names, example, [*data.names(), *(f"trainer.{name}" for name in SEARCHABLE)])
         data.check(data_names, data_example)
@@ -499,7 +516,7 @@ class ArchitectureSearch(Callback):
         assert self._joint is not None
         spec = dataclasses.replace(
             spec,
-            architecture=architecture,
+            architecture=self._links.completed(architecture, spec.data.datamodule),
             trainer={**spec.trainer, **trainer_part(architecture)},
             seed=trial_seed(self.seed, number),
             directory=own,
@@ -532,7 +549,7 @@ class ArchitectureSearch(Callback):
 
     def _rebuild(self, trainer: Trainer, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
         assert self.best_architecture is not None
-        architecture, parameters = split_architecture(self.best_architecture)
+        architecture, parameters = split_architecture(self._links.completed(self.best_architecture, data.datamodule))
         with seeded(trial_seed(self.seed, self._winner or 0)):
             builder.rebuild_(module, architecture)
         data.rebuild_(parameters)

@@ -19,6 +19,7 @@ from lightning_autoarch.cli.prune import PruneCommand
 from lightning_autoarch.cli.search import SearchCommand, first_search
 from lightning_autoarch.cli.transfer import TransferCommand
 from lightning_autoarch.errors import AutoArchError, SearchError
+from lightning_autoarch.training.links import Links
 
 _USAGE = "%(prog)s [--config FILE] [--KEY VALUE ...]"  # jsonargparse's own names every key: 70 lines before each error
 _OF_OTHERS: dict[str, tuple[type[Callback], ...]] = {  # what a subcommand leaves out of `trainer.callbacks`
@@ -79,11 +80,19 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
                 raise SearchError("There are two searches: give `search:` or the callback, not both.")
             # The same command again is how a search resumes: its config.yaml is there already.
             self.save_config_kwargs = {"overwrite": True, **self.save_config_kwargs}
+        for callback in (search, *others):
+            if isinstance(callback, ArchitectureSearch):
+                callback.links = Links.of(self._parser(self.subcommand), self._given)
         if callbacks is not None or any(made):
             kwargs["callbacks"] = [*filter(None, made), *others]
         if self.subcommand in ABOUT_OWN:
             self.save_config_callback = None  # they write something of their own
         return super().instantiate_trainer(**kwargs)
+
+    @property
+    def _given(self) -> Any:
+        """The config of the subcommand."""
+        return self.config if self.subcommand is None else self.config[self.subcommand]
 
     def _setup_parser_kwargs(self, parser_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         main, subcommands = super()._setup_parser_kwargs(parser_kwargs)

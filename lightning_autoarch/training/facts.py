@@ -36,6 +36,7 @@ class Facts:
         data: gives the first batch where a module has no `example_input_array`, and is what hooks see that make layers.
         flops: measure FLOPs too: `True`, or `None` for "where `example_input_array` makes it possible".
         trainer: arguments of the Trainer that such hooks see.
+        completed: adds arguments that follow from those of an architecture.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class Facts:
         data: TrialData,
         flops: bool | None = None,
         trainer: Mapping[str, Any] | None = None,
+        completed: Callable[[Architecture], Architecture] | None = None,
     ) -> None:
-        self._builder, self._data, self._flops = builder, data, flops
+        self._builder, self._data, self._flops, self._completed = builder, data, flops, completed
         self._trainer = {**SILENT, "accelerator": "cpu", "devices": 1, **(trainer or {})}
         self._known: dict[str, dict[str, float]] = {}
         self._late: bool | None = None  # whether hooks make layers; known once a candidate has been built
@@ -62,7 +64,7 @@ class Facts:
             Exception: whatever the module's `__init__`, `setup` or `configure_model` raises for an impossible
                 architecture.
         """
-        module, data = split_architecture(architecture)
+        module, data = split_architecture(architecture if self._completed is None else self._completed(architecture))
         if self._late is None:
             self._late = is_made_late(self._builder.build(module))
         varied = data if self._late else {}  # of the datamodule, which the hooks may read
