@@ -13,8 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_autoarch import ArchitectureSearch, Int, SpaceError
-from lightning_autoarch.search.space import Repeat, SearchSpace
+from lightning_autoarch import ArchitectureSearch, Int, Repeat, SearchSpace, SpaceError
 
 
 @dataclasses.dataclass
