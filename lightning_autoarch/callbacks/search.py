@@ -492,7 +492,9 @@ class ArchitectureSearch(Callback):
 
     def _spec(self, trainer: Trainer, builder: ModuleBuilder, data: TrialData) -> TrialSpec:
         """The trial that all trials are variations of."""
-        arguments = {**inherited_arguments(trainer), **self.trial_trainer}
+        searched = trainer_part(self.space.parameters)  # each trial has its own, whatever an earlier winner has set
+        of_outer = {name: value for name, value in inherited_arguments(trainer).items() if name not in searched}
+        arguments = {**of_outer, **self.trial_trainer}
         check_ends(arguments, self.trial_callbacks)
         fresh(self.trial_callbacks)  # raises here what would fail every trial
         return TrialSpec(
