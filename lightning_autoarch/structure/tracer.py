@@ -43,7 +43,8 @@ def run(
     """
     tracer = _Tracer(flow, watch)
     try:
-        with scene(module, flipped=flipped) as fake, _ModulePath(module) as path, tracer.following(path):
+        with scene(module, flipped=flipped) as fake, _ModulePath(module) as path:
+            tracer.path = path
             args, kwargs = arguments(example_inputs, fake)
             tracer.fake = fake
             with tracer:
@@ -101,10 +102,6 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.path: object = ""
         self.fake = FakeTensorMode()
         self.op = ""
-
-    def following(self, path: _ModulePath) -> _ModulePath:
-        self.path = path
-        return path
 
     @property
     def place(self) -> str:
