@@ -6,8 +6,9 @@ groups of coupled channels ─► importance of units ─► how many stay (a sh
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -17,12 +18,12 @@ from torch.optim import Optimizer
 from lightning_autoarch.errors import did_you_mean
 from lightning_autoarch.prune.amounts import real
 from lightning_autoarch.prune.cost import Cost, cheap_copy, cost_of, detached_copy
+from lightning_autoarch.prune.cut import Cut, Keep
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.targets import Patterns, plain_name
-from lightning_autoarch.prune.units import Norm, Scores, UnitScope, kept_units, unit_scores
-from lightning_autoarch.structure import ChannelGroup, Resized, channel_groups, recipe_of, remove_channels_
+from lightning_autoarch.prune.units import Norm, UnitScope, unit_scores
+from lightning_autoarch.structure import ChannelGraph, ChannelGroup, PlanError, Resized, recipe_of, remove_channels_
 
-Keep = dict[str, list[int]]
 PROBES = 12  # bisections of the share of units: a 4096th
 ALL = 1.0 - 1e-9  # a share of the units with which the fewest stay that may
 
@@ -73,6 +74,7 @@ class Removed:
         widths: name of a group -> units before and after.
         before: cost of the dense module.
         after: cost now.
+        left: name of a group that was to lose units and did not, because the forward would not follow -> why.
     """
 
     resized: Resized
@@ -81,6 +83,7 @@ class Removed:
     widths: dict[str, tuple[int, int]]
     before: Cost
     after: Cost
+    left: dict[str, str] = field(default_factory=dict)
 
 
 def prune_channels_(
@@ -119,21 +122,43 @@ def prune_channels_(
         module,
             its gradients and the optimizers are then as before.
     """
-    groups = _chosen(channel_groups(module, example_inputs), targets, exclude)
-    scores = unit_scores(module, groups, p)
+    graph = ChannelGraph.of(module, example_inputs)
+    groups = _chosen(graph.groups, targets, exclude)
+    cut = Cut(list(groups), unit_scores(module, groups, p), scope, round_to)
     before = cost_of(module, example_inputs, latency=target.latency is not None)
-    search = _Search(module, example_inputs, groups, scores, scope, round_to)
-    share = target.share if target.share is not None else search.share(target, before)
-    keep = search.keep(share)
-    if not keep:
-        raise PruneValueError(
-            f"Nothing would go: no group of {', '.join(group.name for group in groups[:3])} loses a unit at a share of "
-            f"{share:.3g} with `round_to={round_to}`. Ask for a smaller module, or round to fewer."
-        )
-    resized = remove_channels_(module, example_inputs, keep, optimizers)
+    keep, resized = _removed(graph, cut, target, before, optimizers)
     after = cost_of(module, example_inputs, latency=target.latency is not None)
     widths = {group.name: (group.width, len(keep.get(group.name, range(group.width)))) for group in groups}
-    return Removed(resized, recipe_of(module, resized), keep, widths, before, after)
+    if cut.left:
+        warnings.warn(_left_words(cut.left), stacklevel=2)
+    return Removed(resized, recipe_of(module, resized), keep, widths, before, after, cut.left)
+
+
+def _removed(
+    graph: ChannelGraph, cut: Cut, target: Target, before: Cost, optimizers: Iterable[Optimizer]
+) -> tuple[Keep, Resized]:
+    """Remove what meets the target; where the forward does not follow, something else that does."""
+    search = _Search(graph, cut, target, before)
+    while True:
+        share = target.share if target.share is not None else search.share()
+        keep = cut.keep(share)
+        if not keep:
+            raise PruneValueError(
+                f"Nothing would go: no group of {', '.join(group.name for group in cut.groups[:3])} loses a unit at a "
+                f"share of {share:.3g} with `round_to={cut.round_to}`. Ask for a smaller module, or round to fewer."
+            )
+        try:
+            return keep, graph.remove_(keep, optimizers)
+        except PlanError as error:
+            cut.learn(error, keep)
+
+
+def _left_words(left: Mapping[str, str]) -> str:
+    names = ", ".join(f"`{name}`" for name in left)
+    return (
+        f"Channels of {names} stay as they are, the others were pruned. {next(iter(left.values()))} "
+        "(`exclude=` these groups, and there is no warning.)"
+    )
 
 
 def check_prunable(module: nn.Module, example_inputs: Any, target: Target, **options: Any) -> None:
@@ -148,53 +173,57 @@ def check_prunable(module: nn.Module, example_inputs: Any, target: Target, **opt
 
 
 class _Search:
-    """The smallest share of units that meets a target, on copies."""
+    """The smallest share of units that meets a target."""
 
-    def __init__(
-        self,
-        module: nn.Module,
-        example_inputs: Any,
-        groups: Sequence[ChannelGroup],
-        scores: Scores,
-        scope: UnitScope,
-        round_to: int,
-    ) -> None:
-        self._module, self._inputs, self._groups = module, example_inputs, groups
-        self._scores, self._scope, self._round_to = scores, scope, round_to
+    def __init__(self, graph: ChannelGraph, cut: Cut, target: Target, dense: Cost) -> None:
+        self._graph, self._cut, self._target, self._dense = graph, cut, target, dense
+        known = target.parameters is not None or target.share is not None
+        self._counted = known or (target.flops is not None and graph.flops({}) == dense.flops)
 
-    def keep(self, share: float) -> Keep:
-        return kept_units(self._groups, self._scores, share, self._scope, self._round_to)
-
-    def share(self, target: Target, dense: Cost) -> float:
-        latency = target.latency is not None
+    def share(self) -> float:
+        """Raises PruneValueError where the target is out of reach."""
         tried: dict[str, bool] = {}
 
         def met(share: float) -> bool:
-            keep = self.keep(share)
+            keep = self._cut.keep(share)
             key = repr(keep)
             if key not in tried:
-                tried[key] = bool(keep) and target.met(dense, self._cost(keep, latency))
+                tried[key] = bool(keep) and self._met(keep)
             return tried[key]
 
         low, high = 0.0, ALL
         if not met(high):
             raise PruneValueError(
-                f"{target} is out of reach: with the fewest units in every group that may lose some it is not met. "
-                "Some channels are fixed by the module's inputs and outputs, or by `targets`, `exclude` and `round_to`."
+                f"{self._target} is out of reach: with the fewest units in every group that may lose some it is not "
+                "met. Some channels are fixed by the module's inputs and outputs, or by `targets`, `exclude` and "
+                f"`round_to`{_and_left(self._cut.left)}."
             )
         for _ in range(PROBES):
             middle = (low + high) / 2
             low, high = (low, middle) if met(middle) else (middle, high)
         return high
 
-    def _cost(self, keep: Mapping[str, Sequence[int]], latency: bool) -> Cost:
-        if latency:
-            copied = detached_copy(self._module)
-            remove_channels_(copied, self._inputs, keep)
-            return cost_of(copied, self._inputs, latency=True)
-        copied, inputs = cheap_copy(self._module, self._inputs)
-        remove_channels_(copied, inputs, keep)
-        return cost_of(copied, inputs)
+    def _met(self, keep: Keep) -> bool:
+        if not self._counted:
+            return self._met_by_copy(keep)
+        parameters = self._graph.parameters(keep)
+        flops = 0 if self._target.flops is None else self._graph.flops(keep)
+        return self._target.met(self._dense, Cost(parameters, flops))
+
+    def _met_by_copy(self, keep: Keep) -> bool:
+        """What cannot be counted is measured: seconds, and FLOPs of operations that were not followed."""
+        module, inputs = self._graph.module, self._graph.example_inputs
+        latency = self._target.latency is not None
+        copied, inputs = (detached_copy(module), inputs) if latency else cheap_copy(module, inputs)
+        try:
+            remove_channels_(copied, inputs, keep)
+        except PlanError:  # these units cannot go together: a larger module may
+            return False
+        return self._target.met(self._dense, cost_of(copied, inputs, latency=latency))
+
+
+def _and_left(left: Mapping[str, str]) -> str:
+    return "" if not left else f"; the forward does not follow for {', '.join(f'`{name}`' for name in left)}"
 
 
 def _chosen(groups: Sequence[ChannelGroup], targets: Patterns | None, exclude: Patterns) -> list[ChannelGroup]:

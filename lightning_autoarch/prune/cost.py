@@ -13,8 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
+
+from lightning_autoarch.structure import left_as_it_was
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,9 @@ def cost_of(module: nn.Module, example_inputs: Any, *, latency: bool = False) ->
     """Parameters and FLOPs, and seconds where `latency`; the module is left as it is."""
     parameters = sum(parameter.numel() for parameter in module.parameters())
     seconds = seconds_of(module, example_inputs) if latency else None
-    copied, inputs = cheap_copy(module, example_inputs)
-    return Cost(parameters, count_flops(call, copied, inputs), seconds)
+    with left_as_it_was(module):
+        copied, inputs = cheap_copy(module, example_inputs)
+        return Cost(parameters, count_flops(call, copied, inputs), seconds)
 
 
 def count_flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
@@ -56,10 +60,11 @@ def flops_by_density(
 
     The second is what kernels could save that pass over zeros; those of torch do not.
     """
-    copied, inputs = cheap_copy(module, example_inputs)
-    root = type(copied).__name__
-    with torch.no_grad(), _composed(), FlopCounterMode(display=False) as counter:
-        call(copied, inputs)
+    with left_as_it_was(module), torch.no_grad():
+        copied, inputs = cheap_copy(module, example_inputs)
+        root = type(copied).__name__
+        with _composed(), FlopCounterMode(display=False) as counter:
+            call(copied, inputs)
     counted = counter.get_flop_counts()
     spared = sum(sum(counted.get(f"{root}.{path}", {}).values()) * (1 - d) for path, d in densities.items())
     whole = int(counter.get_total_flops())
@@ -71,7 +76,7 @@ def cheap_copy(module: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
 
     Where a forward looks at values, as language models do for padding, there are none to look at: then as it is.
     """
-    meta, inputs = detached_copy(module).to("meta").eval(), inputs_on_meta(example_inputs)
+    meta, inputs = _meta_copy(module).eval(), inputs_on_meta(example_inputs)
     try:
         with torch.no_grad():
             call(meta, inputs)
@@ -88,9 +93,10 @@ def seconds_of(module: nn.Module, example_inputs: Any, runs: int = 15) -> float:
 def seconds_of_each(modules: Sequence[nn.Module], example_inputs: Any, runs: int = 15) -> list[float]:
     """As `seconds_of`, in turns: what else the machine does slows down all alike."""
     times: list[list[float]] = [[] for _ in modules]
-    with torch.no_grad(), ExitStack() as modes:
+    with torch.no_grad(), ExitStack() as stack:
         for module in modules:
-            modes.enter_context(_eval_mode(module))
+            stack.enter_context(left_as_it_was(module))
+            module.eval()
         for _ in range(runs + 2):
             for module, own in zip(modules, times, strict=True):
                 _wait(example_inputs)
@@ -108,10 +114,33 @@ def call(module: nn.Module, example_inputs: Any) -> Any:
     return module(**example_inputs) if isinstance(example_inputs, dict) else module(example_inputs)
 
 
-def detached_copy(module: nn.Module) -> nn.Module:
-    """A deep copy without the Trainer that a LightningModule knows."""
+def detached_copy(module: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module:
+    """A deep copy without the Trainer that a LightningModule knows.
+
+    Args:
+        module: any.
+        memo: id of an object -> what the copy has in its place.
+    """
     trainer = getattr(module, "_trainer", None)
-    return copy.deepcopy(module, {} if trainer is None else {id(trainer): None})
+    computed = [tensor for tensor in _attributes(module) if tensor.grad_fn is not None]  # which torch does not copy
+    known = {id(tensor): tensor.detach().clone() for tensor in computed} | dict(memo or {})
+    return copy.deepcopy(module, known if trainer is None else {**known, id(trainer): None})
+
+
+def _attributes(module: nn.Module) -> list[Tensor]:
+    """Tensors that are neither parameters nor buffers."""
+    return [value for child in module.modules() for value in vars(child).values() if isinstance(value, Tensor)]
+
+
+def _meta_copy(module: nn.Module) -> nn.Module:
+    """A copy whose tensors have no memory. Those that are tied stay so, which `Module.to("meta")` would undo."""
+    tensors = [*module.parameters(), *module.buffers(), *_attributes(module)]
+    return detached_copy(module, {id(tensor): _on_meta(tensor) for tensor in tensors if not is_lazy(tensor)})
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    meta = tensor.detach().to("meta")
+    return nn.Parameter(meta, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else meta
 
 
 def inputs_on_meta(example_inputs: Any) -> Any:
@@ -131,17 +160,6 @@ def _composed() -> Iterator[None]:
     finally:
         torch.backends.mkldnn.enabled = onednn
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-@contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for child, training in modes:
-            child.training = training
 
 
 def _wait(example_inputs: Any) -> None:

@@ -15,24 +15,29 @@
 (Conv2d(3, 3, kernel_size=(3, 3), stride=(1, 1)), 108, {'num_features': 3})
 """
 
+from lightning_autoarch.structure.graph import ChannelGraph, remove_channels_
 from lightning_autoarch.structure.groups import ChannelGroup, Member, channel_groups
 from lightning_autoarch.structure.optimizer import carry_optimizer_state
 from lightning_autoarch.structure.plan import Change
 from lightning_autoarch.structure.recipe import apply_recipe_, chain_recipes, recipe_of
-from lightning_autoarch.structure.resize import Resized, remove_channels_
+from lightning_autoarch.structure.resize import PlanError, Resized
+from lightning_autoarch.structure.rest import left_as_it_was
 from lightning_autoarch.structure.trace import Trace, trace
 from lightning_autoarch.structure.widen import widen_
 
 __all__ = [
     "Change",
+    "ChannelGraph",
     "ChannelGroup",
     "Member",
+    "PlanError",
     "Resized",
     "Trace",
     "apply_recipe_",
     "carry_optimizer_state",
     "chain_recipes",
     "channel_groups",
+    "left_as_it_was",
     "recipe_of",
     "remove_channels_",
     "trace",

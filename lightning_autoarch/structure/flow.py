@@ -15,14 +15,25 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_autoarch.structure.labels import Labels, LabelSets, varying
-from lightning_autoarch.structure.layout import Factors, Layout, fix_all, join
+from lightning_autoarch.structure.labels import Labels, LabelSets, rigid, varying
+from lightning_autoarch.structure.layout import Factors, Layout, fix_all, join, settled
 
 PRODUCER, CONSUMER, ALONG = "producer", "consumer", "along"
 
 # Marks: a norm or mean over the channels (fewer channels change what is left; replicating all equally does not), and
 # a sum over them that no parameter scales (replicated channels count twice).
 RESCALED, SUMMED = "rescaled", "summed"
+
+
+@dataclass(frozen=True)
+class Product:
+    """A multiplication of tensors as torch's FLOP counter sees it, with layouts in the place of tensors."""
+
+    formula: Callable[..., int]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Layout
+    times: float  # how often it runs: a sequence is followed for two steps only
 
 
 @dataclass(frozen=True)
@@ -34,12 +45,16 @@ class Step:
         module: the path of the module that ran it.
         outputs: their layouts.
         numbers: that it computed with; a scale may be made of sizes.
+        inputs: the layouts of the tensors that it took.
+        product: what to count its FLOPs by; None: it has none.
     """
 
     op: str
     module: str
     outputs: tuple[Layout, ...]
     numbers: tuple[float, ...] = ()
+    inputs: tuple[Layout, ...] = ()
+    product: Product | None = None
 
     @property
     def place(self) -> str:
@@ -65,6 +80,7 @@ class Flow:
     tensors: Mapping[str, tuple[Tensor, tuple[Labels, ...]]]  # parameters and buffers, labels of each dimension
     steps: list[Step] = field(default_factory=list)
     roles: dict[tuple[str, int], set[str]] = field(default_factory=dict)
+    normed: frozenset[str] = frozenset()  # tensors of weight norms, whose norm is made up for
     rescaled: list[Labels] = field(default_factory=list)  # of each norm or mean over channels
     reached: set[str] = field(default_factory=set)  # parameters and buffers that an operation took
     _marks: list[tuple[int, Labels, str]] = field(default_factory=list)
@@ -174,6 +190,15 @@ class Call:
     def fix(self, factors: Sequence[Labels], why: str) -> None:
         """These channels have to stay because of this operation."""
         fix_all(self.sets, factors, f"{why} at {self.place}")
+
+    def whole_over(self, layout: Layout, dims: Iterable[int], why: str) -> Layout:
+        """The layout after an operation that needs all of `dims`: a channel takes all its places there along.
+
+        A factor that varies nowhere else is fixed.
+        """
+        over = list(dims)
+        whole = (rigid(self.sets, f, over, f"{why} at {self.place}") for f in layout.factors)
+        return Layout(layout.shape, settled(self.sets, list(whole)), layout.source)
 
     def fixed_over(self, layout: Layout, dims: Iterable[int], why: str) -> Layout:
         """The layout without the factors over `dims`, which are fixed."""

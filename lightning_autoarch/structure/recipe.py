@@ -101,7 +101,7 @@ def apply_recipe_(module: nn.Module, recipe: Mapping[str, Any]) -> None:
             raise StructureError(f"Expected one index of tied tensors, got another for `{name}`.")
     tensors = {change.name: names[change.name] for change in planned.values()}
     with Transaction(module, list(tensors.values()), []):
-        apply_changes_(tensors, list(planned.values()), {})
+        apply_changes_(module, tensors, list(planned.values()), {})
         for path, values in recipe["attributes"].items():
             _set_attributes(module, path, values)
         fit_classes_(module)

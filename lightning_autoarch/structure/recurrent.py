@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+REPEATED: ContextVar[float] = ContextVar("REPEATED", default=1.0)  # how often an operation runs in place of once
 STEPS = 2  # the first from the state that is given, the second from one that was computed
 
 
@@ -31,7 +33,11 @@ def _forward(layer: nn.Module, forward: Any, input: Any, hx: Any = None) -> Any:
     time = 1 if bool(layer.batch_first) and isinstance(input, Tensor) and input.dim() == 3 else 0
     if not isinstance(input, Tensor) or input.shape[time] <= STEPS:
         return forward(input, hx)
-    out, state = forward(input.narrow(time, 0, STEPS), hx)
+    before = REPEATED.set(input.shape[time] / STEPS)
+    try:
+        out, state = forward(input.narrow(time, 0, STEPS), hx)
+    finally:
+        REPEATED.reset(before)
     sizes = list(out.shape)
     sizes[time] = input.shape[time] - STEPS
     return torch.cat([out, out.narrow(time, STEPS - 1, 1).expand(sizes)], time), state

@@ -1,4 +1,4 @@
-"""`remove_channels_`: channels really go. The module is smaller afterwards, in place, or exactly as it was.
+"""A plan carried out: the module is smaller or larger afterwards, in place, or exactly as it was.
 
 Parameters keep their identity: only their data changes. Autograd allows it (`Module.to` does the same), an optimizer's
 param_groups, ties, and whoever else holds the parameter see the smaller one, and of an optimizer only the state has to
@@ -7,7 +7,8 @@ be cut. A graph that was recorded before is stale; see `set_data`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +19,12 @@ from torch.optim import Optimizer
 from lightning_autoarch.errors import StructureError
 from lightning_autoarch.structure.attributes import candidates, fit_classes_, standard_attributes
 from lightning_autoarch.structure.check import Failure, check, group_norm_sizes
-from lightning_autoarch.structure.groups import ChannelGroup, groups_of
+from lightning_autoarch.structure.normed import weight_normed
 from lightning_autoarch.structure.optimizer import carry_optimizer_state, indexed
-from lightning_autoarch.structure.plan import Change, Plan, changes, find_group, plan
+from lightning_autoarch.structure.plan import Change, Plan, changes
 from lightning_autoarch.structure.rehearsal import rehearse
-from lightning_autoarch.structure.scene import attributes_kept
-from lightning_autoarch.structure.trace import Trace, trace
+from lightning_autoarch.structure.rest import attributes_kept
+from lightning_autoarch.structure.trace import Trace
 from lightning_autoarch.structure.transaction import Transaction, set_data
 
 
@@ -40,40 +41,18 @@ class Resized:
     attributes: Mapping[str, Mapping[str, Any]]
 
 
-def remove_channels_(
-    module: nn.Module,
-    example_inputs: Any,
-    keep: Mapping[str, Sequence[int]],
-    optimizers: Iterable[Optimizer] = (),
-) -> Resized:
-    """Remove all units of some groups but those given.
+class PlanError(StructureError):
+    """The forward of the resized module is not what was planned; the module is as before.
 
-    Args:
-        module: any; it becomes smaller in place. Its parameters stay the same objects, with `grad` cut.
-        example_inputs: as for `trace`.
-        keep: name of a group of `channel_groups` -> its units that stay, in any order; at least one.
-        optimizers: whose state is cut along.
-
-    Raises:
-        StructureError: no such group or unit, a fixed group, nothing to remove, or a forward that does not follow (a
-            size written into the code). Everything is as before then.
+    Attributes:
+        position: the mode and number of the step where it went wrong; None where it only failed when it computed.
+        groups: names of the groups that may be at fault.
     """
-    seen = trace(module, example_inputs)
-    groups = groups_of(seen)
-    counts = {name: _kept(find_group(groups, name), units) for name, units in keep.items()}
-    if all(all(count) for count in counts.values()):
-        raise StructureError("Expected units to remove, but every unit of the groups given in `keep` is kept.")
-    return resize_(module, example_inputs, seen, plan(seen, groups, counts), optimizers)
 
-
-def _kept(group: ChannelGroup, units: Sequence[int]) -> list[int]:
-    chosen = {int(unit) for unit in units}
-    if not chosen or len(chosen) != len(units) or not chosen <= set(range(group.width)):
-        raise StructureError(
-            f"Expected `keep` of `{group.name}` to be distinct units in [0, {group.width}), at least one, "
-            f"got {units!r:.80}."
-        )
-    return [int(unit in chosen) for unit in range(group.width)]
+    def __init__(self, message: str, position: tuple[int, int] | None = None) -> None:
+        super().__init__(message)
+        self.position = position
+        self.groups: tuple[str, ...] = ()
 
 
 def resize_(
@@ -84,29 +63,40 @@ def resize_(
     optimizers: Iterable[Optimizer] = (),
     scales: Mapping[str, Tensor] | None = None,  # what a tensor is multiplied by afterwards
 ) -> Resized:
-    """Carry out a plan and prove it, or put everything back."""
+    """Carry out a plan and prove it, or put everything back.
+
+    Raises:
+        PlanError: the forward does not follow.
+        StructureError: the state of an optimizer cannot be carried along.
+    """
     changed, labels = changes(seen, planned)
     tensors = {name: (tensor, labels[name]) for name, (tensor, _) in seen.tensors.items()}
     with Transaction(module, [tensors[c.name][0] for c in changed], list(optimizers)) as transaction:
-        apply_changes_({name: tensor for name, (tensor, _) in tensors.items()}, changed, scales or {})
+        apply_changes_(module, {name: tensor for name, (tensor, _) in tensors.items()}, changed, scales or {})
         attributes = _fit_standard(module, group_norm_sizes(seen, planned))
         _fit_others(module, attributes, lambda: check(module, example_inputs, seen, planned, tensors))
         for layer in module.modules():
             if isinstance(layer, nn.RNNBase):
                 layer.flatten_parameters()  # cuDNN wants them in one piece of memory
-        rehearse(module, example_inputs)
+        try:
+            rehearse(module, example_inputs)
+        except StructureError as error:
+            raise PlanError(str(error)) from error
         carried = {tensors[c.name][0]: c for c in changed}
         for optimizer in transaction.optimizers:
             carry_optimizer_state(optimizer, carried)
     return Resized(tuple(changed), attributes)
 
 
-def apply_changes_(tensors: Mapping[str, Tensor], changed: Sequence[Change], scales: Mapping[str, Tensor]) -> None:
+def apply_changes_(
+    module: nn.Module, tensors: Mapping[str, Tensor], changed: Sequence[Change], scales: Mapping[str, Tensor]
+) -> None:
     """Index every tensor that changes, and its gradient, which means nothing where channels are copied.
 
     A sparse gradient is dropped too: it is of the last step and cannot be cut.
     """
-    with torch.no_grad():
+    change_of = {id(tensors[change.name]): change for change in changed}
+    with torch.no_grad(), weight_norms_kept(module, change_of):
         for change in changed:
             tensor = tensors[change.name]
             data = indexed(tensor, change.index)
@@ -117,6 +107,19 @@ def apply_changes_(tensors: Mapping[str, Tensor], changed: Sequence[Change], sca
                 dropped = change.grows or grad.layout != torch.strided
                 grad = None if dropped else indexed(grad, change.index)
             set_data(tensor, data, grad)
+
+
+@contextlib.contextmanager
+def weight_norms_kept(module: nn.Module, change_of: Mapping[int, Change]) -> Iterator[None]:
+    """What stays of a weight in weight norm is what it was: its g makes up for what its norm loses or gains."""
+    before = [(each, each.norm()) for each in weight_normed(module) if id(each.v) in change_of]
+    yield
+    for each, norm in before:
+        if set(change_of[id(each.v)].index) <= {each.dim}:
+            continue  # whole rows went: the norms of those that stayed are what they were
+        own = change_of.get(id(each.g))
+        ratio = each.norm() / (norm if own is None else indexed(norm, own.index))
+        set_data(each.g, (each.g.data * ratio.nan_to_num(1.0)).to(each.g.dtype), each.g.grad)
 
 
 def _fit_standard(module: nn.Module, group_norms: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, Any]]:
@@ -167,6 +170,7 @@ def _one_further(
             attributes.setdefault(path, {})[name] = value
             return after
         setattr(layer, name, before)
-    raise StructureError(
-        f"The resized module does not compute what was planned; nothing was changed. {failure.message}"
+    raise PlanError(
+        f"The resized module does not compute what was planned; nothing was changed. {failure.message}",
+        failure.position,
     )

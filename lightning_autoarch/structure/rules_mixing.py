@@ -88,11 +88,11 @@ def _constant(call: Call, labels: Labels, axis: int) -> bool:
 
 
 def weight_norm(call: Call) -> Sequence[Factors]:
-    """g v / |v|, the norm over all dimensions but one."""
+    """g v / |v|, the norm over all dimensions but one. Fewer channels are made up for by g; see `normed`."""
     v, g = call.layout("v"), call.layout("g")
     rank, dim = len(v.shape), int(call.args["dim"])
     factors = call.meet([v, g], rank)
-    _mark_over(call, factors, [d for d in range(rank) if d != dim], RESCALED, SUMMED)
+    _mark_over(call, factors, [d for d in range(rank) if d != dim], SUMMED)
     return [factors] + [tuple(f for f in factors if f.shape[dim] > 1)] * (len(call.outputs) - 1)
 
 
@@ -136,8 +136,12 @@ def average(call: Call) -> Sequence[Factors]:
 
 
 def length(call: Call) -> Sequence[Factors]:
-    """A norm of vectors: as of a sum, and it depends on how often each channel is there."""
-    return reduction(call, RESCALED, SUMMED)
+    """A norm of vectors: as of a sum, and it depends on how often each channel is there.
+
+    Of the weight of a weight norm fewer channels are made up for.
+    """
+    normed = call.flow.of(call.tensors()[0]).source in call.flow.normed
+    return reduction(call, SUMMED) if normed else reduction(call, RESCALED, SUMMED)
 
 
 def along(call: Call) -> Sequence[Factors]:
@@ -155,7 +159,7 @@ def spatial(call: Call) -> Sequence[Factors]:
     name = next(x for x in ("self", "input") if x in call.args)
     count = int(next(c for c in call.op if c in "123"))
     x = call.layout(name)
-    left = call.fixed_over(x, range(len(x.shape) - count, len(x.shape)), "pixels are pooled")
+    left = call.whole_over(x, range(len(x.shape) - count, len(x.shape)), "pixels are pooled")
     return [left.factors] * len(call.outputs)
 
 
@@ -163,7 +167,7 @@ def pixel_shuffle(call: Call) -> Sequence[Factors]:
     """(N, C r^2, H, W) -> (N, C, r H, r W)."""
     x, r = call.layout("self"), int(call.args["upscale_factor"])
     *batch, channels, h, w = x.shape
-    x = call.fixed_over(x, range(len(batch) + 1, len(x.shape)), "pixels are moved")
+    x = call.whole_over(x, range(len(batch) + 1, len(x.shape)), "pixels are moved")
     shape = (*batch, channels // r**2, r**2, h, w)
     factors = reshaped(call.sets, x, shape, call.place)
     at = len(batch) + 1

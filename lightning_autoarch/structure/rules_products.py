@@ -66,7 +66,7 @@ def convolution(call: Call) -> Sequence[Factors]:
     x, weight, groups = call.layout("input"), call.layout("weight"), int(call.args["groups"])
     rank, out = len(weight.shape), tuple(call.outputs[0].shape)
     batched = len(x.shape) == rank
-    x = call.fixed_over(x, range(2 if batched else 1, len(x.shape)), "pixels of a kernel")
+    x = call.whole_over(x, range(2 if batched else 1, len(x.shape)), "pixels of a kernel")
     weight = _without_kernel(call, weight)
     first, second = weight.shape[:2]
     o, c = (second, first // groups) if call.args["transposed"] else (first // groups, second)

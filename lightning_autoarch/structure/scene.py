@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from lightning_autoarch.structure.attention import heads_spelled_out
 from lightning_autoarch.structure.recurrent import sequences_shortened
+from lightning_autoarch.structure.rest import attributes_kept, generators_kept
 
 
 @contextlib.contextmanager
@@ -30,6 +31,7 @@ def scene(module: nn.Module, *, flipped: bool) -> Iterator[FakeTensorMode]:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))  # in which operations would not come as their parts
+        stack.enter_context(generators_kept({tensor.device for tensor in module.parameters()}))
         stack.enter_context(attributes_kept(module))
         if flipped:
             module.train(not module.training)
@@ -39,19 +41,19 @@ def scene(module: nn.Module, *, flipped: bool) -> Iterator[FakeTensorMode]:
         stack.enter_context(_plain_kernels())
         stack.enter_context(heads_spelled_out(module))
         stack.enter_context(sequences_shortened(module))
-        stack.enter_context(_PlainLinear())
+        stack.enter_context(_SpelledOut())
         stack.enter_context(torch.no_grad())
         stack.enter_context(fake)
         yield fake
 
 
-class _PlainLinear(TorchFunctionMode):
-    """F.linear as one product of matrices: torch chooses among several by the memory layout, which resizing changes."""
+class _SpelledOut(TorchFunctionMode):
+    """Functions of which torch has several ways, one of them for all: their choice depends on sizes and layouts."""
 
     def __torch_function__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return _linear(*args, **(kwargs or {})) if func is F.linear else func(*args, **(kwargs or {}))
+        return SPELLED_OUT.get(func, func)(*args, **(kwargs or {}))
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -60,6 +62,14 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     rows = input.reshape(-1, input.shape[-1])
     product = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
     return product.view(*input.shape[:-1], weight.shape[0])
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    over = [d for d in range(v.dim()) if dim == -1 or d != dim % v.dim()]
+    return v * (g / torch.linalg.vector_norm(v, dim=over, keepdim=dim != -1))
+
+
+SPELLED_OUT = {F.linear: _linear, torch._weight_norm: _weight_norm}
 
 
 @contextlib.contextmanager
@@ -77,26 +87,6 @@ def _plain_kernels() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
         torch._C._set_mkldnn_enabled(mkldnn)
         torch._C._set_cudnn_enabled(cudnn)
-
-
-@contextlib.contextmanager
-def attributes_kept(module: nn.Module) -> Iterator[None]:
-    """What a forward sets on its modules (a hidden state, a cache, a metric, a counter) is undone."""
-    before = [(m, dict(m.__dict__)) for m in module.modules()]
-    contents = [(v, v.copy()) for _, attributes in before for v in attributes.values() if type(v) in (list, dict, set)]
-    try:
-        yield
-    finally:
-        for m, attributes in before:
-            m.__dict__.clear()
-            m.__dict__.update(attributes)
-        for container, content in contents:
-            _refill(container, content)
-
-
-def _refill(container: Any, content: Any) -> None:
-    container.clear()
-    container.extend(content) if isinstance(container, list) else container.update(content)
 
 
 def arguments(example_inputs: Any, fake: FakeTensorMode) -> tuple[tuple[Any, ...], dict[str, Any]]:

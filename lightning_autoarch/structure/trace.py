@@ -10,7 +10,7 @@ names the place. A branch on sizes is followed as the example takes it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.nn.parameter import is_lazy
 from lightning_autoarch.errors import StructureError
 from lightning_autoarch.structure.flow import Flow
 from lightning_autoarch.structure.labels import Labels, LabelSets, squeezed, varying
+from lightning_autoarch.structure.normed import SPECTRAL, spectral_normed, weight_normed
 from lightning_autoarch.structure.tracer import run
 
 
@@ -32,6 +33,7 @@ class Trace:
         sets: what became one unit.
         tensors: parameters and buffers by their first name, with the labels of each dimension.
         flow: of the forward in the mode that the module is in.
+        training: the mode of `flow`.
         other: of the forward in the other mode, train or eval: what is used in training only, such as an auxiliary
             head, has to fit as well. None where the forward does not run in that mode with these inputs.
         unreached: parameters that no forward touched: they are in no group.
@@ -40,6 +42,7 @@ class Trace:
     sets: LabelSets
     tensors: Mapping[str, tuple[Tensor, tuple[Labels, ...]]]
     flow: Flow
+    training: bool
     other: Flow | None
 
     @property
@@ -70,16 +73,25 @@ def trace(module: nn.Module, example_inputs: Any) -> Trace:
     """
     tensors = _labelled(named_tensors(module))
     sets = LabelSets(sum(sum(x.shape) for x, _ in tensors.values()))
-    flow, other = Flow(sets, tensors), Flow(sets, tensors)
+    normed = frozenset(_names_of(tensors, (each.v for each in weight_normed(module))))
+    flow, other = Flow(sets, tensors, normed=normed), Flow(sets, tensors, normed=normed)
+    for name in _names_of(tensors, spectral_normed(module)):
+        for row in tensors[name][1][:2]:
+            sets.fix(row, SPECTRAL)
     run(module, example_inputs, flow)
     try:
         run(module, example_inputs, other, flipped=True)
     except StructureError:  # such as BatchNorm of a single value in train: then that mode has no say
-        result = Trace(sets, tensors, flow, None)
+        result = Trace(sets, tensors, flow, module.training, None)
     else:
-        result = Trace(sets, tensors, flow, other)
+        result = Trace(sets, tensors, flow, module.training, other)
     _make_rectangular(result)
     return result
+
+
+def _names_of(tensors: Mapping[str, tuple[Tensor, object]], some: Iterable[Tensor]) -> list[str]:
+    wanted = {id(tensor) for tensor in some}
+    return [name for name, (tensor, _) in tensors.items() if id(tensor) in wanted]
 
 
 def _labelled(named: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, tuple[Labels, ...]]]:

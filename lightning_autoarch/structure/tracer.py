@@ -15,11 +15,13 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import flop_registry
 
 from lightning_autoarch.errors import StructureError
-from lightning_autoarch.structure.flow import Call, Flow, Step, place
+from lightning_autoarch.structure.flow import Call, Flow, Product, Step, place
 from lightning_autoarch.structure.labels import LabelClash
 from lightning_autoarch.structure.layout import Layout
+from lightning_autoarch.structure.recurrent import REPEATED
 from lightning_autoarch.structure.rules import keeps_source, rule_of
 from lightning_autoarch.structure.scene import arguments, scene, tensors_in
 
@@ -115,27 +117,38 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*self._fakes(args), **self._fakes(kwargs or {}))  # real tensors are not written to
         outputs = [x for x in (result if isinstance(result, (tuple, list)) else [result]) if isinstance(x, Tensor)]
         if outputs and not self.op.startswith("prim::"):
-            self._follow(func, _bound(func, args, kwargs or {}), outputs)
+            self._follow(func, _bound(func, args, kwargs or {}), outputs, (args, kwargs or {}))
         self.op = ""
         return result
 
     def _fakes(self, values: Any) -> Any:
         return tree_map_only(Tensor, lambda x: x if isinstance(x, FakeTensor) else self.fake.from_tensor(x), values)
 
-    def _follow(self, func: torch._ops.OpOverload, bound: dict[str, Any], outputs: list[Tensor]) -> None:
+    def _follow(
+        self, func: torch._ops.OpOverload, bound: dict[str, Any], outputs: list[Tensor], given: tuple[Any, Any]
+    ) -> None:
         call = Call(self.flow, self.op, self.place, bound, outputs)
         self.flow.reached.update(source for x in call.tensors() if (source := self.flow.of(x).source))
         factors = rule_of(func)(call)
         source = self.flow.of(call.tensors()[0]).source if keeps_source(func) else None
         layouts = tuple(Layout(tuple(x.shape), f, source) for x, f in zip(outputs, factors, strict=True))
         inputs = call.tensors()
+        before = tuple(self.flow.of(x) for x in inputs)
+        product = self._product(func, given, layouts[0])
         made = [*outputs, *(inputs[:1] if _in_place(func) else [])]  # the output is the first argument, or its fake
         for tensor, layout in zip(made, [*layouts, layouts[0]], strict=False):
             self.flow.set(tensor, layout)
-        step = Step(self.op, str(self.path), layouts, _numbers(func, bound))
+        step = Step(self.op, str(self.path), layouts, _numbers(func, bound), before, product)
         self.flow.step(step, inputs, made)
         if self.watch is not None:
             self.watch(step)
+
+    def _product(self, func: torch._ops.OpOverload, given: tuple[Any, Any], output: Layout) -> Product | None:
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None:
+            return None
+        args, kwargs = tree_map_only(Tensor, self.flow.of, given)
+        return Product(formula, args, kwargs, output, REPEATED.get())
 
 
 def _bound(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from lightning_autoarch.prune.closeness import allowed, difference
 from lightning_autoarch.prune.staging import staged
-from lightning_autoarch.training.at_rest import at_rest, buffers_kept, device_of, tensors_in
+from lightning_autoarch.structure import left_as_it_was
+from lightning_autoarch.training.at_rest import at_rest, device_of, tensors_in
 from lightning_autoarch.training.export_error import ExportError, failure
 from lightning_autoarch.training.graph_files import Inputs, check_packages, run_graph, write_graph
 from lightning_autoarch.training.isolation import seeded
@@ -150,7 +151,7 @@ def _outputs(module: nn.Module, inputs: Inputs) -> list[Tensor]:
         ExportError: it does not run, or there is nothing to compare.
     """
     try:
-        with seeded(0), buffers_kept(module):  # the file gets those from before
+        with seeded(0), left_as_it_was(module):  # the file gets those from before
             own = _own(inputs, module)
             outputs = tensors_in(module(*own.args, **(own.kwargs or {})))
     except Exception as error:

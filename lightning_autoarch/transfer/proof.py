@@ -22,7 +22,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lightning_autoarch.errors import StructureError, TransferError
-from lightning_autoarch.structure import remove_channels_
+from lightning_autoarch.structure import left_as_it_was, remove_channels_
 from lightning_autoarch.transfer.commit import Write
 from lightning_autoarch.transfer.report import TransferReport
 
@@ -89,19 +89,10 @@ def _outputs(module: nn.Module, example_inputs: Any, values: Mapping[str, Tensor
 @contextlib.contextmanager
 def _at_rest(module: nn.Module) -> Iterator[None]:
     """In eval mode, without a trace of it afterwards."""
-    modes = [(each, each.training) for each in module.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    cuda = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=cuda), warnings.catch_warnings(), torch.no_grad():
+    with left_as_it_was(module), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of a fast path that a layer takes or does not
-        try:
-            module.eval()
-            yield
-        finally:
-            for each, mode in modes:
-                each.training = mode
-            for buffer, value in buffers:
-                buffer.copy_(value)
+        module.eval()
+        yield
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
