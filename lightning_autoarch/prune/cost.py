@@ -40,8 +40,15 @@ def cost_of(module: nn.Module, example_inputs: Any, *, latency: bool = False) ->
     parameters = sum(parameter.numel() for parameter in module.parameters())
     seconds = seconds_of(module, example_inputs) if latency else None
     with left_as_it_was(module):
-        copied, inputs = cheap_copy(module, example_inputs)
-        return Cost(parameters, count_flops(call, copied, inputs), seconds)
+        return Cost(parameters, _flops_of_copy(module, example_inputs), seconds)
+
+
+def _flops_of_copy(module: nn.Module, example_inputs: Any) -> int:
+    """Without memory, or with where the forward looks at values."""
+    try:
+        return count_flops(call, _meta_copy(module).eval(), inputs_on_meta(example_inputs))
+    except RuntimeError:
+        return count_flops(call, detached_copy(module).eval(), example_inputs)
 
 
 def count_flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:

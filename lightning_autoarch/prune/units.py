@@ -52,7 +52,9 @@ def _scores(group: ChannelGroup, tensors: Mapping[str, Tensor], p: Norm) -> Tens
         powers = norms.to("cpu", torch.float64) ** p
         if not bool(torch.isfinite(powers).all()):
             raise PruneValueError(f"Expected finite weights, got a NaN or infinity in `{member.name}`.")
-        total += torch.stack([powers[list(places)].sum() for places in member.index])
+        places = torch.tensor([place for unit in member.index for place in unit])
+        unit_of = torch.repeat_interleave(torch.tensor([len(unit) for unit in member.index]))
+        total.index_add_(0, unit_of, powers[places])
     return total ** (1 / p)
 
 

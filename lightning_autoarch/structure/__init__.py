@@ -17,7 +17,7 @@
 
 from lightning_autoarch.structure.graph import ChannelGraph, remove_channels_
 from lightning_autoarch.structure.groups import ChannelGroup, Member, channel_groups
-from lightning_autoarch.structure.optimizer import carry_optimizer_state
+from lightning_autoarch.structure.optimizer import carry_optimizer_state, check_carriable
 from lightning_autoarch.structure.plan import Change
 from lightning_autoarch.structure.recipe import apply_recipe_, chain_recipes, recipe_of
 from lightning_autoarch.structure.resize import PlanError, Resized
@@ -37,6 +37,7 @@ __all__ = [
     "carry_optimizer_state",
     "chain_recipes",
     "channel_groups",
+    "check_carriable",
     "left_as_it_was",
     "recipe_of",
     "remove_channels_",

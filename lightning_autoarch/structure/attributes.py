@@ -101,18 +101,24 @@ def candidates(root: nn.Module, failure: Failure) -> Iterator[tuple[str, str, An
         for name, value in list(vars(root.get_submodule(path)).items()):
             if not name.startswith("_"):
                 for old, new in failure.sizes:
-                    changed = _replaced(value, old, new)
-                    if changed is not None:
+                    for changed in _replaced(value, old, new):
                         yield path, name, changed
         if not path:
             return
         path = path.rpartition(".")[0]
 
 
-def _replaced(value: Any, old: int, new: int) -> Any:
-    """The value with `old` replaced by `new`, None if it does not have it."""
+def _replaced(value: Any, old: int, new: int) -> Iterator[Any]:
+    """The value with `old` replaced by `new`: in one place of a tuple after the other, or in all.
+
+    Last, a number of which the size is a multiple, as `self.width` is for `view(-1, 4 * self.width)`.
+    """
     if type(value) is int:
-        return new if value == old else None
-    if type(value) in (tuple, list) and old in value and all(type(x) is int for x in value):
-        return type(value)(new if x == old else x for x in value)
-    return None
+        if value == old:
+            yield new
+        elif value > 1 and old % value == 0 and value * new % old == 0:
+            yield value * new // old
+    elif type(value) in (tuple, list) and old in value and all(type(x) is int for x in value):
+        places = [i for i, x in enumerate(value) if x == old]
+        for chosen in dict.fromkeys([*((i,) for i in places), tuple(places)]):
+            yield type(value)(new if i in chosen else x for i, x in enumerate(value))

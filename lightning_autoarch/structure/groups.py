@@ -7,12 +7,15 @@ A *group* is the units that are found in the same dimensions of the same tensors
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import numpy as np
 from torch import nn
 
 from lightning_autoarch.structure.flow import CONSUMER, PRODUCER, RESCALED, SUMMED
+from lightning_autoarch.structure.labels import Labels
 from lightning_autoarch.structure.rules_products import KERNEL
 from lightning_autoarch.structure.trace import Trace, trace
 
@@ -77,37 +80,60 @@ def channel_groups(module: nn.Module, example_inputs: Any) -> list[ChannelGroup]
     return [group for group, _ in groups_of(trace(module, example_inputs))]
 
 
-Places = dict[tuple[str, int], list[int]]
+Place = tuple[str, int]  # name of a tensor, one of its dimensions
 
 
 def groups_of(seen: Trace) -> list[tuple[ChannelGroup, tuple[int, ...]]]:
     """The groups of a trace, each with the roots of its units in order."""
-    places: dict[int, Places] = defaultdict(lambda: defaultdict(list))
-    for name, (_, rows) in seen.tensors.items():
-        for dim, row in enumerate(rows):
-            for i, root in enumerate(seen.sets.roots(row).tolist() if len(row) > 1 else []):
-                places[root][name, dim].append(i)
-    kinds: dict[object, list[int]] = defaultdict(list)
-    for root, where in places.items():
-        if seen.sets.reason(root) != KERNEL:
-            kinds[tuple(where), seen.sets.reason(root) is None].append(root)
+    rows = {
+        (name, dim): seen.sets.roots(row)
+        for name, (_, dims) in seen.tensors.items()
+        for dim, row in enumerate(dims)
+        if len(row) > 1
+    }
     taken: Counter[str] = Counter()
-    return [(_group(seen, roots, places, taken), tuple(roots)) for roots in map(sorted, kinds.values())]
+    return [(_group(seen, roots, places, rows, taken), roots) for roots, places in _kinds(seen, rows)]
 
 
-def _group(seen: Trace, roots: list[int], places: dict[int, Places], taken: Counter[str]) -> ChannelGroup:
-    members = [
-        Member(name, dim, _role(seen, name, dim), tuple(tuple(places[root][name, dim]) for root in roots))
-        for name, dim in places[roots[0]]
-    ]
+def _kinds(seen: Trace, rows: Mapping[Place, Labels]) -> Iterator[tuple[tuple[int, ...], list[Place]]]:
+    """Roots that are in the same rows, and those rows; those that have to stay apart from those that may go."""
+    kind = np.zeros(seen.sets.size, dtype=np.int64)  # of each root; 0: in no row yet
+    places: list[list[Place]] = [[]]
+    for place, roots in rows.items():
+        here = np.unique(roots)
+        before, which = np.unique(kind[here], return_inverse=True)
+        kind[here] = len(places) + which
+        places += [[*places[old], place] for old in before.tolist()]
+    found: dict[tuple[int, bool], list[int]] = defaultdict(list)
+    for root in np.flatnonzero(kind).tolist():
+        reason = seen.sets.reason(root)
+        if reason != KERNEL:
+            found[int(kind[root]), reason is None].append(root)
+    for (number, _), group in found.items():
+        yield tuple(group), places[number]
+
+
+def _group(
+    seen: Trace, roots: tuple[int, ...], places: Sequence[Place], rows: Mapping[Place, Labels], taken: Counter[str]
+) -> ChannelGroup:
+    members = [Member(*place, _role(seen, *place), _index(rows[place], roots)) for place in places]
     members.sort(key=lambda m: m.role not in (PRODUCER, "tied"))  # stable: in the order of the parameters
-    marks = frozenset().union(*(seen.sets.marks(root) for root in roots))
+    marks = seen.sets.marks(*roots)
     touched = any(m.name in flow.reached for flow in seen.flows for m in members)
     reason = seen.sets.reason(roots[0]) if touched else "no forward touches it"
     if reason is None and len(roots) == 1:
         reason = "it is a single unit"
     name = _name(members[0], taken)
     return ChannelGroup(name, len(roots), tuple(members), reason, RESCALED not in marks, SUMMED not in marks)
+
+
+def _index(row: Labels, roots: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """For each of some roots, ascending: its places in a row."""
+    order = np.argsort(row, kind="stable")
+    ordered = row[order]
+    starts, stops = np.searchsorted(ordered, roots), np.searchsorted(ordered, roots, side="right")
+    found = order.tolist()
+    return tuple(tuple(found[a:b]) for a, b in zip(starts.tolist(), stops.tolist(), strict=True))
 
 
 def _name(first: Member, taken: Counter[str]) -> str:

@@ -65,28 +65,24 @@ class LabelSets:
     def merge(self, a: Labels, b: Labels) -> None:
         """Make `a[i]` and `b[i]` one set for every i; the shapes broadcast."""
         left, right = np.broadcast_arrays(self.roots(a), self.roots(b))
-        differ = left != right
-        if not differ.any():
-            return
-        pairs = np.unique(np.stack([left[differ], right[differ]], 1), axis=0)
-        for x, y in pairs.tolist():
-            self._merge_one(x, y)
+        while (differ := left != right).any():
+            left, right = left[differ], right[differ]
+            low, high = np.minimum(left, right), np.maximum(left, right)
+            if high.min() < self._known:
+                raise LabelClash
+            np.minimum.at(self._parent, high, low)
+            self._take_along(high)
+            left, right = self.roots(left), self.roots(right)
 
-    def _merge_one(self, x: int, y: int) -> None:
-        x, y = self._root(x), self._root(y)
-        if x == y:
-            return
-        low, high = min(x, y), max(x, y)
-        if high < self._known:
-            raise LabelClash
-        self._parent[high] = low
-        if high in self._reasons:
-            reason = self._reasons.pop(high)
-            self._reasons.setdefault(low, reason)
+    def _take_along(self, merged: Labels) -> None:
+        """Reasons and marks of sets that are no longer their own roots."""
+        gone = set(merged.tolist())
+        for high in sorted(gone & self._reasons.keys()):
+            self._reasons.setdefault(self._root(high), self._reasons.pop(high))
         for marked in self._marks.values():
-            if high in marked:
+            for high in gone & marked:
                 marked.discard(high)
-                marked.add(low)
+                marked.add(self._root(high))
 
     def _root(self, x: int) -> int:
         while self._parent[x] != x:
@@ -114,9 +110,9 @@ class LabelSets:
         """Note something about these channels, such as that a norm is taken over them."""
         self._marks.setdefault(mark, set()).update(np.unique(self.roots(labels)).tolist())
 
-    def marks(self, root: int) -> frozenset[str]:
-        """What was noted about the set of this root."""
-        return frozenset(mark for mark, roots in self._marks.items() if root in roots)
+    def marks(self, *roots: int) -> frozenset[str]:
+        """What was noted about the sets of these roots."""
+        return frozenset(mark for mark, marked in self._marks.items() if not marked.isdisjoint(roots))
 
 
 def varying(factor: Labels) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +46,11 @@ def weight_normed(module: nn.Module) -> Iterator[WeightNormed]:
     for layer in module.modules():
         for hook in layer._forward_pre_hooks.values():
             if isinstance(hook, WeightNorm):
-                names = (f"{hook.name}_g", f"{hook.name}_v")
-                yield WeightNormed(*(getattr(layer, name) for name in names), -1 if hook.dim is None else hook.dim)
+                g, v = getattr(layer, f"{hook.name}_g"), getattr(layer, f"{hook.name}_v")
+                yield WeightNormed(g, v, -1 if hook.dim is None else hook.dim)
         for part in _parametrized(layer):
             if isinstance(part[0], _WeightNorm):
-                yield WeightNormed(part.original0, part.original1, part[0].dim)
+                yield WeightNormed(cast(Tensor, part.original0), cast(Tensor, part.original1), part[0].dim)
 
 
 def spectral_normed(module: nn.Module) -> Iterator[Tensor]:
@@ -60,8 +61,10 @@ def spectral_normed(module: nn.Module) -> Iterator[Tensor]:
                 yield getattr(layer, f"{hook.name}_orig")
         for part in _parametrized(layer):
             if any(isinstance(each, _SpectralNorm) for each in part):
-                yield part.original
+                yield cast(Tensor, part.original)
 
 
 def _parametrized(layer: nn.Module) -> Iterable[parametrize.ParametrizationList]:
-    return layer.parametrizations.values() if parametrize.is_parametrized(layer) else ()  # type: ignore[union-attr,operator,return-value]
+    if not parametrize.is_parametrized(layer):
+        return ()
+    return cast("dict[str, parametrize.ParametrizationList]", layer.parametrizations).values()

@@ -25,14 +25,32 @@ def carry_optimizer_state(optimizer: Optimizer, changed: Mapping[Tensor, Change]
         changed: parameter -> what became of it.
 
     Raises:
-        StructureError: a state tensor of another shape (LBFGS). Nothing is changed then.
+        StructureError: a state tensor of another shape, LBFGS, or an optimizer that wraps another. Nothing is changed
+            then.
     """
     held = {p: changed[p] for group in optimizer.param_groups for p in group["params"] if p in changed}
-    if held and isinstance(optimizer, LBFGS):
-        raise StructureError("LBFGS keeps its state as one vector of all parameters: it cannot be carried along.")
+    if held:
+        check_carriable(optimizer)
     states = {p: _carried(optimizer.state[p], change) for p, change in held.items() if p in optimizer.state}
     for p, state in states.items():
         optimizer.state[p].update(state)
+
+
+def check_carriable(optimizer: Optimizer) -> None:
+    """Whether the state of an optimizer is its own, one tensor a parameter.
+
+    Raises:
+        StructureError: it is LBFGS, or it steps another optimizer, whose state would stay as large as it was.
+    """
+    if isinstance(optimizer, LBFGS):
+        raise StructureError("LBFGS keeps its state as one vector of all parameters: it cannot be carried along.")
+    held = [x for value in vars(optimizer).values() for x in (value if isinstance(value, list | tuple) else [value])]
+    inner = next((x for x in held if isinstance(x, Optimizer) and x is not optimizer), None)
+    if inner is not None:
+        raise StructureError(
+            f"{type(optimizer).__name__} steps another optimizer, {type(inner).__name__}, whose state cannot be "
+            "carried along."
+        )
 
 
 def _carried(state: Mapping[str, Any], change: Change) -> dict[str, Any]:

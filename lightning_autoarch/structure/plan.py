@@ -11,8 +11,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_autoarch.errors import StructureError, did_you_mean
 from lightning_autoarch.structure.groups import ChannelGroup
@@ -56,6 +58,21 @@ class Plan:
 
     def row(self, roots: Labels) -> tuple[Labels, Labels]:
         """Of a dimension with these roots: the old index and the label of every new index."""
+        if self._gone is not None:
+            index = np.flatnonzero(~self._gone[roots])
+            return index, roots[index]
+        return self._copied_row(roots)
+
+    @cached_property
+    def _gone(self) -> NDArray[np.bool_] | None:
+        """Whether each label goes; None where some are there several times."""
+        if any(len(labels) > 1 for labels in self.copies.values()):
+            return None
+        gone = np.zeros(self.known, dtype=np.bool_)
+        gone[[root for root, labels in self.copies.items() if not labels]] = True
+        return gone
+
+    def _copied_row(self, roots: Labels) -> tuple[Labels, Labels]:
         bounds = [0, *(np.flatnonzero(np.diff(roots)) + 1).tolist(), len(roots)] if len(roots) else [0]
         index: list[int] = []
         labels: list[int] = []

@@ -61,7 +61,9 @@ def ranges(index: Index) -> list[list[int]]:
     """
     places = np.asarray(index, dtype=np.int64)
     breaks = (np.flatnonzero(np.diff(places) != 1) + 1).tolist()
-    return [[int(part[0]), int(part[-1]) + 1] for part in np.split(places, breaks) if len(part)]
+    starts, lasts = places[[0, *breaks]], places[[*(b - 1 for b in breaks), -1]]
+    found: list[list[int]] = np.stack([starts, lasts + 1], 1).tolist()
+    return found
 
 
 def chain_recipes(first: Recipe, second: Recipe) -> Recipe:

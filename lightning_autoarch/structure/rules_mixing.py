@@ -184,6 +184,14 @@ def embedding(call: Call) -> Sequence[Factors]:
     return [left.mapped(lambda f: f.reshape((1,) * chosen.dim() + f.shape[1:]))]
 
 
+def grid_sample(call: Call) -> Sequence[Factors]:
+    """(N, C, pixels) read at places (N, pixels', 2): each channel for itself."""
+    grid = call.layout("grid")
+    call.fix(grid.factors, "channels are places of pixels")
+    x = call.layout("input")
+    return [call.whole_over(x, range(2, len(x.shape)), "pixels are chosen").factors]
+
+
 def copy(call: Call) -> Sequence[Factors]:
     """Written into a tensor: its channels are those of what is written."""
     return [call.meet([call.layout("self"), call.layout("src")], call.outputs[0].dim())]
@@ -215,6 +223,7 @@ MIXING: dict[str, Rule] = {
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "prod", "any", "all"), along),
     "logsumexp": length,
     "pixel_shuffle": pixel_shuffle,
+    **dict.fromkeys(("grid_sampler_2d", "grid_sampler_3d"), grid_sample),
     "embedding": embedding,
     "copy_": copy,
     **dict.fromkeys(("zeros", "ones", "full", "empty", "rand", "randn", "empty_strided"), create),

@@ -69,6 +69,13 @@ def flip(call: Call) -> Sequence[Factors]:
     return [call.layout("self").mapped(lambda f: np.flip(f, axis=tuple(call.args["dims"])))]
 
 
+def roll(call: Call) -> Sequence[Factors]:
+    """Places move on by a number, those at the end to the beginning."""
+    layout = call.layout("self")
+    dims = call.args.get("dims") or range(len(layout.shape))
+    return [call.whole_over(layout, [d % len(layout.shape) for d in dims], "places move").factors]
+
+
 def _rigid_along(call: Call, layout: Layout, dim: int) -> Factors:
     """Places along `dim` are numbers in the code: no channel there may move."""
     why = f"positions are numbers in the code at {call.place}"
@@ -208,6 +215,7 @@ MOVES: dict[str, Rule] = {
     "expand": expand,
     "repeat": repeat,
     "flip": flip,
+    "roll": roll,
     "select": select,
     "unbind": unbind,
     "slice": slice_,

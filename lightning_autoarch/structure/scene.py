@@ -66,10 +66,31 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     over = [d for d in range(v.dim()) if dim == -1 or d != dim % v.dim()]
-    return v * (g / torch.linalg.vector_norm(v, dim=over, keepdim=dim != -1))
+    norm: Tensor = torch.linalg.vector_norm(v, dim=over, keepdim=dim != -1)
+    return v * (g / norm)
 
 
-SPELLED_OUT = {F.linear: _linear, torch._weight_norm: _weight_norm}
+def _bilinear(a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """sum_ij a_i weight_oij b_j."""
+    half = a.reshape(-1, a.shape[-1]) @ weight  # (o, n, j)
+    product = (half * b.reshape(-1, b.shape[-1])).sum(-1).t().reshape(*a.shape[:-1], weight.shape[0])
+    return product if bias is None else product + bias
+
+
+def _repeat_interleave(x: Tensor, repeats: int | Tensor, dim: int | None = None, **options: Any) -> Tensor:
+    if not isinstance(repeats, int) or dim is None:
+        return torch.repeat_interleave(x, repeats, dim, **options)
+    dim %= x.dim()
+    return x.unsqueeze(dim + 1).expand(*x.shape[: dim + 1], repeats, *x.shape[dim + 1 :]).flatten(dim, dim + 1)
+
+
+SPELLED_OUT: dict[Any, Any] = {
+    F.linear: _linear,
+    F.bilinear: _bilinear,
+    torch._weight_norm: _weight_norm,
+    torch.repeat_interleave: _repeat_interleave,
+    Tensor.repeat_interleave: _repeat_interleave,
+}
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from lightning_autoarch.structure.flow import Call, Flow, Product, Step, place
 from lightning_autoarch.structure.labels import LabelClash
 from lightning_autoarch.structure.layout import Layout
 from lightning_autoarch.structure.recurrent import REPEATED
+from lightning_autoarch.structure.results import results_of
 from lightning_autoarch.structure.rules import keeps_source, rule_of
 from lightning_autoarch.structure.scene import arguments, scene, tensors_in
 
@@ -114,15 +115,18 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         self.op = func._schema.name
-        result = func(*self._fakes(args), **self._fakes(kwargs or {}))  # real tensors are not written to
+        given = [self._fake(x) for x in args], {name: self._fake(x) for name, x in (kwargs or {}).items()}
+        result = results_of(func)(*given[0], **given[1])  # of fake tensors: real ones are not written to
         outputs = [x for x in (result if isinstance(result, (tuple, list)) else [result]) if isinstance(x, Tensor)]
         if outputs and not self.op.startswith("prim::"):
             self._follow(func, _bound(func, args, kwargs or {}), outputs, (args, kwargs or {}))
         self.op = ""
         return result
 
-    def _fakes(self, values: Any) -> Any:
-        return tree_map_only(Tensor, lambda x: x if isinstance(x, FakeTensor) else self.fake.from_tensor(x), values)
+    def _fake(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value if isinstance(value, FakeTensor) else self.fake.from_tensor(value)
+        return type(value)(map(self._fake, value)) if type(value) in (list, tuple) else value
 
     def _follow(
         self, func: torch._ops.OpOverload, bound: dict[str, Any], outputs: list[Tensor], given: tuple[Any, Any]

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from channel_nets import TiedLanguageModel
+from reported_nets import NETS
 from torch import Tensor, nn
 
 from lightning_autoarch.errors import StructureError
@@ -16,7 +18,7 @@ from lightning_autoarch.prune.cost import cost_of, count_flops
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.load import load_pruned
 from lightning_autoarch.prune.units import kept_units, rounded, unit_scores
-from lightning_autoarch.structure import channel_groups
+from lightning_autoarch.structure import ChannelGraph, channel_groups
 
 
 class Conv(nn.Module):
@@ -240,3 +242,74 @@ class TestBadInput:
             load_pruned(Conv(24), module.state_dict(), removed.recipe)
         with pytest.raises(PruneValueError, match="without a recipe"):
             load_pruned(Conv(), {"state_dict": module.state_dict()})
+
+
+def test_tied_weights_stay_tied_where_flops_are_counted() -> None:
+    module = TiedLanguageModel()
+    removed = prune_channels_(module, torch.randint(0, 9, (2, 5)), Target(flops=0.6), round_to=1)
+    assert module.decode.weight is module.embed.weight
+    assert removed.after.flops <= 0.6 * removed.before.flops
+
+
+def test_a_linear_layer_that_becomes_an_image() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 8 * 4), nn.Unflatten(1, (8, 2, 2)), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    dense, x = copy.deepcopy(module), torch.randn(2, 3)
+    removed = prune_channels_(module, x, Target(share=0.5), round_to=1)
+    assert removed.widths == {"0.weight": (8, 4)} and module[1].unflattened_size == (4, 2, 2)
+    stay = torch.zeros(8, 1, 1)
+    stay[removed.kept["0.weight"]] = 1
+    torch.testing.assert_close(module(x), dense[3](dense[2](dense[1](dense[0](x))) * stay))
+
+
+class Headed(nn.Module):
+    """Heads of `channels // heads`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.embed, self.qkv, self.out = nn.Linear(5, 16), nn.Linear(16, 48), nn.Linear(16, 16)
+        self.up, self.head = nn.Linear(16, 8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        x = x + self.out(((q @ k.mT).softmax(-1) @ v).transpose(1, 2).reshape(b, n, c))
+        return self.head(self.up(x).relu())
+
+
+def test_whole_heads_go_with_the_same_share_of_the_stream() -> None:
+    module, x = Headed(), torch.randn(2, 3, 5)
+    removed = prune_channels_(module, x, Target(flops=0.7), round_to=1)
+    before, after = removed.widths["embed.weight"], removed.widths["qkv.weight"]
+    assert (before, after) in [((16, 12), (4, 3)), ((16, 8), (4, 2))] and module.heads == after[1]
+    assert removed.left == {}
+
+
+def test_a_group_that_does_not_follow_is_left_and_named() -> None:
+    module, x = Headed(), torch.randn(2, 3, 5)
+    with pytest.warns(UserWarning, match=r"`qkv\.weight` stay as they are"):
+        removed = prune_channels_(module, x, Target(share=0.5), exclude="embed", round_to=1)
+    assert removed.widths == {"qkv.weight": (4, 4), "up.weight": (8, 4)}
+    assert "view" in removed.left["qkv.weight"] and module.heads == 4
+
+
+@pytest.mark.parametrize("name", ["ResNet", "YOLO, C2f", "VAE", "GPT, tied", "Swin", "LSTM", "TCN, weight norm"])
+def test_reported_nets(name: str) -> None:
+    """All of them are in benchmarks/channel_conformance.py."""
+    torch.manual_seed(0)
+    build, sample = NETS[name]
+    module, x = build().eval(), sample()
+    removed = prune_channels_(module, x, Target(flops=0.6), round_to=1)
+    assert removed.left == {} and removed.after.flops <= 0.6 * removed.before.flops
+
+
+def test_counts_of_the_trace_are_those_of_the_module() -> None:
+    module, x = NETS["LSTM"][0]().eval(), NETS["LSTM"][1]()
+    graph = ChannelGraph.of(module, x)
+    keep = {"embed.weight": [0, 3, 5], "rnn.weight_ih_l0": list(range(7))}
+    counted = (graph.parameters(keep), graph.flops(keep))
+    assert (graph.parameters({}), graph.flops({})) == (cost_of(module, x).parameters, cost_of(module, x).flops)
+    graph.remove_(keep)
+    assert counted == (cost_of(module, x).parameters, cost_of(module, x).flops)

@@ -413,3 +413,28 @@ def test_a_group_norm_whose_groups_are_coupled_keeps_their_number(groups: int) -
         assert (shrunk.norm.num_groups, shrunk.norm.num_channels) == (groups, groups * width)
         assert done.attributes["norm"] == {"num_channels": groups * width}
         assert call(shrunk, inputs).shape == (2, 2, 4, 4)
+
+
+@pytest.mark.parametrize("dim", [0, 1, None])
+@pytest.mark.parametrize("hooks", [False, True])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+def test_a_consumer_in_weight_norm_keeps_its_weights(dim: int | None, hooks: bool) -> None:
+    """g makes up for the norm of the input channels that went."""
+    torch.manual_seed(0)
+    normed = nn.utils.weight_norm if hooks else nn.utils.parametrizations.weight_norm
+    first, last = nn.Conv1d(2, 8, 3), nn.ConvTranspose1d(8, 3, 3)
+    module, inputs = nn.Sequential(first, nn.ReLU(), normed(last, dim=dim)), torch.randn(2, 2, 9)
+    stay = torch.zeros(8, 1)
+    stay[[0, 3, 4]] = 1
+    want = module[2](module[1](module[0](inputs)) * stay)
+    (group,) = (g for g in channel_groups(module, inputs) if g.fixed is None)
+    assert group.exact
+    remove_channels_(module, inputs, {group.name: [0, 3, 4]})
+    torch.testing.assert_close(module(inputs), want)
+
+
+@pytest.mark.parametrize("norm", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
+def test_channels_of_a_spectral_norm_stay(norm: Callable[[nn.Module], nn.Module]) -> None:
+    module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), norm(nn.Linear(8, 6)), nn.ReLU(), nn.Linear(6, 2))
+    groups = channel_groups(module, torch.randn(3, 4))
+    assert all("spectral norm" in str(g.fixed) for g in groups if g.width in (8, 6))

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from lightning_autoarch.callbacks.outer import callback_state, checkpoint_path, is_rebuilt_later
@@ -20,13 +21,14 @@ from lightning_autoarch.callbacks.prune.hooks import averages, total_steps
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.steps import optimizers_of
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
+from lightning_autoarch.errors import StructureError
 from lightning_autoarch.prune.channels import Removed, Target, check_prunable, prune_channels_
 from lightning_autoarch.prune.cost import detached_copy
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.schedule import Place, check_place, steps
 from lightning_autoarch.prune.targets import Patterns
 from lightning_autoarch.prune.units import Norm, UnitScope
-from lightning_autoarch.structure import apply_recipe_
+from lightning_autoarch.structure import apply_recipe_, check_carriable
 
 
 class ChannelPruning(Callback):
@@ -175,6 +177,8 @@ class ChannelPruning(Callback):
         total = None if trainer.fast_dev_run and isinstance(self.at, int) else total_steps(trainer)  # type: ignore[attr-defined]
         self._step = None if self.is_after else steps(self.at, total, "at")
         self._unchecked = not self._is_small(pl_module)
+        if self._unchecked:
+            _check_optimizers(optimizers_of(trainer))
         if self.example_inputs is not None or pl_module.example_input_array is not None:
             self._check(pl_module, None)
 
@@ -270,6 +274,18 @@ class ChannelPruning(Callback):
         )
         for logger in trainer.loggers:
             logger.log_metrics({"parameters": after.parameters, "flops": after.flops}, step=trainer.global_step)
+
+
+def _check_optimizers(optimizers: list[Optimizer]) -> None:
+    """Before the first step: their states have to become smaller with the module."""
+    for optimizer in optimizers:
+        try:
+            check_carriable(optimizer)
+        except StructureError as error:
+            raise StructureError(
+                f"{error} Remove channels before the training, `ChannelPruning(..., at=0.0)`, or train with an "
+                "optimizer that keeps a state for each parameter, such as the one inside."
+            ) from None
 
 
 def _beginning(batch: Any) -> Any:

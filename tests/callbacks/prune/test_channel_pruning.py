@@ -241,3 +241,25 @@ class TestBadInput:
         with pytest.raises(StructureError):
             fit(module, ChannelPruning(0.5, at=0.0, example_inputs=torch.zeros(2, 4)))
         assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+class Wrapping(torch.optim.Optimizer):
+    """Steps another one, as sharpness-aware minimisation does."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 0.1})
+        self.base = torch.optim.SGD(self.param_groups, 0.1, momentum=0.9)
+
+    def step(self, closure: Any = None) -> Any:
+        return self.base.step(closure)
+
+
+@pytest.mark.parametrize("optimizer", [Wrapping, torch.optim.LBFGS])
+def test_optimizers_that_cannot_follow_are_refused_before_the_first_step(optimizer: Any) -> None:
+    module = net()
+    module.configure_optimizers = lambda: optimizer(module.parameters())
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(StructureError, match="at=0.0"):
+        fit(module, ChannelPruning(0.5, at=0.5))
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert widths(module) == [32, 32, 1]
