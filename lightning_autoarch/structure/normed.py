@@ -61,7 +61,7 @@ def spectral_normed(module: nn.Module) -> Iterator[Tensor]:
                 yield getattr(layer, f"{hook.name}_orig")
         for part in _parametrized(layer):
             if any(isinstance(each, _SpectralNorm) for each in part):
-                yield cast(Tensor, part.original)
+                yield part.original
 
 
 def _parametrized(layer: nn.Module) -> Iterable[parametrize.ParametrizationList]:

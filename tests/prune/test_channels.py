@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from channel_nets import TiedLanguageModel
-from reported_nets import NETS
+from reported_nets import NETS as REPORTED
 from torch import Tensor, nn
 
 from lightning_autoarch.errors import StructureError
@@ -299,14 +299,14 @@ def test_a_group_that_does_not_follow_is_left_and_named() -> None:
 def test_reported_nets(name: str) -> None:
     """All of them are in benchmarks/channel_conformance.py."""
     torch.manual_seed(0)
-    build, sample = NETS[name]
+    build, sample = REPORTED[name]
     module, x = build().eval(), sample()
     removed = prune_channels_(module, x, Target(flops=0.6), round_to=1)
     assert removed.left == {} and removed.after.flops <= 0.6 * removed.before.flops
 
 
 def test_counts_of_the_trace_are_those_of_the_module() -> None:
-    module, x = NETS["LSTM"][0]().eval(), NETS["LSTM"][1]()
+    module, x = REPORTED["LSTM"][0]().eval(), REPORTED["LSTM"][1]()
     graph = ChannelGraph.of(module, x)
     keep = {"embed.weight": [0, 3, 5], "rnn.weight_ih_l0": list(range(7))}
     counted = (graph.parameters(keep), graph.flops(keep))

@@ -259,7 +259,7 @@ def test_optimizers_that_cannot_follow_are_refused_before_the_first_step(optimiz
     module = net()
     module.configure_optimizers = lambda: optimizer(module.parameters())
     before = copy.deepcopy(module.state_dict())
-    with pytest.raises(StructureError, match="at=0.0"):
+    with pytest.raises(StructureError, match=r"at=0\.0"):
         fit(module, ChannelPruning(0.5, at=0.5))
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert widths(module) == [32, 32, 1]
