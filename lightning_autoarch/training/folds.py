@@ -179,7 +179,8 @@ def cross_validate(
         directory=Path(directory) if directory is not None else None,
         callbacks=callbacks,
     )
-    result = run_folds(spec, Folds(splitter, labels, groups, seed), lambda step, value: False)
+    with seeded(seed):
+        result = run_folds(spec, Folds(splitter, labels, groups, seed), lambda step, value: False)
     if result.state == "failed":
         raise SearchError(f"Cross-validation failed: {result.error}")
     return FoldScores(result.fold_scores)
