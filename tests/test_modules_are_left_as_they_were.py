@@ -239,7 +239,7 @@ CALLBACKS: dict[str, Callable[[], L.Callback]] = {
     "ChannelPruning": lambda: ChannelPruning(0.5, at=1),
     "ChannelPruning before": lambda: ChannelPruning(flops=0.6),
     "ChannelPruning after": lambda: ChannelPruning(parameters=0.6, at=1.0),
-    "Distillation": lambda: Distillation(teacher=Everything()),
+    "Distillation": lambda: Distillation(teacher=Everything(), layer="head"),
     "GroupLasso": lambda: GroupLasso(1e-3),
     "L1Regularization": lambda: L1Regularization(1e-3),
     "L2Regularization": lambda: L2Regularization(1e-3),
