@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from lightning.pytorch import Callback
@@ -57,11 +58,15 @@ class _TransferOptions(TransferLearning):
     Args:
         checkpoint: a file, a directory, https:// or hf://owner/name; in the subcommand `transfer` also `--ckpt_path`.
         strategy: full, linear_probe, lp_ft, gradual or lora.
+        trusted: classes that the checkpoint may hold beside plain data, as `package.module.Class`. What they do when
+            they are loaded is then done: only for a file whose maker you trust.
     """
 
     # Only for jsonargparse to read: a config names files, not modules, and a wrong strategy is told in one line.
-    def __init__(self, checkpoint: str | None = None, *, strategy: str = "full", **kwargs: Any) -> None:
-        super().__init__(checkpoint, strategy=cast(Strategy, strategy), **kwargs)
+    def __init__(
+        self, checkpoint: str | None = None, *, strategy: str = "full", trusted: Sequence[str] = (), **kwargs: Any
+    ) -> None:
+        super().__init__(checkpoint, strategy=cast(Strategy, strategy), trusted=trusted, **kwargs)
 
 
 SECTIONS: dict[str, tuple[type[Callback], tuple[str | None, ...]]] = {  # the class, and where it means something

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.reading.archive import read_archive
 
 
 def top_level(section: Any) -> dict[str, Any]:
@@ -33,10 +32,13 @@ def hyperparameters(path: Path) -> dict[str, Any]:
     if not (path.is_file() and zipfile.is_zipfile(path)):
         return {}
     try:
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError:
+        checkpoint = read_archive(path)
+    except CheckpointError:  # said when its weights are read
         return {}
-    return {k: v for k, v in dict(checkpoint.get("hyper_parameters") or {}).items() if k != "_instantiator"}
+    found = checkpoint.get("hyper_parameters") if isinstance(checkpoint, Mapping) else None
+    if not isinstance(found, Mapping):
+        return {}
+    return {name: value for name, value in found.items() if isinstance(name, str) and name != "_instantiator"}
 
 
 def check_takes(class_path: str, arguments: Mapping[str, Any], path: Path) -> None:

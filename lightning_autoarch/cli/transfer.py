@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -79,14 +79,15 @@ class TransferCommand(LightningCLI):
             return TransferLearning(**options) if written else None
         path = self._get(self.config, "ckpt_path")
         if listed:
-            listed[0].checkpoint = _checkpoint(path, listed[0].checkpoint)
+            listed[0].checkpoint = _checkpoint(path, listed[0].checkpoint, listed[0].matching)
             return None
-        return TransferLearning(**{**options, "checkpoint": _checkpoint(path, options["checkpoint"])})
+        return TransferLearning(**{**options, "checkpoint": _checkpoint(path, options["checkpoint"], options)})
 
 
 def _checkpoint(
     path: str | None,  # of the command line
     given: Any,  # in the config
+    options: Mapping[str, Any],  # which of the weights in it, and what it may hold
 ) -> Any:
     """The one that both name; a file that cannot be read is an error before any data are."""
     if path is None and given is None:
@@ -95,7 +96,7 @@ def _checkpoint(
         raise TransferError(f"There are two checkpoints: `--ckpt_path {path}`, and `{given}` in the config. Give one.")
     source = given if path is None else path
     if isinstance(source, str) and "://" not in source:
-        read_checkpoint(source)
+        read_checkpoint(source, **{name: options[name] for name in ("weights", "key", "trusted")})
     return source
 
 

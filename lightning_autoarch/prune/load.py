@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_autoarch.errors import CheckpointError, shown
 from lightning_autoarch.prune.errors import PruneValueError
-from lightning_autoarch.reading import check_sizes, plain_tensor, read_archive
+from lightning_autoarch.reading.weights import read_with_weights
 from lightning_autoarch.structure import apply_recipe_
 
 M = TypeVar("M", bound=nn.Module)
@@ -29,15 +29,15 @@ def load_pruned(module: M, checkpoint: str | Path | Mapping[str, Any], recipe: M
         The module, in place.
 
     Raises:
-        PruneValueError: there is no such file, or it holds no recipe.
-        CheckpointError: the file is broken, or holds anything that is not data.
+        PruneValueError: the checkpoint holds no recipe.
+        CheckpointError: there is no such file, it is broken, holds anything that is not data, or other weights.
         StructureError: the recipe is of another architecture; the module is as before.
 
     Example::
 
         model = load_pruned(MyModule(**hparams), "small.ckpt")
     """
-    content: Mapping[str, Any] = checkpoint if isinstance(checkpoint, Mapping) else _read(Path(checkpoint))
+    content: Mapping[str, Any] = checkpoint if isinstance(checkpoint, Mapping) else read_with_weights(Path(checkpoint))
     found = recipe if recipe is not None else _recipe_in(content)
     state = content.get("state_dict", content)
     apply_recipe_(module, found)
@@ -50,22 +50,6 @@ def load_pruned(module: M, checkpoint: str | Path | Mapping[str, Any], recipe: M
             f"{shown(str(error), 1000)}"
         ) from error
     return module
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    """A checkpoint, its weights as plain tensors that fit its size."""
-    if not path.is_file():
-        raise PruneValueError(f"Expected a checkpoint at {path}, there is none.")
-    content = read_archive(path)
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
-        raise PruneValueError(f"Expected a dict of tensors in {path}, got {shown(content)}.")
-    plain = {
-        name: plain_tensor(name, value, str(path), from_file=True) if isinstance(value, Tensor) else value
-        for name, value in state.items()
-    }
-    check_sizes({n: v for n, v in plain.items() if isinstance(v, Tensor)}, str(path), path.stat().st_size)
-    return {**content, "state_dict": plain} if state is not content else plain
 
 
 def _recipe_in(content: Mapping[str, Any]) -> Mapping[str, Any]:

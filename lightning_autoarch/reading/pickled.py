@@ -82,7 +82,7 @@ class TorchPickle:
             raise CheckpointError(
                 f"Expected tensors and plain containers in {self._origin}, got {names}{more}, which could run code "
                 "when it is loaded. Save the `state_dict()` alone; if you trust the file and its classes, name them "
-                "to `torch.serialization.add_safe_globals`."
+                "by `trusted`, or to `torch.serialization.add_safe_globals`."
             )
 
     def _is_known(self, name: str) -> bool:

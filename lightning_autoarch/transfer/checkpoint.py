@@ -5,6 +5,7 @@
     .sparse.safetensors     what `export` and `save_sparse` of this package write           made dense
     *.index.json            an index of shards of either                                    mapped
     a directory             of torch.distributed.checkpoint                                 read a tensor at a time
+                            of DeepSpeed, ZeRO 1 or 2
                             or with model.safetensors, pytorch_model.bin, one of their indices
     https://  hf://         fetched, then one of these
     nn.Module, a dict       its own tensors, not copies
@@ -16,14 +17,16 @@ asked for, the pages of that tensor are in memory.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from lightning_autoarch.errors import CheckpointError, shown
+from lightning_autoarch.reading.trusted import trusting
 from lightning_autoarch.transfer.contents import Weights, check_weights, pick
+from lightning_autoarch.transfer.deepspeed import deepspeed_file
 from lightning_autoarch.transfer.distributed import is_distributed, read_distributed
 from lightning_autoarch.transfer.files import format_of, read_file
 from lightning_autoarch.transfer.remote import USUAL, check_digest, fetch, is_remote
@@ -39,6 +42,7 @@ def read_checkpoint(
     weights: Weights = "state_dict",
     key: str | None = None,
     sha256: str | None = None,
+    trusted: Collection[type | str] = (),
 ) -> StateDict:
     """Names and tensors, on the CPU where they come from a file.
 
@@ -48,6 +52,8 @@ def read_checkpoint(
             "average" or "current".
         key: of the dict to take where it is none of the usual ones: "generator", "nets.teacher".
         sha256: what the file must hash to.
+        trusted: classes that this file may hold beside plain data, themselves or as "package.module.Class": what their
+            `__reduce__` and `__setstate__` do is then done. Only for a file whose maker you trust.
 
     Raises:
         CheckpointError: not there, broken, not data alone, or not what was asked for. The message names the file.
@@ -65,6 +71,11 @@ def read_checkpoint(
     path = _local(os.fspath(source), sha256)
     if sha256 is not None:
         check_digest(path, sha256)
+    with trusting(trusted):
+        return _read(path, weights, key)
+
+
+def _read(path: Path, weights: Weights, key: str | None) -> StateDict:
     if path.is_dir() and is_distributed(path):
         return read_distributed(path, weights, key)
     file = _of_folder(path) if path.is_dir() else path
@@ -94,12 +105,14 @@ def _exists(path: Path) -> bool:
 
 def _of_folder(folder: Path) -> Path:
     """The one file of a directory to begin with."""
+    if (states := deepspeed_file(folder)) is not None:
+        return states
     usual = [name for name in USUAL if (folder / name).is_file()]
     found = usual or sorted(path.name for path in folder.glob("*.index.json"))
     if not found:
         raise CheckpointError(
-            f"Expected a distributed checkpoint (with `.metadata`) or one of {', '.join(USUAL)} in {folder}, got none; "
-            "name the file."
+            f"Expected a distributed checkpoint (with `.metadata`), one of DeepSpeed or one of {', '.join(USUAL)} "
+            f"in {folder}, got none; name the file."
         )
     if not usual and len(found) > 1:
         names = ", ".join(map(shown, found[:SHOWN]))

@@ -69,11 +69,12 @@ def _chosen(held: object, origin: str, weights: Weights, key: str | None) -> Map
     return _unwrapped(held)
 
 
-def check_weights(weights: str) -> None:
-    """Raises CheckpointError for a word that is none of `Weights`."""
+def check_weights(weights: Weights) -> Weights:
+    """The word as it is. Raises CheckpointError for one that is none of `Weights`."""
     if weights not in get_args(Weights):
         words = ", ".join(map(repr, get_args(Weights)))
         raise CheckpointError(f"Expected `weights` to be one of {words}, got {weights!r}.")
+    return weights
 
 
 def _unwrapped(held: Mapping[Any, Any]) -> Mapping[Any, Any]:

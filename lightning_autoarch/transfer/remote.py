@@ -10,19 +10,21 @@ Nothing of a repository is ever executed. A given SHA-256 is checked each time, 
 from __future__ import annotations
 
 import hashlib
+import http.client
 import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import torch
 
-from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.errors import CheckpointError, shown
 from lightning_autoarch.transfer.sharded import read_index
 
 SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 HUB_NAME = re.compile(r"^hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?(?:/(?P<file>.+))?$")
 USUAL = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 DIGEST = re.compile(r"[0-9a-f]{64}")
+LONGEST_NAME = 100  # characters of a file that is kept
 BLOCK = 1 << 20  # bytes hashed at a time
 
 
@@ -61,16 +63,20 @@ def check_digest(path: Path, sha256: str) -> None:
 
 
 def _fetch_url(url: str, sha256: str | None) -> Path:
-    name = PurePosixPath(urlsplit(url).path).name
-    safe = re.sub(r"[^\w.-]", "_", name) or "weights"
+    try:
+        name = PurePosixPath(urlsplit(url).path).name
+    except ValueError as error:
+        raise CheckpointError(f"Expected the URL of a checkpoint, got '{shown(url)}': {error}.") from error
+    safe = re.sub(r"[^\w.-]", "_", name)[-LONGEST_NAME:] or "weights"
     folder = Path(torch.hub.get_dir()) / "autoarch" / hashlib.sha256(url.encode()).hexdigest()[:16]
     path = folder / safe
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         try:  # to a file aside, and renamed when it is whole
             torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256 and sha256.lower(), progress=False)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise CheckpointError(f"Expected a checkpoint at {url}, could not take it: {error}") from error
+        except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
+            what = shown(str(error), 300)
+            raise CheckpointError(f"Expected a checkpoint at {shown(url)}, could not take it: {what}") from error
     return path
 
 
@@ -100,7 +106,7 @@ def _needed(path: Path | None, source: str, file: str) -> Path:
 
 def _check_plain(name: str, source: str) -> None:
     if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name):
-        raise CheckpointError(f"Expected files of {source} in its index, got the path {name!r}: not followed.")
+        raise CheckpointError(f"Expected files of {source} in its index, got the path '{shown(name)}': not followed.")
 
 
 def _hub_file(source: str, repo: str, revision: str | None, file: str) -> Path | None:
@@ -115,4 +121,4 @@ def _hub_file(source: str, repo: str, revision: str | None, file: str) -> Path |
     except EntryNotFoundError:
         return None
     except Exception as error:  # whatever the network or the hub says
-        raise CheckpointError(f"Expected {file!r} of {source}, could not take it: {error}") from error
+        raise CheckpointError(f"Expected {file!r} of {source}, could not take it: {shown(str(error), 300)}") from error

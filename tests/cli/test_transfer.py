@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,19 @@ def test_help(capsys: Any) -> None:
         main(["validate", "--help"])
     text = capsys.readouterr().out
     assert "--transfer TRANSFER" in text and "--transfer.strategy" not in text
+
+
+def test_which_weights_of_a_checkpoint(config: Config, known: dict[str, torch.Tensor], capsys: Any) -> None:
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in known.items()}
+    torch.save({"nets": {"student": zeros}, "ema": known, "args": Namespace(lr=1)}, "many.pt")
+    base = ["transfer", "--config", config(), "--ckpt_path", "many.pt", "--transfer.trusted", "['argparse.Namespace']"]
+    for arguments, first in (
+        (["--transfer.weights", "average"], known),
+        (["--transfer.key", "nets.student"], zeros),
+    ):
+        cli = AutoArchCLI(args=[*base, *arguments, "--trainer.max_epochs", "0"])
+        assert "100.0% of 25 parameters taken over" in capsys.readouterr().out
+        assert all(torch.equal(cli.model.state_dict()[name], tensor) for name, tensor in first.items())
+    with pytest.raises(SystemExit):
+        main(["transfer", "--config", config(), "--ckpt_path", "many.pt"])
+    assert "argparse.Namespace" in capsys.readouterr().err

@@ -93,6 +93,26 @@ class TestUrl:
         with pytest.raises(CheckpointError, match="404"):
             read_checkpoint(f"{server}/none.pt")
 
+    @pytest.mark.parametrize("place", ["file:///etc/hostname", "data:,x", "//\0", "gopher://host/w.pt"])
+    def test_redirects_do_not_lead_to_files_of_this_machine(
+        self, place: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def redirect(self: Quiet) -> None:
+            self.send_response(302)
+            self.send_header("Location", place)
+            self.end_headers()
+
+        monkeypatch.setattr(Quiet, "do_GET", redirect)
+        with pytest.raises(CheckpointError, match=r"could not take it"):
+            read_checkpoint(f"{server}/w.pt")
+        assert not [path for path in (tmp_path / "hub").rglob("*") if path.is_file()]
+
+    def test_what_is_no_url(self, server: str) -> None:
+        with pytest.raises(CheckpointError, match="Expected the URL of a checkpoint"):
+            read_checkpoint("http://[")
+        with pytest.raises(CheckpointError, match="404"):
+            read_checkpoint(f"{server}/{'x' * 1000}.pt")
+
     def test_file_names_are_harmless(self, server: str, tmp_path: Path) -> None:
         serve(tmp_path, "a b;c.pt", {"w": torch.ones(1)})
         assert read_checkpoint(f"{server}/a%20b;c.pt?download=true")["w"] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from lightning.fabric.utilities.cloud_io import _load
 from lightning.pytorch import LightningModule
 from torch import nn
 
+from lightning_autoarch.errors import CheckpointError
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.reading.weights import read_with_weights, with_plain_weights
 
 Given = nn.Module | str | Path | None
 
@@ -72,7 +75,12 @@ def _part(module: LightningModule, layer: str) -> nn.Module:
 def _loaded(module: nn.Module, path: str | Path) -> nn.Module:
     """With the weights of a Lightning checkpoint or a state_dict. No code in the file is run."""
     try:
-        checkpoint = _load(path, map_location="cpu", weights_only=True)
+        checkpoint = _content(path)
+    except CheckpointError as error:
+        raise PruneValueError(
+            f"The teacher's checkpoint cannot be read: {error} If you trust it, load it yourself: "
+            "`teacher=MyModule.load_from_checkpoint(path)`."
+        ) from error
     except OSError as error:
         raise PruneValueError(f"The teacher's checkpoint cannot be read: {error}.") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
@@ -88,6 +96,13 @@ def _loaded(module: nn.Module, path: str | Path) -> nn.Module:
             f"{path} holds the weights of another module: {error} Pass a teacher of another architecture as a module."
         ) from error
     return module
+
+
+def _content(path: str | Path) -> Mapping[str, Any]:
+    if "://" not in str(path):
+        return read_with_weights(Path(path))
+    held = _load(path, map_location="cpu", weights_only=True)  # through Lightning: a bucket of a cloud
+    return with_plain_weights(held, str(path), 0)
 
 
 def to_precision_of(teacher: nn.Module, module: nn.Module) -> nn.Module:

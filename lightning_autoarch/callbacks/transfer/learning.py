@@ -40,6 +40,7 @@ from lightning_autoarch.callbacks.transfer.resume import check_state, planned_ep
 from lightning_autoarch.callbacks.transfer.sources import Source, reset_parameters, started_from, take_over
 from lightning_autoarch.callbacks.transfer.warm_up import WarmUp
 from lightning_autoarch.errors import TransferError
+from lightning_autoarch.transfer.contents import Weights, check_weights
 from lightning_autoarch.transfer.grids import Grid
 from lightning_autoarch.transfer.newness import not_taken_over
 from lightning_autoarch.transfer.options import OnMismatch, check_min_share, check_on_mismatch
@@ -93,6 +94,9 @@ class TransferLearning(Callback):
         lora_alpha: of adapters that the checkpoint holds beside its weights, as for `transfer_weights`.
         min_share: the least share of the parameters that has to come from the checkpoint, from 0 to 1.
         frozen_dropout: whether frozen layers drop out as the others do. With False they are in eval as a whole.
+        weights: of the checkpoint: "state_dict", "average" or "current", as for `read_checkpoint`.
+        key: of the dict in the checkpoint to take, "generator" or "nets.teacher", as for `read_checkpoint`.
+        trusted: classes that the checkpoint may hold beside plain data, as for `read_checkpoint`.
 
     What the checkpoint does not have is trained from the start, whatever the strategy holds back, and says which layer
     is the head, wherever that is registered. What `freeze` holds back all the same is named in a warning.
@@ -137,12 +141,16 @@ class TransferLearning(Callback):
         lora_alpha: float | None = None,
         min_share: float | None = None,
         frozen_dropout: bool = True,
+        weights: Weights = "state_dict",
+        key: str | None = None,
+        trusted: Sequence[type | str] = (),
     ) -> None:
         self.checkpoint = checkpoint
         self.matching: dict[str, Any] = {
             "rules": rules, "on_mismatch": check_on_mismatch(on_mismatch), "classes": classes,
             "example_inputs": example_inputs, "grid": grid, "lora_alpha": lora_alpha,
-            "min_share": check_min_share(min_share),
+            "min_share": check_min_share(min_share), "weights": check_weights(weights), "key": key,
+            "trusted": list(trusted) if not isinstance(trusted, str) else trusted,
         }  # fmt: skip
         self.recipe = Recipe(
             strategy=strategy, freeze=freeze, freeze_depth=freeze_depth, unfreeze={} if unfreeze is None else unfreeze,

@@ -12,6 +12,8 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from lightning_autoarch.errors import TransferError
+from lightning_autoarch.transfer.checkpoint import read_checkpoint
+from lightning_autoarch.transfer.contents import Weights
 from lightning_autoarch.transfer.grids import Grid
 from lightning_autoarch.transfer.match import transfer_weights
 from lightning_autoarch.transfer.patterns import Names
@@ -35,6 +37,9 @@ def take_over(
     grid: Grid | None = None,
     lora_alpha: float | None = None,
     min_share: float | None = None,
+    weights: Weights = "state_dict",
+    key: str | None = None,
+    trusted: Collection[type | str] = (),
 ) -> TransferReport:
     """Transfer a checkpoint into a module; `reinit` and `head` are names, `check` is called before anything is written.
 
@@ -52,9 +57,10 @@ def take_over(
             )
         check(report)
 
+    plain = weights == "state_dict" and key is None and not trusted
     return transfer_weights(
         module,
-        source,
+        source if plain else read_checkpoint(source, weights=weights, key=key, trusted=trusted),
         rules=rules,
         on_mismatch=on_mismatch,
         classes=classes,
