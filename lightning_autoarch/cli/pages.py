@@ -21,7 +21,9 @@ def page_path(
     """
     check_writable(Path(output), "output")
     page = Path(output).with_suffix(".html") if report is None else Path(report) if report else None
-    if page is not None and not page.is_dir():
+    if page is not None and page.is_dir():
+        check_writable(page / "report.html", "report")
+    elif page is not None:
         if page.resolve() == Path(output).resolve():
             raise AutoArchError(
                 f"Expected one file for the checkpoint and another for the page, got {output} for both."

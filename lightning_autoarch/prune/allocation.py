@@ -57,9 +57,22 @@ def lamp_scores(weight: Tensor) -> Tensor:
     return torch.empty_like(squares).scatter_(0, order, scores).view(weight.shape)
 
 
-def counts(sizes: Sequence[int], sparsities: Sequence[float], at_least: Sequence[int]) -> list[int]:
-    """How many of each tensor are pruned: never fewer than are pruned already."""
-    return [max(round(s * n), low) for n, s, low in zip(sizes, sparsities, at_least, strict=True)]
+def counts(
+    sizes: Sequence[int], sparsities: Sequence[float], at_least: Sequence[int], slices: Sequence[int]
+) -> list[int]:
+    """How many of each tensor are pruned.
+
+    Args:
+        sizes: numbers of each tensor.
+        sparsities: wanted of each.
+        at_least: how many are pruned already; never fewer.
+        slices: how many are kept at least; one of each tensor is kept in any case, though it were pruned by rounding.
+
+    >>> counts([10, 4, 8], [0.9, 0.9, 0.9], [0, 0, 0], [0, 0, 4])
+    [9, 3, 4]
+    """
+    wanted = [min(round(s * n), n - max(c, min(1, n))) for n, s, c in zip(sizes, sparsities, slices, strict=True)]
+    return [max(k, low) for k, low in zip(wanted, at_least, strict=True)]
 
 
 def check_not_emptied(names: Sequence[str], sparsities: Sequence[float]) -> None:

@@ -20,7 +20,8 @@ from lightning_autoarch.prune.amounts import real
 from lightning_autoarch.prune.cost import Cost, cheap_copy, cost_of, detached_copy
 from lightning_autoarch.prune.cut import Cut, Keep
 from lightning_autoarch.prune.errors import PruneValueError
-from lightning_autoarch.prune.targets import Patterns, plain_name
+from lightning_autoarch.prune.names import plain_name
+from lightning_autoarch.prune.targets import Patterns
 from lightning_autoarch.prune.units import Norm, UnitScope, unit_scores
 from lightning_autoarch.structure import ChannelGraph, ChannelGroup, PlanError, Resized, recipe_of, remove_channels_
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -15,10 +16,14 @@ from torch import Tensor, nn
 
 from lightning_autoarch.prune.allocation import counts, erdos_renyi_kernel, lamp_scores
 from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.prune.floors import floors, protecting_slices, smallest_above_floors
 from lightning_autoarch.prune.magnitude import MaskApplier, apply_masks_, magnitude_masks
 from lightning_autoarch.prune.mask import BitMask
-from lightning_autoarch.prune.targets import match_values, plain_name
+from lightning_autoarch.prune.names import plain_name
+from lightning_autoarch.prune.reparametrised import slices_of
+from lightning_autoarch.prune.targets import match_values
 
+FLOOR = 0.1  # by default
 Scope = Literal["global", "layer", "erk", "lamp"] | Mapping[str, float]
 SCOPES = ("global", "layer", "erk", "lamp")
 
@@ -29,19 +34,31 @@ class MaskedWeights:
     Args:
         parameters: name -> parameter.
         masks: name -> mask; None: everything is kept.
+        normed: name -> dimensions over which a norm is taken: no slice along them is ever emptied.
 
     Raises:
         PruneValueError: masks of other parameters or shapes.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], masks: Mapping[str, BitMask] | None = None) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        masks: Mapping[str, BitMask] | None = None,
+        normed: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+    ) -> None:
         self.names = list(parameters)
         self.parameters = list(parameters.values())
         self.masks = (
             _fitting(parameters, masks) if masks else [BitMask.ones(p.shape, p.device) for p in self.parameters]
         )
+        self.normed = [normed.get(name, ()) for name in self.names]
         self.pruned = [mask.numel - mask.count() for mask in self.masks]
         self._applier = MaskApplier(self.parameters, self.masks)
+
+    @property
+    def slices(self) -> list[int]:
+        """How many slices of each target have to keep a number, because a norm is taken of them."""
+        return [slices_of(p, dims) for p, dims in zip(self.parameters, self.normed, strict=True)]
 
     @property
     def sizes(self) -> list[int]:
@@ -65,6 +82,23 @@ class MaskedWeights:
         """Set what is masked to 0."""
         if any(self.pruned):
             self._applier.apply_()
+
+    def revived_(self) -> list[str]:
+        """Names of the targets in which something masked was not 0; it is 0 afterwards. Waits for the device."""
+        before = [int(parameter.detach().count_nonzero()) for parameter in self.parameters]
+        self.apply_()
+        after = [int(parameter.detach().count_nonzero()) for parameter in self.parameters]
+        return [name for name, b, a in zip(self.names, before, after, strict=True) if b != a]
+
+    def cut(self, recipe: Mapping[str, Any]) -> MaskedWeights:
+        """The same parameters when they lost channels by a recipe of `structure`."""
+        masks = cut_masks(dict(zip(self.names, self.masks, strict=True)), recipe)
+        parameters = dict(zip(self.names, self.parameters, strict=True))
+        return MaskedWeights(parameters, masks, dict(zip(self.names, self.normed, strict=True)))
+
+    def scores(self, given: Sequence[Tensor] | None = None) -> Sequence[Tensor] | None:
+        """By what weights are compared, with the largest of each slice that a norm is taken of above all others."""
+        return protecting_slices(self.parameters, self.masks, given, self.normed)
 
     def apply_to_gradients_(self) -> None:
         """Set the gradients of what is masked to 0: it then counts in no norm."""
@@ -110,9 +144,17 @@ def cut_masks(masks: Mapping[str, BitMask], recipe: Mapping[str, Any]) -> dict[s
 
 
 def prune_further(
-    weights: MaskedWeights, sparsity: float, scope: Scope, scores: Sequence[Tensor] | None = None, final: float = 1.0
+    weights: MaskedWeights,
+    sparsity: float,
+    scope: Scope,
+    scores: Sequence[Tensor] | None = None,
+    final: float = 1.0,
+    floor: float = FLOOR,
 ) -> list[BitMask]:
     """Masks that prune a share of the dense weights, all that is pruned already among it.
+
+    No target is emptied, unless fewer weights are left than there are targets; and no slice that a norm is taken of,
+    although then fewer may be pruned than asked.
 
     Args:
         weights: targets.
@@ -121,6 +163,8 @@ def prune_further(
             `erdos_renyi_kernel`; "lamp": by `lamp_scores`; or the final sparsity by pattern.
         scores: in place of the magnitudes.
         final: sparsity at which the values of `scope` are reached.
+        floor: of scope "global", see `floors`: the share of what it would keep under scope "layer" that each target
+            keeps at least. 0.0: a target may be emptied.
 
     Raises:
         PruneValueError: a NaN (the parameter is named).
@@ -128,11 +172,15 @@ def prune_further(
     if scope == "lamp":
         scores = [lamp_scores(parameter) for parameter in weights.parameters]
     try:
+        compared = weights.scores(scores)
         if scope in ("global", "lamp"):
-            k = max(round(sparsity * sum(weights.sizes)), sum(weights.pruned))
-            return magnitude_masks(weights.parameters, k=k, masks=weights.masks, scores=scores)
-        each = counts(weights.sizes, _shares(weights, sparsity, scope, final), weights.pruned)
-        return magnitude_masks(weights.parameters, k=each, scope="tensor", masks=weights.masks, scores=scores)
+            total = sum(weights.sizes)
+            least = floors(weights.sizes, weights.slices, sparsity, floor if scope == "global" else 0.0)
+            k = max(min(round(sparsity * total), total - sum(least)), sum(weights.pruned))
+            return smallest_above_floors(weights.parameters, k, weights.masks, compared, least)
+        shares = _shares(weights, sparsity, scope, final)
+        each = counts(weights.sizes, shares, weights.pruned, weights.slices)
+        return magnitude_masks(weights.parameters, k=each, scope="tensor", masks=weights.masks, scores=compared)
     except PruneValueError as error:
         raise PruneValueError(with_names(str(error), weights.names)) from error
 

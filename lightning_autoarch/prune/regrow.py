@@ -32,14 +32,18 @@ def exchange(weights: MaskedWeights, fraction: float, growth: Sequence[Tensor]) 
         fraction: of what is kept, in [0, 1].
         growth: for each target numbers of its shape: the largest magnitudes among what was pruned are grown. What is
             dropped now is not grown again.
+
+    Each tensor keeps one of its weights at least, and each slice that a norm is taken of one.
     """
     kept = [n - k for n, k in zip(weights.sizes, weights.pruned, strict=True)]
-    moved = [min(round(fraction * n), k) for n, k in zip(kept, weights.pruned, strict=True)]
+    spare = [n - max(1, c) for n, c in zip(kept, weights.slices, strict=True)]
+    moved = [max(0, min(round(fraction * n), k, s)) for n, k, s in zip(kept, weights.pruned, spare, strict=True)]
     dropped = magnitude_masks(
         weights.parameters,
         k=[k + n for k, n in zip(weights.pruned, moved, strict=True)],
         scope="tensor",
         masks=weights.masks,
+        scores=weights.scores(),
     )
     grown = magnitude_masks(growth, k=moved, scope="tensor", masks=weights.masks, largest=True)
     return [g & ~(m & ~d) for g, m, d in zip(grown, weights.masks, dropped, strict=True)]

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from lightning_autoarch.prune.closeness import allowed, difference
 from lightning_autoarch.prune.errors import PruneValueError
-from lightning_autoarch.prune.targets import Patterns, match_values, plain_name
+from lightning_autoarch.prune.names import plain_name
+from lightning_autoarch.prune.targets import Patterns, match_values
 
 CAPABILITY = (8, 0)
 DTYPES = (torch.float16, torch.bfloat16)

@@ -1,16 +1,26 @@
 """Which weights are pruned: those of layers that multiply by a matrix, or what patterns name.
 
-Beside torch's own layers that is any with a matrix called `weight` that is no norm: such as `Conv1D` of transformers,
-of which GPT-2 is made.
+By default these are
+
+- the matrices of torch's own layers: linear, convolution, embedding, attention, recurrent;
+- a matrix called `weight` of any other layer that is no norm, such as `Conv1D` of transformers;
+- parameters with three or more dimensions under any name: the stacked matrices of a mixture of experts. Biases,
+  embeddings, positions and tokens, as told by their names, are not among them.
+
+Weight norm, spectral norm and other parametrisations are seen through: see `reparametrised`. Adapters such as LoRA's
+are left out, because they are small and are what is being trained. So are other matrices not called `weight`.
 
 A pattern is a shell-style glob (`fnmatch`) over dotted names. `encoder.*.weight` names parameters; a pattern that names
-a module, `encoder` or `encoder.layers.*`, stands for the weights of the layers in it. Biases and normalisation are
-pruned only where a pattern names the parameter itself. What `torch.compile` puts into a name, `_orig_mod`, is left out.
+a module, `encoder` or `encoder.layers.*`, stands for the weights that would be pruned by default if that module were
+the whole net. Biases, normalisation and adapters are pruned only where a pattern names the parameter or the adapter
+itself. What `torch.compile` puts into a name, `_orig_mod`, is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -18,21 +28,36 @@ from torch.nn.parameter import Parameter, UninitializedParameter
 
 from lightning_autoarch.errors import did_you_mean
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.prune.names import Names
 
 Patterns = str | Sequence[str]
 
-LAYERS = (
-    nn.Linear,
-    nn.Bilinear,
-    nn.Embedding,
-    nn.EmbeddingBag,
-    nn.modules.conv._ConvNd,
-    nn.MultiheadAttention,
-    nn.RNNBase,
-    nn.RNNCellBase,
-)
-NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
-PREFIXES = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+COMPUTED = re.compile(r"parametrizations\.(\w+)\.original\d*$|(?<=weight)_(?:v|orig)$")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is pruned, and what is not although one might think so.
+
+    Attributes:
+        parameters: name -> parameter, each once.
+        normed: of some of them, the dimensions over which a norm is taken: no slice may become all zero.
+        computed: those from which a layer computes its weight: directions of a weight norm, for example.
+        left_dense: name of a weight on which masks would not hold -> why.
+        not_chosen: other matrices that are trained, and are no targets by default.
+    """
+
+    parameters: dict[str, Parameter]
+    normed: dict[str, tuple[int, ...]]
+    computed: frozenset[str]
+    left_dense: dict[str, str]
+    not_chosen: tuple[str, ...]
+
+    def without(self, names: Iterable[str]) -> Targets:
+        """The same, without some of the parameters."""
+        left_out = set(names)
+        left = {name: parameter for name, parameter in self.parameters.items() if name not in left_out}
+        return replace(self, parameters=left)
 
 
 def find_targets(
@@ -42,21 +67,27 @@ def find_targets(
 
     Args:
         module: any module.
-        targets: patterns of what is pruned; None: the weights of every Linear, convolution, embedding,
-            MultiheadAttention and recurrent layer, and of others alike, that require a gradient.
+        targets: patterns of what is pruned; None: the weights of every layer that multiplies by a matrix and requires
+            a gradient (see the head of this module).
         exclude: patterns of what is not.
 
     Returns:
         Under the first name of each; a tied parameter counts once, and any of its names may match.
 
     Raises:
-        PruneValueError: a pattern matches nothing, nothing is left, or a target is frozen or not initialised.
+        PruneValueError: a pattern matches nothing, or nothing on which a mask would hold; nothing is left; a target is
+            frozen or not initialised.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
     >>> list(find_targets(net)), list(find_targets(net, exclude="2")), list(find_targets(net, ["1.weight", "0"]))
     (['0.weight', '2.weight'], ['0.weight'], ['0.weight', '1.weight'])
     """
-    names = _Names(module)
+    return examine_targets(module, targets, exclude).parameters
+
+
+def examine_targets(module: nn.Module, targets: Patterns | None = None, exclude: Patterns = ()) -> Targets:
+    """`find_targets`, with what else there is to know about them and what was left out."""
+    names = Names(module)
     wanted = names.eligible if targets is None else names.matching(_listed(targets, "targets"), "targets")
     unwanted = names.matching(_listed(exclude, "exclude"), "exclude")
     chosen = {name: names.parameters[name] for name in names.parameters if name in wanted and name not in unwanted}
@@ -66,66 +97,30 @@ def find_targets(
             f"Expected targets that are trained, got `{frozen[0]}`, which does not require a gradient."
         )
     found = {name: parameter for name, parameter in chosen.items() if parameter.requires_grad}
+    obstacles = names.obstacles(within=None if targets is None else _listed(targets, "targets"), without=unwanted)
     if not found:
-        reason = f"{len(frozen)} of its weights are frozen" if frozen else "it has no layer with a weight to prune"
-        raise PruneValueError(f"Nothing to prune in {type(module).__name__}: {reason}. Name parameters by `targets`.")
+        raise PruneValueError(_nothing(module, frozen, obstacles, names.adapters))
     for name, parameter in found.items():
         if isinstance(parameter, UninitializedParameter):
             raise PruneValueError(f"Expected `{name}` to be initialised: run a batch through the module first.")
-    return found
+    others = () if targets is not None else tuple(names.other_matrices(found, unwanted, obstacles))
+    return Targets(
+        found,
+        {name: names.weights[name].normed for name in found if name in names.weights and names.weights[name].normed},
+        frozenset(name for name in found if name in names.weights and names.weights[name].is_computed),
+        {names.readable[name]: reason for name, reason in obstacles.items()},
+        others,
+    )
 
 
-def plain_name(name: str) -> str:
-    """Without what `torch.compile` adds.
-
-    >>> plain_name("net._orig_mod.0.weight")
-    'net.0.weight'
-    """
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
-
-
-class _Names:
-    """Every name of every parameter and module, and which parameters a pattern stands for."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.parameters: dict[str, Parameter] = {}
-        self.first: dict[str, str] = {}  # any name of a parameter -> its first
-        known: dict[int, str] = {}
-        for raw, parameter in module.named_parameters(remove_duplicate=False):
-            name = plain_name(raw)
-            self.first[name] = known.setdefault(id(parameter), name)
-            self.parameters.setdefault(self.first[name], parameter)
-        self.modules = {plain_name(name): child for name, child in module.named_modules(remove_duplicate=False) if name}
-        self.eligible = {self.first[name] for name in self._weights("", module)}
-
-    def matching(self, patterns: Sequence[str], argument: str) -> set[str]:
-        return {name for pattern in patterns for name in self._matching(pattern, argument)}
-
-    def _matching(self, pattern: str, argument: str) -> Iterator[str]:
-        found = {self.first[name] for name in self.first if fnmatchcase(name, pattern)}
-        for name, child in self.modules.items():
-            if fnmatchcase(name, pattern):
-                found |= {self.first[own] for own in self._weights(name, child)}
-        if not found:
-            hint = did_you_mean(pattern, [*self.modules, *self.first])
-            raise PruneValueError(f"The pattern `{pattern}` of `{argument}` matches no weight of the module.{hint}")
-        yield from found
-
-    def _weights(self, path: str, module: nn.Module) -> Iterator[str]:
-        for raw, child in module.named_modules(prefix=path, remove_duplicate=False):
-            if isinstance(child, LAYERS):
-                for name, _ in child.named_parameters(recurse=False):
-                    if name.startswith(PREFIXES):
-                        yield plain_name(f"{raw}.{name}".lstrip("."))
-            elif _has_matrix(child):
-                yield plain_name(f"{raw}.weight".lstrip("."))
-
-
-def _has_matrix(layer: nn.Module) -> bool:
-    weight = layer._parameters.get("weight")
-    if weight is None or isinstance(weight, UninitializedParameter) or isinstance(layer, NORMS):
-        return False
-    return sum(size > 1 for size in weight.shape) > 1  # (1, C, 1, 1) is a scale
+def _nothing(module: nn.Module, frozen: list[str], obstacles: dict[str, str], adapters: set[str]) -> str:
+    reason = f"{len(frozen)} of its weights are frozen" if frozen else "it has no layer with a weight to prune"
+    if obstacles:
+        name, why = next(iter(obstacles.items()))
+        reason += f", and `{name}` cannot be pruned by a mask: {why}"
+    elif adapters:
+        reason += f", and {len(adapters)} adapter weights such as `{min(adapters)}` are left out by default"
+    return f"Nothing to prune in {type(module).__name__}: {reason}. Name parameters by `targets`."
 
 
 def _listed(patterns: Patterns, argument: str) -> list[str]:
@@ -162,6 +157,8 @@ def match_values(
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Whether the pattern names the parameter or a module that it lies in."""
+    """Whether the pattern names the parameter, the weight computed from it, or a module that it lies in."""
     parts = name.split(".")
+    if fnmatchcase(COMPUTED.sub(r"\1", name), pattern):
+        return True
     return any(fnmatchcase(".".join(parts[:i]), pattern) for i in range(1, len(parts) + 1))

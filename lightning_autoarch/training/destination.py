@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from lightning_autoarch.errors import AutoArchError
@@ -25,6 +24,7 @@ def check_writable(path: Path, name: str) -> None:
         if path.exists():
             path.open("ab").close()
         else:
-            tempfile.TemporaryFile(dir=path.parent).close()
+            path.open("xb").close()  # its name may be what cannot be written
+            path.unlink()
     except OSError as error:
         raise AutoArchError(f"Expected to write `{name}` to {path}, cannot: {error.strerror or error}.") from error

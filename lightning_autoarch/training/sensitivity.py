@@ -18,8 +18,9 @@ from torch import Tensor
 from lightning_autoarch.errors import SearchError, did_you_mean
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.magnitude import magnitude_masks, prune_
+from lightning_autoarch.prune.masked import MaskedWeights, prune_further
 from lightning_autoarch.prune.optional import needed
-from lightning_autoarch.prune.targets import Patterns, find_targets
+from lightning_autoarch.prune.targets import Patterns, Targets, examine_targets
 from lightning_autoarch.training.data import TrialData, facade
 from lightning_autoarch.training.inherit import SILENT
 from lightning_autoarch.training.isolation import isolated
@@ -67,7 +68,7 @@ def sensitivity(
     """
     pandas = needed("pandas", "A sensitivity table", '"lightning-autoarch[report]"')
     levels = _checked(sparsities)
-    chosen = find_targets(module, targets, exclude)
+    chosen = examine_targets(module, targets, exclude).parameters
     for name, weight in chosen.items():
         _check_numbers(name, weight)
     arguments = {**TRAINER, **(trainer_kwargs or {})}
@@ -81,12 +82,22 @@ def sensitivity(
     for name in chosen:
         for sparsity in levels:
             candidate = copy.deepcopy(module)
-            prune_([find_targets(candidate, targets, exclude)[name]], sparsity=sparsity)
+            _prune_one_(examine_targets(candidate, targets, exclude), name, sparsity)
             value = score(candidate)
             rows.append((name, sparsity, value, value - dense))
     frame = pandas.DataFrame(rows, columns=list(COLUMNS))
     frame.attrs.update(monitor=monitor, dense=dense)
     return frame
+
+
+def _prune_one_(found: Targets, name: str, sparsity: float) -> None:
+    """Prune a target by magnitude; one that is normalised keeps a weight in each slice."""
+    if name not in found.normed:
+        prune_([found.parameters[name]], sparsity=sparsity)
+        return
+    weights = MaskedWeights({name: found.parameters[name]}, normed=found.normed)
+    weights.replace(prune_further(weights, sparsity, "layer"))
+    weights.apply_()
 
 
 def _checked(sparsities: Sequence[float]) -> list[float]:

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_autoarch.prune.names import plain_name
 from lightning_autoarch.prune.optional import needed
 from lightning_autoarch.prune.sparse_file import load_sparse, save_sparse
 from lightning_autoarch.prune.state import as_bytes, plain_state
-from lightning_autoarch.prune.targets import plain_name
 from lightning_autoarch.training.export_error import ExportError
 
 State = dict[str, Any]  # tensors, and in a .pt what a module's `get_extra_state` gives

@@ -24,7 +24,7 @@ from lightning_autoarch.errors import did_you_mean
 from lightning_autoarch.prune.amounts import non_negative
 from lightning_autoarch.prune.distillation import KINDS, OutputLoss, check_temperature, output_loss
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
-from lightning_autoarch.prune.targets import plain_name
+from lightning_autoarch.prune.names import plain_name
 
 Step = Callable[..., Any]
 

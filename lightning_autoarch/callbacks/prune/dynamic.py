@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.prune.checks import say_short
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.prune.amounts import real
@@ -71,10 +72,16 @@ class DynamicSparseTraining(MaskedTraining):
     def due(self, step: int, total: int | None) -> bool:
         return step % self.every_n_steps == 0 and step < steps(self.end, total, "end")
 
+    @property
+    def masks_change(self) -> bool:
+        return self._total is None or self._seen < steps(self.end, self._total, "end")
+
     def new_masks(self, weights: MaskedWeights, step: int, total: int | None) -> list[BitMask] | None:
         if not any(weights.pruned):
             scores = random_scores(weights.parameters, self.seed) if self.start == "random" else None
-            return prune_further(weights, self.target_sparsity, self.scope, scores)
+            masks = prune_further(weights, self.target_sparsity, self.scope, scores)
+            say_short(self, weights, masks, self.target_sparsity)
+            return masks
         growth = self.growth(weights, step)
         fraction = drop_fraction(step, steps(self.end, total, "end"), self.alpha)
         return None if growth is None else exchange(weights, fraction, growth)

@@ -9,14 +9,16 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.prune.checks import say_short
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.rewind import Snapshot
 from lightning_autoarch.prune.allocation import check_not_emptied
+from lightning_autoarch.prune.amounts import real
 from lightning_autoarch.prune.criteria import CRITERIA, Criterion, gradient_score, of_all, random_scores
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.mask import BitMask
-from lightning_autoarch.prune.masked import SCOPES, MaskedWeights, Scope, prune_further
+from lightning_autoarch.prune.masked import FLOOR, SCOPES, MaskedWeights, Scope, prune_further
 from lightning_autoarch.prune.schedule import IterativeSparsity, SparsitySchedule, check_sparsity
 from lightning_autoarch.prune.targets import Patterns, match_values
 
@@ -37,9 +39,13 @@ class MagnitudePruning(MaskedTraining):
             (Evci et al. 2020); "lamp": layer-adaptive magnitudes (Lee et al. 2021); {pattern: sparsity}: the final
             sparsity of the layers that match, in the schedule's time.
         criterion: "magnitude"; "gradient": |w g| of the step before; "random".
+        floor: of scope "global", in [0, 1]: the share of what it would keep under scope "layer" that each target keeps
+            at least. So no layer is emptied because its weights are small: by default at least 20 of 1000 are kept at
+            a sparsity of 0.8. The total stays exact. 0.0: a layer may be emptied.
         every_n_steps: optimizer steps between two changes.
         targets: patterns of what is pruned; None: weights of Linear, convolutions, embeddings, MultiheadAttention and
-            recurrent layers; never biases or normalisation unless a pattern names the parameter.
+            recurrent layers, and experts (parameters of three dimensions); never biases, normalisation or LoRA's
+            adapters unless a pattern names them. See `find_targets`.
         exclude: patterns of what is not.
         seed: of the criterion "random".
         distill: `Distillation(...)`: a teacher, by default the dense module, helps to recover.
@@ -47,6 +53,7 @@ class MagnitudePruning(MaskedTraining):
 
     Attributes:
         sparsity: reached, of all targets; logged as `sparsity` and `sparsity/<parameter>`.
+        model_sparsity: what is masked as a share of all parameters of the module; logged as `model_sparsity`.
         masks: parameter name -> `BitMask`.
 
     Raises:
@@ -65,6 +72,7 @@ class MagnitudePruning(MaskedTraining):
         scope: Scope = "global",
         criterion: Criterion = "magnitude",
         *,
+        floor: float = FLOOR,
         every_n_steps: int = 100,
         targets: Patterns | None = None,
         exclude: Patterns = (),
@@ -87,7 +95,10 @@ class MagnitudePruning(MaskedTraining):
             raise PruneValueError(
                 f'`scope="lamp"` compares scaled magnitudes, got `criterion={criterion!r}` beside it.'
             )
+        if not 0 <= real(floor, "floor") <= 1:
+            raise PruneValueError(f"Expected `floor` in [0, 1], got {floor}.")
         self.schedule, self.scope, self.criterion, self.seed = schedule, scope, criterion, seed
+        self.floor = floor
         self._snapshot: Snapshot | None = None
 
     def begin(self) -> None:
@@ -118,7 +129,11 @@ class MagnitudePruning(MaskedTraining):
             return None
         if self.criterion == "gradient" and (self._is_done or not self.stepped):
             return None
-        return prune_further(weights, sparsity, self.scope, self._scores(weights), self.schedule.final)
+        scores = self._scores(weights)
+        masks = prune_further(weights, sparsity, self.scope, scores, self.schedule.final, self.floor)
+        if not isinstance(self.scope, Mapping):
+            say_short(self, weights, masks, sparsity)
+        return masks
 
     @property
     def asks_gradients(self) -> bool:

@@ -2,10 +2,11 @@
 
 on_fit_start          targets are found, masks of a checkpoint bound to them, a hook put behind every optimizer step
 on_train_start        masks for the first step
+on_after_backward     gradients of what is masked are 0, for optimizers that write outside of `step()`: see `optimizers`
 optimizer step        ─► masked again at once, so that neither momentum nor weight decay brings a weight back
-on_train_batch_end    where the schedule says so: new masks, on the module and on every average of it; where they ask
-                      for gradients and there are none (a batch was skipped), or those overflowed (GradScaler skips such
-                      a step): behind the next step instead
+on_train_batch_end    an error where no step was seen and masked weights came back. Where the schedule says so: new
+                      masks, on the module and on every average of it; where they ask for gradients and there are none
+                      (a batch was skipped), or those overflowed (GradScaler skips such a step): behind the next step
 state_dict            masks as tensors of bytes: what Lightning saves loads where this package is not installed
 """
 
@@ -16,25 +17,34 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn.parameter import Parameter, UninitializedParameter
 from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.outer import is_trial
+from lightning_autoarch.callbacks.prune.checks import (
+    check_apart,
+    check_finite,
+    check_trained,
+    not_held,
+    say_behind,
+    say_emptied,
+    say_left_dense,
+    unseen_steps,
+)
 from lightning_autoarch.callbacks.prune.distillation import Distillation
+from lightning_autoarch.callbacks.prune.holding import Holding
 from lightning_autoarch.callbacks.prune.hooks import assert_ranks_agree, averages, total_steps
-from lightning_autoarch.callbacks.prune.steps import StepHooks, optimizers_of, overflowed
+from lightning_autoarch.callbacks.prune.steps import optimizers_of, overflowed
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.callbacks.prune.trained import as_ever_trained
+from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.prune.errors import PruneValueError
-from lightning_autoarch.prune.magnitude import magnitude_masks
 from lightning_autoarch.prune.mask import BitMask
-from lightning_autoarch.prune.masked import MaskedWeights, cut_masks, masks_of, with_names
-from lightning_autoarch.prune.targets import Patterns, find_targets
+from lightning_autoarch.prune.masked import MaskedWeights, masks_of
+from lightning_autoarch.prune.targets import Patterns, Targets, examine_targets
 
 ENDLESS = 10**12  # optimizer steps, more than any fit has
 
@@ -74,7 +84,7 @@ class MaskedTraining(Callback):
         self._loaded: dict[str, BitMask] | None = None
         self.of_gradients: dict[str, Tensor] = {}  # what was made of those of the batch, by target
         self.stepped = False  # whether a batch of this fit has ended, so that there can be any
-        self._hooks = StepHooks(self._after_step)
+        self._holding = Holding(self._after_step)
 
     @abstractmethod
     def new_masks(self, weights: MaskedWeights, step: int, total: int | None) -> list[BitMask] | None:
@@ -87,9 +97,9 @@ class MaskedTraining(Callback):
     def due(self, step: int, total: int | None) -> bool:
         """Whether masks may change when `step` optimizer steps are done. `step` 0: before the first."""
 
-    def find(self, module: LightningModule) -> dict[str, Parameter]:
-        """The targets by name."""
-        return find_targets(module, self.targets, self.exclude)
+    def find(self, module: LightningModule) -> Targets:
+        """The targets."""
+        return examine_targets(module, self.targets, self.exclude)
 
     def begin(self) -> None:
         """A fit begins that resumes nothing."""
@@ -114,6 +124,20 @@ class MaskedTraining(Callback):
         return self._changed_at is not None
 
     @property
+    def model_sparsity(self) -> float:
+        """Share of all parameters of the module, biases and what is not targeted included, that is masked now."""
+        module = None if self._of is None else self._of()
+        if self.weights is None or module is None:
+            return 0.0
+        sizes = [p.numel() for p in module.parameters() if not isinstance(p, UninitializedParameter)]
+        return sum(self.weights.pruned) / max(1, sum(sizes))
+
+    @property
+    def masks_change(self) -> bool:
+        """Whether the schedule still has something to do, for which it needs to know the step."""
+        return not self.settled
+
+    @property
     def masks(self) -> dict[str, BitMask]:
         """Parameter name -> mask; empty before the fit."""
         return {} if self.weights is None else dict(zip(self.weights.names, self.weights.masks, strict=True))
@@ -127,7 +151,9 @@ class MaskedTraining(Callback):
 
     @property
     def state_key(self) -> str:
-        return f"lightning_autoarch.{type(self).__name__}" + (f".{self.name}" if self.name else "")
+        key = f"lightning_autoarch.{type(self).__name__}" + (f".{self.name}" if self.name else "")
+        check_unique(self, key, "Give one of them a `name`, and disjoint `targets`.")
+        return key
 
     def state_dict(self) -> dict[str, Any]:
         if self.weights is None:
@@ -161,7 +187,7 @@ class MaskedTraining(Callback):
         own = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}  # the module's
         return {
             **own,
-            "_hooks": None,
+            "_holding": None,
             "of_gradients": {},
             "weights": None,
             "_of": None,
@@ -170,7 +196,7 @@ class MaskedTraining(Callback):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._hooks = StepHooks(self._after_step)
+        self._holding = Holding(self._after_step)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -182,17 +208,20 @@ class MaskedTraining(Callback):
         resumed = self._loaded is not None
         masks, self._loaded = self._loaded or (self.masks if self._is_of(pl_module) else None), None
         with as_ever_trained(trainer):
-            weights = MaskedWeights(self.find(pl_module), masks)
+            found = self.find(pl_module)
+        check_apart(self, trainer, found.parameters)
+        weights = MaskedWeights(found.parameters, masks, found.normed)
         self._total = total_steps(trainer)
-        _check_finite(weights)
+        check_finite(weights)
         if self.asks_gradients:
-            _check_trained(weights)
+            check_trained(weights)
         self._check_schedule(trainer, weights)
         self.weights, self._of = weights, weakref.ref(pl_module)
         if not resumed:
             self.begin()
-        self._hooks.remove()
-        self._hooks.attach(optimizers_of(trainer))
+        self._holding.begin(optimizers_of(trainer))
+        if not is_trial(trainer):
+            say_left_dense(found)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seen, self.stepped = trainer.global_step, False
@@ -200,6 +229,11 @@ class MaskedTraining(Callback):
         if self._changed_at is None or (self._changed_at != step and self.due(step, self._total)):
             self._change(trainer)
         self._apply(trainer)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        wanted = self.asks_gradients and self._due_now(trainer)  # those of what is masked, too
+        if self.weights is not None and self._holding.writes_outside and not wanted:
+            self.weights.apply_to_gradients_()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self.weights is not None and (self.masks_gradients or trainer.gradient_clip_val is not None):
@@ -209,6 +243,7 @@ class MaskedTraining(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
         before, self._seen = self._seen, trainer.global_step  # more than one apart where several optimizers step
+        self._check_held(trainer, before)
         self.stepped = True
         if self._postponed or any(self.due(step, self._total) for step in range(before + 1, self._seen + 1)):
             missing = self.asks_gradients and not self.of_gradients
@@ -224,26 +259,21 @@ class MaskedTraining(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._apply(trainer)
         if self._is_behind and not (trainer.fast_dev_run or is_trial(trainer)):  # type: ignore[attr-defined]
-            self._warn_of_the_rest(trainer)
+            say_behind(self, trainer, self.sparsity, self._postponed, self._total)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._hooks.remove()
+        self._holding.end()
         if self.distill is not None:
             self.distill.teardown(trainer, pl_module, stage)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._hooks.remove()
+        self._holding.end()
         if self.distill is not None:
             self.distill.on_exception(trainer, pl_module, exception)
 
     def with_gradients(self, trainer: Trainer, optimizer: Optimizer) -> Iterator[tuple[str, Parameter, Tensor]]:
-        """Name, target, gradient of what an optimizer is about to step, where masks may change behind this batch.
-
-        Every optimizer may step in it once more; it is not known which of them is the one that the change is due at.
-        """
-        last = trainer.global_step + len(trainer.optimizers)
-        due = self._postponed or any(self.due(s, self._total) for s in range(self._seen + 1, last + 1))
-        if self.weights is None or not due:
+        """Name, target, gradient of what an optimizer is about to step, where masks may change behind this batch."""
+        if self.weights is None or not self._due_now(trainer):
             return
         names = {id(p): name for name, p in zip(self.weights.names, self.weights.parameters, strict=True)}
         for group in optimizer.param_groups:
@@ -254,24 +284,31 @@ class MaskedTraining(Callback):
     def follow(self, recipe: Mapping[str, Any]) -> None:
         """Cut the masks as the parameters were cut by a recipe of `structure`."""
         if self.weights is not None:
-            masks = cut_masks(self.masks, recipe)
-            self.weights = MaskedWeights(dict(zip(self.weights.names, self.weights.parameters, strict=True)), masks)
+            self.weights = self.weights.cut(recipe)
+
+    def _due_now(self, trainer: Trainer) -> bool:
+        """Whether masks may change behind this batch.
+
+        Every optimizer may step in it once more; it is not known which of them is the one that the change is due at.
+        """
+        last = trainer.global_step + len(trainer.optimizers)
+        return self._postponed or any(self.due(s, self._total) for s in range(self._seen + 1, last + 1))
+
+    def _check_held(self, trainer: Trainer, before: int) -> None:
+        """Raise where weights changed in this batch in a way that masks or their schedule cannot follow."""
+        stepped = self._holding.batch_ended()
+        if self.weights is None:
+            return
+        if stepped and trainer.global_step == before and self.masks_change:
+            raise unseen_steps(self, trainer)
+        by_hand = not trainer.lightning_module.automatic_optimization
+        if not stepped and (by_hand or self._holding.writes_outside) and (revived := self.weights.revived_()):
+            raise not_held(self, revived, self._holding.optimizers)
 
     @property
     def _is_behind(self) -> bool:
         """Whether masks that the schedule asked for are still to come."""
         return self._postponed or not self.settled
-
-    def _warn_of_the_rest(self, trainer: Trainer) -> None:
-        why = (
-            "it waited for gradients, which were missing or overflowed in the last steps"
-            if self._postponed
-            else f"its schedule is made for a fit of {self._total or 'unknown many'} optimizer steps"
-        )
-        rank_zero_warn(
-            f"{type(self).__name__} was not done when the fit ended at step {trainer.global_step}, with a sparsity of "
-            f"{self.sparsity:.3g}: {why}."
-        )
 
     def _check_schedule(self, trainer: Trainer, weights: MaskedWeights) -> None:
         try:
@@ -293,10 +330,13 @@ class MaskedTraining(Callback):
         self._changed_at = step
         if masks is None:
             return
+        emptied = [name for name, mask in zip(self.weights.names, masks, strict=True) if mask.numel > mask.count() == 0]
         self.weights.replace(masks)
+        self._holding.masks_changed(self.weights)
         if trainer.world_size > 1:
             assert_ranks_agree(trainer.strategy, self.weights.digest(), self)
         self._apply(trainer)
+        say_emptied(self, emptied)
         for logger in trainer.loggers:
             logger.log_metrics(self._metrics(self.weights), step=step)
 
@@ -313,25 +353,6 @@ class MaskedTraining(Callback):
 
     def _metrics(self, weights: MaskedWeights) -> dict[str, float]:
         layers: Mapping[str, float] = weights.sparsities()
-        prefix = f"{self.name}/sparsity" if self.name else "sparsity"
-        return {prefix: weights.sparsity, **{f"{prefix}/{name}": value for name, value in layers.items()}}
-
-
-def _check_trained(weights: MaskedWeights) -> None:
-    """Raises PruneValueError naming a parameter that a callback freezes for a while: it has no gradient to go by."""
-    for name, parameter in zip(weights.names, weights.parameters, strict=True):
-        if not parameter.requires_grad:
-            raise PruneValueError(
-                f"`{name}` is frozen as the fit begins, so there is no gradient by which its weights are compared. "
-                'Leave it out by `exclude`, or compare magnitudes: MagnitudePruning(..., criterion="magnitude").'
-            )
-
-
-def _check_finite(weights: MaskedWeights) -> None:
-    """Raises PruneValueError naming a parameter with a NaN, or one that the kernels cannot take."""
-    with torch.no_grad():
-        for name, parameter in zip(weights.names, weights.parameters, strict=True):
-            try:
-                magnitude_masks([parameter], k=0)
-            except PruneValueError as error:
-                raise PruneValueError(with_names(str(error), [name])) from error
+        prefix = f"{self.name}/" if self.name else ""
+        each = {f"{prefix}sparsity/{name}": value for name, value in layers.items()}
+        return {f"{prefix}sparsity": weights.sparsity, f"{prefix}model_sparsity": self.model_sparsity, **each}

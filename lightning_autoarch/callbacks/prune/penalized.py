@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -26,7 +27,7 @@ from lightning_autoarch.prune.amounts import non_negative
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.penalty import Penalty
 from lightning_autoarch.prune.ramp import Ramp
-from lightning_autoarch.prune.targets import Patterns, find_targets, match_values
+from lightning_autoarch.prune.targets import Patterns, Targets, examine_targets, match_values
 from lightning_autoarch.prune.weights import check
 
 Weight = float | dict[str, float]
@@ -143,12 +144,27 @@ class Regularization(Callback):
 
     def _find(self, module: LightningModule) -> dict[int, _Target]:
         """The targets that have a weight, checked."""
-        found = find_targets(module, self.targets, self.exclude)
+        examined = examine_targets(module, self.targets, self.exclude)
+        found = self._penalized(examined)
         weights = match_values(self.weight, list(found), "weight")
         for name in weights:
             check(found[name], name)
             self.penalty.check(found[name], name)
         return {id(found[name]): _Target(name, found[name], weight) for name, weight in weights.items()}
+
+    def _penalized(self, examined: Targets) -> dict[str, Parameter]:
+        """Without those that a layer normalises: a penalty on their size changes nothing, down to 0 / 0."""
+        computed = [name for name in examined.parameters if name in examined.computed]
+        if not computed:
+            return examined.parameters
+        shown = ", ".join(f"`{name}`" for name in computed)
+        if len(computed) == len(examined.parameters):
+            raise PruneValueError(
+                f"Nothing to penalise: the layers compute their weights from {shown}, of which the size has no effect. "
+                "Remove the weight norm, spectral norm or other parametrisation, or name other `targets`."
+            )
+        rank_zero_warn(f"No penalty on {shown}: a layer computes its weight from it, and its size has no effect.")
+        return examined.without(computed).parameters
 
     def _check_optimizers(self, optimizers: list[Optimizer], targets: dict[int, _Target]) -> None:
         groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]

@@ -8,7 +8,6 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
-from torch.nn import Parameter
 
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
@@ -17,7 +16,7 @@ from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.nm import nm_masks
 from lightning_autoarch.prune.schedule import Place, check_place, steps
-from lightning_autoarch.prune.targets import Patterns, find_targets
+from lightning_autoarch.prune.targets import Patterns, Targets
 
 
 class SemiStructuredPruning(MaskedTraining):
@@ -56,20 +55,19 @@ class SemiStructuredPruning(MaskedTraining):
             raise PruneValueError(f"Expected n=2 and m=4 where `transposable`, got n={n} and m={m}.")
         self.n, self.m, self.at, self.transposable = n, m, at, transposable
 
-    def find(self, module: LightningModule) -> dict[str, Parameter]:
-        found = find_targets(module, self.targets, self.exclude)
-        unfit = [name for name, parameter in found.items() if not self._fits(parameter)]
+    def find(self, module: LightningModule) -> Targets:
+        found = super().find(module)
+        unfit = [name for name, parameter in found.parameters.items() if not self._fits(parameter)]
         if unfit and self.targets is not None:
-            raise PruneValueError(
-                f"Expected inputs that are a multiple of {self.m}, got {tuple(found[unfit[0]].shape)} for `{unfit[0]}`."
-            )
-        if len(unfit) == len(found):
+            shape = tuple(found.parameters[unfit[0]].shape)
+            raise PruneValueError(f"Expected inputs that are a multiple of {self.m}, got {shape} for `{unfit[0]}`.")
+        if len(unfit) == len(found.parameters):
             raise PruneValueError(
                 f"Nothing to prune to {self.n}:{self.m}: no weight has a multiple of {self.m} inputs."
             )
         if unfit:
             rank_zero_warn(f"{', '.join(unfit)}: not a multiple of {self.m} inputs, left dense.")
-        return {name: parameter for name, parameter in found.items() if name not in unfit}
+        return found.without(unfit)
 
     @property
     def settled(self) -> bool:

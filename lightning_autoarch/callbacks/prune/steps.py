@@ -2,20 +2,29 @@
 
 A step that torch's GradScaler skips does not reach most optimizers at all. The fused ones are called, and leave their
 weights as they are: while they run, the scaler shows them `found_inf`.
+
+Optimizers that wrap another, or come from another library, may not have called `Optimizer.__init__`, or not be an
+`Optimizer`: torch's hooks do not exist there. Their `step` is wrapped instead, on the instance, until removed.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from types import MethodType
+from typing import Any, Protocol
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 AfterStep = Callable[[Optimizer], None]
+Hook = Callable[[Optimizer, Any, Mapping[str, Any]], None]  # with the arguments of `step`
+
+
+class _Removable(Protocol):
+    def remove(self) -> None: ...
 
 
 class StepHooks:
@@ -23,14 +32,14 @@ class StepHooks:
 
     def __init__(self, after_step: AfterStep) -> None:
         self._after_step = after_step
-        self._handles: dict[int, RemovableHandle] = {}
+        self._handles: dict[int, _Removable] = {}
         self._optimizers: list[Optimizer] = []  # so that no other gets the id of one
 
     def attach(self, optimizers: Sequence[Optimizer]) -> None:
         """Be called for these as well; those that are attached already are left."""
         for optimizer in optimizers:
             if id(optimizer) not in self._handles:
-                self._handles[id(optimizer)] = optimizer.register_step_post_hook(self._hook)
+                self._handles[id(optimizer)] = _hooked(optimizer, self._hook)
                 self._optimizers.append(optimizer)
 
     def remove(self) -> None:
@@ -42,6 +51,43 @@ class StepHooks:
     def _hook(self, optimizer: Optimizer, args: Any, kwargs: Mapping[str, Any]) -> None:
         if not was_skipped(optimizer, kwargs):
             self._after_step(optimizer)
+
+
+def _hooked(optimizer: Optimizer, hook: Hook) -> _Removable:
+    if hasattr(optimizer, "_optimizer_step_post_hooks"):  # made by `Optimizer.__init__`
+        return optimizer.register_step_post_hook(hook)
+    return _WrappedStep(optimizer, hook)
+
+
+class _WrappedStep:
+    """A `step` of one optimizer that calls a hook when it is done."""
+
+    def __init__(self, optimizer: Optimizer, hook: Hook) -> None:
+        self._optimizer = optimizer
+        self._hook: Hook | None = hook
+        self._before = vars(optimizer).get("step")  # a learning-rate scheduler may have put its own there
+        step = optimizer.step
+
+        @functools.wraps(getattr(step, "__func__", step))
+        def wrapped(_: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            result = step(*args, **kwargs)
+            if self._hook is not None:
+                self._hook(optimizer, args, kwargs)
+            return result
+
+        self._wrapped = MethodType(wrapped, optimizer)  # bound: schedulers ask for its __func__
+        self._set(self._wrapped)
+
+    def remove(self) -> None:
+        self._hook = None  # where another wraps it by now it stays, and does nothing
+        if vars(self._optimizer).get("step") is self._wrapped:
+            if self._before is None:
+                del self._optimizer.step
+            else:
+                self._set(self._before)
+
+    def _set(self, step: Callable[..., Any]) -> None:
+        self._optimizer.step = step  # type: ignore[method-assign]
 
 
 def optimizers_of(trainer: Trainer) -> list[Optimizer]:

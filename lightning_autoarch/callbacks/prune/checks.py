@@ -1,0 +1,128 @@
+"""What masked training refuses, and what it says: before a fit, at the end of a batch, and when the fit is over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.prune.magnitude import magnitude_masks
+from lightning_autoarch.prune.mask import BitMask
+from lightning_autoarch.prune.masked import MaskedWeights, with_names
+from lightning_autoarch.prune.targets import Targets
+
+SHOWN = 5  # names in a message
+
+
+def check_trained(weights: MaskedWeights) -> None:
+    """Raises PruneValueError naming a parameter that a callback freezes for a while: it has no gradient to go by."""
+    for name, parameter in zip(weights.names, weights.parameters, strict=True):
+        if not parameter.requires_grad:
+            raise PruneValueError(
+                f"`{name}` is frozen as the fit begins, so there is no gradient by which its weights are compared. "
+                'Leave it out by `exclude`, or compare magnitudes: MagnitudePruning(..., criterion="magnitude").'
+            )
+
+
+def check_finite(weights: MaskedWeights) -> None:
+    """Raises PruneValueError naming a parameter with a NaN, or one that the kernels cannot take."""
+    with torch.no_grad():
+        for name, parameter in zip(weights.names, weights.parameters, strict=True):
+            try:
+                magnitude_masks([parameter], k=0)
+            except PruneValueError as error:
+                raise PruneValueError(with_names(str(error), [name])) from error
+
+
+def check_apart(callback: Callback, trainer: Trainer, targets: Mapping[str, Tensor]) -> None:
+    """Raises PruneValueError where another callback, set up before, masks some of the same parameters."""
+    mine = {id(parameter): name for name, parameter in targets.items()}
+    for other in _before(callback, trainer):
+        weights: MaskedWeights | None = getattr(other, "weights", None)
+        if not isinstance(weights, MaskedWeights):
+            continue
+        shared = [mine[id(parameter)] for parameter in weights.parameters if id(parameter) in mine]
+        if shared:
+            raise PruneValueError(
+                f"{type(other).__name__} and {type(callback).__name__} of one Trainer both mask {_listed(shared)}: "
+                "each would undo what the other does. Give them disjoint `targets` or `exclude`, or leave one out."
+            )
+
+
+def say_left_dense(found: Targets) -> None:
+    """Name the weights that are not pruned although one might think so."""
+    for name, why in found.left_dense.items():
+        rank_zero_warn(f"`{name}` is left dense, because a mask on it would not hold: {why}.")
+    if found.not_chosen:
+        rank_zero_info(
+            f"Left dense, as they are no targets by default: {_listed(found.not_chosen)}. Name what is to be pruned by "
+            "`targets`."
+        )
+
+
+def say_emptied(callback: Callback, names: Sequence[str]) -> None:
+    """Warn that layers have no weight left."""
+    if names:
+        rank_zero_warn(
+            f"{type(callback).__name__} has pruned every weight of {_listed(names)}: what comes out there no longer "
+            "depends on the input. Choose a lower sparsity, another `scope`, or `floor` > 0."
+        )
+
+
+def say_short(callback: Callback, weights: MaskedWeights, masks: Sequence[BitMask], sparsity: float) -> None:
+    """Warn where fewer weights are pruned than asked, because every slice that a norm is taken of keeps one."""
+    asked = round(sparsity * sum(weights.sizes)) - len(masks)  # counts of each target are rounded
+    pruned = sum(mask.numel - mask.count() for mask in masks)
+    if pruned < asked and any(weights.normed):
+        rank_zero_warn(
+            f"{type(callback).__name__} prunes {pruned} weights, not the {asked} of a sparsity of {sparsity:.3g}: "
+            "where a weight norm is taken of a slice, the slice keeps its largest weight. Leave such layers out by "
+            "`exclude`, or choose a lower sparsity."
+        )
+
+
+def say_behind(callback: Callback, trainer: Trainer, sparsity: float, postponed: bool, total: int | None) -> None:
+    """Warn that the fit ended before the masks were what they were to become."""
+    why = (
+        "it waited for gradients, which were missing or overflowed in the last steps"
+        if postponed
+        else f"its schedule is made for a fit of {total or 'unknown many'} optimizer steps"
+    )
+    rank_zero_warn(
+        f"{type(callback).__name__} was not done when the fit ended at step {trainer.global_step}, with a sparsity of "
+        f"{sparsity:.3g}: {why}."
+    )
+
+
+def not_held(callback: Callback, names: Sequence[str], optimizers: Sequence[Optimizer]) -> PruneValueError:
+    """The error where masked weights came back and no optimizer stepped."""
+    kinds = " and ".join(dict.fromkeys(type(optimizer).__name__ for optimizer in optimizers))
+    return PruneValueError(
+        f"Weights of {_listed(names)} that {type(callback).__name__} has masked were no longer 0 at the end of a batch "
+        f"in which `step()` of {kinds} was not called: they are written by something else. Call `step()` for every "
+        "change of the weights, as masks are applied behind it."
+    )
+
+
+def unseen_steps(callback: Callback, trainer: Trainer) -> PruneValueError:
+    """The error where optimizers step and Lightning does not count it, so that a schedule never moves on."""
+    return PruneValueError(
+        f"An optimizer stepped, but `trainer.global_step` stayed at {trainer.global_step}: the schedule of "
+        f"{type(callback).__name__} would never move on. Step by Lightning's `self.optimizers().step()`, not by a "
+        "method of the optimizer that Lightning does not know, or use ConstantSparsity."
+    )
+
+
+def _before(callback: Callback, trainer: Trainer) -> list[Callback]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks[: callbacks.index(callback)] if callback in callbacks else []
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

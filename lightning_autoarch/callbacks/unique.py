@@ -1,0 +1,43 @@
+"""Two callbacks that a checkpoint could not tell apart.
+
+Lightning compares `state_key` of all callbacks in `Trainer.__init__`, before any hook runs, and its error names neither
+the callbacks nor the remedy. A callback therefore checks its own key when that is being asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from lightning.pytorch import Callback
+
+from lightning_autoarch.errors import AutoArchError
+
+ASKING = "_validate_callbacks_list"  # Lightning's function
+
+
+def check_unique(callback: Callback, key: str, remedy: str) -> None:
+    """To be called by a callback's `state_key`.
+
+    Args:
+        callback: that has the key.
+        key: its key.
+        remedy: a sentence for the error.
+
+    Raises:
+        AutoArchError: Lightning is putting together a Trainer that has another callback of the same class and key.
+    """
+    frame = sys._getframe(2)  # behind `state_key`
+    if frame.f_code.co_name != ASKING:
+        return
+    kin = [other for other in frame.f_locals.get("callbacks", ()) if type(other) is type(callback)]
+    others = kin[: next((i for i, other in enumerate(kin) if other is callback), 0)]
+    if any(_key(other) == key for other in others):
+        kind = type(callback).__name__
+        raise AutoArchError(
+            f"Expected one {kind} in the Trainer, or several that a checkpoint can tell apart, got two with the key "
+            f"{key!r}. {remedy}"
+        )
+
+
+def _key(callback: Callback) -> str:
+    return callback.state_key

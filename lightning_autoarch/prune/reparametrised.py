@@ -1,0 +1,132 @@
+"""The weights of one layer, and for each the parameter on which a mask has to lie.
+
+Usually that is the weight itself. A layer may instead compute its weight in every forward pass:
+
+    weight norm, old      weight_g, weight_v                 w = g v / |v|          masked: weight_v
+    weight norm           parametrizations.weight            original0 = g          masked: original1 = v
+    spectral norm         weight_orig, or parametrizations   w = v / sigma(v)       masked: v
+    torch.nn.utils.prune  weight_orig, weight_mask           w = v * mask           masked: v
+
+Where v is zero, w is zero. A parametrisation of another kind is tried once on a copy; one that does not keep zeros (an
+orthogonal one, for example) cannot be pruned by masks. |v| is taken over slices, and a slice of zeros alone would
+make 0 / 0, so at least one number of each slice must be kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import Parameter, UninitializedParameter
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
+
+
+@dataclass(frozen=True)
+class LayerWeight:
+    """A weight of a layer.
+
+    Attributes:
+        name: what the forward pass calls it, such as `weight`.
+        path: of the parameter that a mask lies on, from the layer; the same as `name` for a plain weight.
+        parameter: that parameter.
+        normed: its dimensions over which a norm is taken; no slice along them may become all zero.
+        obstacle: why a mask on it would not hold; empty where it does.
+    """
+
+    name: str
+    path: str
+    parameter: Parameter
+    normed: tuple[int, ...] = ()
+    obstacle: str = ""
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether the layer computes the weight from the parameter."""
+        return self.name != self.path
+
+
+def layer_weights(layer: nn.Module) -> Iterator[LayerWeight]:
+    """The layer's own parameters and parametrised tensors, without the gains of a weight norm."""
+    own = dict(layer.named_parameters(recurse=False, remove_duplicate=False))
+    for path, parameter in own.items():
+        name, _, role = path.rpartition("_")
+        if role == "g" and f"{name}_v" in own:
+            continue
+        if role == "v" and f"{name}_g" in own:
+            yield _of_norm(name, path, parameter, own[f"{name}_g"])
+        elif role == "orig" and hasattr(layer, name):
+            yield LayerWeight(name, path, parameter)
+        else:
+            yield LayerWeight(path, path, parameter)
+    if is_parametrized(layer):
+        assert isinstance(layer.parametrizations, nn.ModuleDict)
+        for name, chain in layer.parametrizations.items():
+            assert isinstance(chain, ParametrizationList)
+            if (found := _parametrised(name, chain)) is not None:
+                yield found
+
+
+def _of_norm(name: str, path: str, direction: Parameter, gain: Parameter) -> LayerWeight:
+    if isinstance(direction, UninitializedParameter):
+        return LayerWeight(name, path, direction)
+    if gain.dim() != direction.dim():
+        dims = tuple(range(direction.dim()))
+    else:
+        dims = tuple(d for d, (g, v) in enumerate(zip(gain.shape, direction.shape, strict=True)) if g == 1 and v > 1)
+    alone = "" if dims else "its weight norm is taken of each number by itself"
+    return LayerWeight(name, path, direction, dims, alone)
+
+
+def _parametrised(name: str, chain: ParametrizationList) -> LayerWeight | None:
+    """None where it is made of buffers, not of parameters."""
+    kinds = ", ".join(type(each).__name__.lstrip("_") for each in chain)
+    originals = {key: value for key, value in chain.named_parameters(recurse=False) if key.startswith("original")}
+    where = f"parametrizations.{name}."
+    if isinstance(chain[0], _WeightNorm) and originals.keys() == {"original0", "original1"}:
+        found = _of_norm(name, f"{where}original1", originals["original1"], originals["original0"])
+    elif originals.keys() == {"original"}:
+        found = LayerWeight(name, f"{where}original", originals["original"])
+    elif originals:
+        key, original = next(iter(originals.items()))
+        return LayerWeight(name, where + key, original, obstacle=f"{kinds} makes it from several tensors")
+    else:
+        return None
+    if found.obstacle or _keeps_zeros(chain, found.path.rpartition(".")[2]):
+        return found
+    return replace(found, obstacle=f"the parametrisation {kinds} does not keep zeros")
+
+
+def _keeps_zeros(chain: ParametrizationList, original: str) -> bool:
+    """Whether what is computed is zero wherever the original is, tried on a copy. No generator is advanced."""
+    tried = copy.deepcopy(chain).eval()
+    weight: Tensor = getattr(tried, original)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        zeros = _some_zeros(weight)
+        weight.masked_fill_(zeros, 0.0)
+        computed = tried()
+    if computed.shape != weight.shape:
+        return False
+    return bool(computed.isfinite().all()) and not bool(computed[zeros].any())
+
+
+def _some_zeros(weight: Tensor) -> Tensor:  # boolean, of the shape of `weight`
+    """About a quarter of the places, at random; none of those of which the indices have an even sum.
+
+    Every slice of two or more numbers keeps one of those, so that no norm is 0.
+    """
+    places = torch.zeros(weight.shape, dtype=torch.int64)
+    for dim, size in enumerate(weight.shape):
+        places += torch.arange(size).view([-1 if d == dim else 1 for d in range(weight.dim())])
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.rand(weight.shape, generator=generator) < 0.5
+    return ((places % 2 == 1) & chosen).to(weight.device)
+
+
+def slices_of(weight: Tensor, normed: tuple[int, ...]) -> int:
+    """How many slices a norm is taken of; each has to keep a number. 0 where there is no norm."""
+    return weight.numel() // max(1, math.prod(weight.shape[d] for d in normed)) if normed else 0
