@@ -98,8 +98,9 @@ def examine_targets(module: nn.Module, targets: Patterns | None = None, exclude:
         )
     found = {name: parameter for name, parameter in chosen.items() if parameter.requires_grad}
     obstacles = names.obstacles(within=None if targets is None else _listed(targets, "targets"), without=unwanted)
+    left_dense = {names.readable[name]: reason for name, reason in obstacles.items()}
     if not found:
-        raise PruneValueError(_nothing(module, frozen, obstacles, names.adapters))
+        raise PruneValueError(_nothing(module, frozen, left_dense, names.adapters))
     for name, parameter in found.items():
         if isinstance(parameter, UninitializedParameter):
             raise PruneValueError(f"Expected `{name}` to be initialised: run a batch through the module first.")
@@ -108,15 +109,15 @@ def examine_targets(module: nn.Module, targets: Patterns | None = None, exclude:
         found,
         {name: names.weights[name].normed for name in found if name in names.weights and names.weights[name].normed},
         frozenset(name for name in found if name in names.weights and names.weights[name].is_computed),
-        {names.readable[name]: reason for name, reason in obstacles.items()},
+        left_dense,
         others,
     )
 
 
-def _nothing(module: nn.Module, frozen: list[str], obstacles: dict[str, str], adapters: set[str]) -> str:
+def _nothing(module: nn.Module, frozen: list[str], left_dense: dict[str, str], adapters: set[str]) -> str:
     reason = f"{len(frozen)} of its weights are frozen" if frozen else "it has no layer with a weight to prune"
-    if obstacles:
-        name, why = next(iter(obstacles.items()))
+    if left_dense:
+        name, why = next(iter(left_dense.items()))
         reason += f", and `{name}` cannot be pruned by a mask: {why}"
     elif adapters:
         reason += f", and {len(adapters)} adapter weights such as `{min(adapters)}` are left out by default"

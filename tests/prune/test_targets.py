@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
-from lightning_autoarch.prune.targets import find_targets, match_values
+from lightning_autoarch.prune.targets import examine_targets, find_targets, match_values
 
 
 class Net(nn.Module):
@@ -103,3 +103,57 @@ def test_values_by_pattern() -> None:
     assert match_values({"a.1": 0.5, "a": 0.9}, names, "scope") == {"a.0.weight": 0.9, "a.1.weight": 0.5}
     with pytest.raises(PruneValueError, match="`c` of `scope` matches none"):
         match_values({"c": 0.5}, names, "scope")
+
+
+class Experts(nn.Module):
+    """As mixtures of experts store them: a matrix for each expert, stacked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.ones(4, 8, 16))
+        self.down_proj = nn.Parameter(torch.ones(4, 8, 8))
+        self.gate_up_proj_bias = nn.Parameter(torch.ones(4, 16))
+        self.pos_embed = nn.Parameter(torch.ones(2, 4, 8))
+        self.lora_A = nn.Parameter(torch.ones(4, 2, 8))
+        self.table = nn.Parameter(torch.ones(3, 5))
+        self.scale = nn.Parameter(torch.ones(8))
+
+
+def test_stacked_experts_are_targets_and_the_rest_is_named() -> None:
+    found = examine_targets(Experts())
+    assert list(found.parameters) == ["gate_up_proj", "down_proj"]
+    assert found.not_chosen == ("gate_up_proj_bias", "pos_embed", "lora_A", "table")
+    assert list(find_targets(Experts(), ["table", "lora_A"])) == ["lora_A", "table"]
+    assert examine_targets(Experts(), "table").not_chosen == ()
+    assert "table" not in examine_targets(Experts(), exclude="table").not_chosen
+
+
+class Adapted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.base_layer = nn.Linear(8, 8)
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(8, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(2, 8, bias=False)})
+
+
+def test_adapters_are_left_out_unless_named() -> None:
+    net = nn.ModuleDict({"q": Adapted(), "head": nn.Linear(8, 2)})
+    net["q"].base_layer.requires_grad_(False)  # type: ignore[union-attr, operator]
+    found = examine_targets(net)
+    assert list(found.parameters) == ["head.weight"]
+    assert found.not_chosen == ("q.lora_A.default.weight", "q.lora_B.default.weight")
+    assert list(find_targets(net, "*.lora_A")) == ["q.lora_A.default.weight"]
+    assert list(find_targets(net, "*.lora_?.*.weight")) == ["q.lora_A.default.weight", "q.lora_B.default.weight"]
+    with pytest.raises(PruneValueError, match=r"2 adapter weights such as `lora_A.default.weight` are left out"):
+        find_targets(only())
+
+
+def only() -> nn.Module:
+    net = Adapted()
+    net.base_layer = nn.Identity()  # type: ignore[assignment]
+    return net
+
+
+def test_a_layer_without_such_a_weight_is_said_to_be_one() -> None:
+    with pytest.raises(PruneValueError, match=r"names a LayerNorm that has no weight .* such as `norm.weight`"):
+        find_targets(Net(), "norm")
