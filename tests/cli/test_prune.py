@@ -118,6 +118,7 @@ def test_the_checkpoint_is_not_fine_tuned_once_more(config: Callable[..., str], 
     ("options", "said"),
     [
         (["--output", "there"], "Expected `output` to name a file, got the directory there."),
+        (["--output", f"{300 * 'p'}.ckpt"], "Expected to write `output` to ppp"),
         (["--output", "given.yaml/p.ckpt"], "Expected to write `output` to given.yaml/p.ckpt, cannot: "),
         (["--report", "given.yaml/p.html"], "Expected to write `report` to given.yaml/p.html, cannot: "),
         (["--output", "both.html"], "Expected one file for the checkpoint and another for the page, got both.html"),

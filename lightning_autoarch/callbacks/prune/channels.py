@@ -21,6 +21,7 @@ from lightning_autoarch.callbacks.prune.hooks import averages, total_steps
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.steps import optimizers_of
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
+from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.errors import StructureError
 from lightning_autoarch.prune.channels import Removed, Target, check_prunable, prune_channels_
 from lightning_autoarch.prune.cost import detached_copy
@@ -104,7 +105,9 @@ class ChannelPruning(Callback):
 
     @property
     def state_key(self) -> str:
-        return "lightning_autoarch.ChannelPruning" + (f".{self.name}" if self.name else "")
+        key = "lightning_autoarch.ChannelPruning" + (f".{self.name}" if self.name else "")
+        check_unique(self, key, "Give one of them a `name`.")
+        return key
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.recipe is None else {"format": 1, "recipe": self.recipe}

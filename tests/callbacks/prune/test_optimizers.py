@@ -14,7 +14,14 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.optim import Optimizer
 
-from lightning_autoarch.callbacks.prune import L1Regularization, MagnitudePruning, RigL, SemiStructuredPruning
+from lightning_autoarch import ArchitectureSearch, Int, TransferLearning
+from lightning_autoarch.callbacks.prune import (
+    ChannelPruning,
+    L1Regularization,
+    MagnitudePruning,
+    RigL,
+    SemiStructuredPruning,
+)
 from lightning_autoarch.callbacks.prune.optimizers import clear_state_, with_inner, writes_in_step_only
 from lightning_autoarch.callbacks.prune.steps import StepHooks
 from lightning_autoarch.errors import AutoArchError
@@ -343,12 +350,18 @@ class TestFloor:
 
 class TestTwoCallbacks:
     @pytest.mark.parametrize(
-        "make", [lambda: MagnitudePruning(ConstantSparsity(0.5)), lambda: RigL(0.5), SemiStructuredPruning]
+        "make",
+        [
+            lambda: MagnitudePruning(ConstantSparsity(0.5)),
+            lambda: RigL(0.5),
+            SemiStructuredPruning,
+            lambda: ChannelPruning(0.5, name="twice"),
+            lambda: ArchitectureSearch({"width": Int(1, 2)}, monitor="val_loss"),
+            TransferLearning,
+        ],
     )
     def test_that_a_checkpoint_cannot_tell_apart(self, make: Any) -> None:
-        with pytest.raises(
-            AutoArchError, match=r"Expected one \w+ in the Trainer, .* a `name`, and disjoint `targets`"
-        ):
+        with pytest.raises(AutoArchError, match=r"Expected one \w+ in the Trainer, .* got two with the key 'lightning"):
             L.Trainer(**{**QUIET, "callbacks": [make(), make()]})
 
     def test_that_mask_the_same_weights(self) -> None:
