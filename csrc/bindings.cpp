@@ -214,6 +214,9 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
 
   m.def("build_info", &build_info, "What this extension was built from and with.");
   m.def("cpu_features", &autoarch::cpu_features, "Instruction sets that the processor offers and the kernels can use.");
+  m.def("instruction_sets", &autoarch::instruction_sets,
+        "Those of the kernels that the processor has, the best first.");
+  m.def("instruction_set", &autoarch::instruction_set, "The one that runs; ValueError where another is asked for.");
   m.def("cuda_state", &cuda_state, "What the CUDA runtime says now. Initialises the driver, creates no context.");
   define_cpu(m);
   py::module_ on_cuda = m.def_submodule("cuda", "The same functions for memory of a CUDA device.");

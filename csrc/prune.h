@@ -127,6 +127,12 @@ std::int64_t count_bits(Bits bits, std::int64_t words);
 // What the processor that runs this offers, of what the kernels are compiled for; names as compilers spell them.
 std::vector<std::string> cpu_features();
 
+// Of the loops that are compiled for an instruction set each, "avx512", "avx2" and "plain" (C++ for the baseline): those
+// that the processor has, the best first; and the one that runs. It is the best, or what the environment variable
+// LIGHTNING_AUTOARCH_INSTRUCTION_SET names at the first call; std::invalid_argument where the processor has not got it.
+std::vector<std::string> instruction_sets();
+std::string instruction_set();
+
 namespace cuda {
 
 // What the CUDA runtime says now. `error` is empty exactly if at least one device can be used.

@@ -90,6 +90,7 @@ def _extension() -> Iterator[str]:
     if info["version"] != __version__:
         yield f"  STALE            built for {info['version']}, this is {__version__}: install again"
     yield f"  cpu features     {' '.join(_ops.cpu_features()) or 'none known'}"
+    yield f"  instruction set  {_ops.instruction_set()}, of {', '.join(_ops.instruction_sets())}"
     if not info["cuda"]:
         yield f"  cuda             not built: {info['cuda_note']}"
         return

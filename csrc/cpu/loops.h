@@ -64,6 +64,8 @@ struct Loops {
   // Clears the elements up to the key; none that equal it is kept.
   void (*clear)(Storage* x, std::int64_t n, Cut<Storage>);
   void (*apply)(Storage* x, std::int64_t n, Bits mask);
+  std::int64_t (*count_nonzero)(const Storage* x, std::int64_t n);
+  std::int64_t (*count_ones)(Bits words, std::int64_t n);
 };
 
 template <typename Storage>
@@ -73,7 +75,7 @@ Loops<Storage> loops_avx2();
 template <typename Storage>
 Loops<Storage> loops_plain();
 
-// The best that this processor has; decided once.
+// Those of `chosen_set`.
 template <typename Storage>
 const Loops<Storage>& loops();
 

@@ -1,6 +1,6 @@
 // The loops in AVX2: compiled under its target whatever the rest is compiled for, called only where the processor has
 // it.
-#include "clones.h"
+#include "targets.h"
 
 #if AUTOARCH_X86_TARGETS
 #include <immintrin.h>

@@ -1,6 +1,6 @@
 // The loops in AVX-512: compiled under its target whatever the rest is compiled for, called only where the processor
 // has it.
-#include "clones.h"
+#include "targets.h"
 
 #if AUTOARCH_X86_TARGETS
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false, inside gcc 12's own intrinsics

@@ -57,7 +57,7 @@ struct LoopsOf {
 
   static std::int64_t tally(const Storage* x, std::int64_t n, Candidates candidates, Bracket<Storage> bracket,
                             Storage infinity, Tally<Storage>* result, Collector<Storage>* into) {
-    typename Simd::template Sieve<Storage> sieve(bracket.low, bracket.high, into->next);
+    typename Simd::template Sieve<Storage> sieve(bracket.low, bracket.high, infinity, into->next);
     std::int64_t done = 0;
     for (; done + batch<Storage> <= n && sieve.next < into->end; done += batch<Storage>)
       side_by_side([&](std::int64_t i) { sieve(x + done + i, candidates.word((done + i) / 64)); });
@@ -71,7 +71,7 @@ struct LoopsOf {
     into->next = sieve.next;
     result->to_low += sieve.to_low();
     result->from_high += sieve.from_high();
-    result->nan = result->nan || sieve.largest() > infinity;
+    result->nan = result->nan || sieve.nan();
     return done;
   }
 
@@ -132,6 +132,9 @@ struct LoopsOf {
     };
     std::int64_t done = 0;
     for (; left > 0 && done + 64 <= n; done += 64) mark_block(x + done, done / 64, all);
+    const bool by_key = zero && !candidates.given && !cut.everything;  // and nothing else decides: in one pass
+    for (; by_key && done + batch<Storage> <= n; done += batch<Storage>)
+      side_by_side([&](std::int64_t i) { out[(done + i) / 64] = Simd::cut(x + done + i, cut.key); });
     for (; done + batch<Storage> <= n; done += batch<Storage>)
       side_by_side([&](std::int64_t i) { mark_block(x + done + i, (done + i) / 64, all); });
     blocks(x + done, n - done,
@@ -153,6 +156,30 @@ struct LoopsOf {
     if (n % 64) zero_block(x + 64 * whole, mask[whole], all >> (64 - n % 64));
   }
 
+  // In the width of the elements inside a run, so that a vector holds as many counters as elements.
+  static std::int64_t count_nonzero(const Storage* x, std::int64_t n) {
+    std::int64_t total = 0;
+    for (std::int64_t start = 0; start < n; start += tuning::count_block) {
+      const std::int64_t end = n - start < tuning::count_block ? n : start + tuning::count_block;
+      Storage count = 0;
+      for (std::int64_t i = start; i < end; ++i) count = static_cast<Storage>(count + (magnitude_key(x[i]) != 0));
+      total += static_cast<std::int64_t>(count);
+    }
+    return total;
+  }
+
+  static std::int64_t count_ones(Bits words, std::int64_t n) {
+    std::int64_t count = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      std::uint64_t x = words[i];  // additions in parallel inside the word; popcnt is not in the baseline of x86-64
+      x -= x >> 1 & 0x5555555555555555u;
+      x = (x & 0x3333333333333333u) + (x >> 2 & 0x3333333333333333u);
+      x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+      count += static_cast<std::int64_t>(x * 0x0101010101010101u >> 56);
+    }
+    return count;
+  }
+
   static void zero_block(Storage* x, std::uint64_t keep, std::uint64_t exist) {
     if (exist == all) {
       Simd::zero(x, keep);
@@ -165,7 +192,8 @@ struct LoopsOf {
 template <typename Simd, typename Storage>
 Loops<Storage> make_loops() {
   using Own = LoopsOf<Simd, Storage>;
-  return {Own::tally, Own::histogram, Own::count_equal, Own::count_above, Own::mark, Own::clear, Own::apply};
+  return {Own::tally, Own::histogram, Own::count_equal,   Own::count_above, Own::mark,
+          Own::clear, Own::apply,     Own::count_nonzero, Own::count_ones};
 }
 
 }  // namespace autoarch

@@ -1,22 +1,25 @@
 // The loops in plain C++, and the choice among those there are.
-#include "clones.h"
+#include "instruction_set.h"
 #include "loops.h"
 #include "loops_impl.h"
 #include "simd_plain.h"
+#include "targets.h"
 
 namespace autoarch {
 namespace {
 
 template <typename Storage>
-Loops<Storage> best() {
+Loops<Storage> chosen_loops() {
+  switch (chosen_set()) {
 #if AUTOARCH_X86_TARGETS
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vbmi2"))
-    return loops_avx512<Storage>();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) return loops_avx2<Storage>();
+    case InstructionSet::avx512:
+      return loops_avx512<Storage>();
+    case InstructionSet::avx2:
+      return loops_avx2<Storage>();
 #endif
-  return loops_plain<Storage>();
+    default:
+      return loops_plain<Storage>();
+  }
 }
 
 }  // namespace
@@ -31,7 +34,7 @@ template Loops<std::uint64_t> loops_plain();
 
 template <typename Storage>
 const Loops<Storage>& loops() {
-  static const Loops<Storage> chosen = best<Storage>();
+  static const Loops<Storage> chosen = chosen_loops<Storage>();
   return chosen;
 }
 template const Loops<std::uint16_t>& loops();

@@ -4,31 +4,14 @@
 
 #include "../dispatch.h"
 #include "../prune.h"
-#include "clones.h"
 #include "loops.h"
 #include "parallel.h"
 #include "spans.h"
 
 namespace autoarch {
-namespace {
-
-AUTOARCH_CLONES std::int64_t ones_in(const std::uint64_t* words, std::int64_t n) {
-  std::int64_t count = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
-    std::uint64_t x = words[i];  // additions in parallel inside the word; popcnt is not in the baseline of x86-64
-    x -= x >> 1 & 0x5555555555555555u;
-    x = (x & 0x3333333333333333u) + (x >> 2 & 0x3333333333333333u);
-    x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu;
-    count += static_cast<std::int64_t>(x * 0x0101010101010101u >> 56);
-  }
-  return count;
-}
-
-}  // namespace
-
 std::int64_t count_bits(Bits bits, std::int64_t words) {
   check_array(bits, words);
-  return ones_in(bits, words);
+  return loops<std::uint64_t>().count_ones(bits, words);
 }
 
 void apply_masks(const Arrays& arrays, const std::vector<Bits>& masks, Dtype dtype, int threads) {

@@ -66,17 +66,25 @@ struct Avx512 {
     return mask;
   }
 
-  // See sieve.h; the keys inside are compressed to the front of a vector, which is stored whole.
+  template <typename Storage>
+  static std::uint64_t cut(Storage* x, Storage t) {
+    const std::uint64_t keep = above(x, t);
+    zero(x, keep);
+    return keep;
+  }
+
+  // The keys inside are compressed to the front of a vector, which is stored whole.
   template <typename Storage>
   struct Sieve {
     using Vector = Wide<Storage>;
     __m512i low, high, most = _mm512_setzero_si512();
+    const Storage infinity;
     Storage* const start;
     Storage* next;
     std::int64_t met = 0, past_low = 0;
 
-    Sieve(Storage low_, Storage high_, Storage* next_)
-        : low(Vector::all(low_)), high(Vector::all(high_)), start(next_), next(next_) {}
+    Sieve(Storage low_, Storage high_, Storage infinity_, Storage* next_)
+        : low(Vector::all(low_)), high(Vector::all(high_)), infinity(infinity_), start(next_), next(next_) {}
 
     void operator()(const Storage* x, std::uint64_t candidates) {
       met += __builtin_popcountll(candidates);
@@ -93,12 +101,12 @@ struct Avx512 {
 
     std::int64_t to_low() const { return met - past_low; }
     std::int64_t from_high() const { return past_low - (next - start); }
-    Storage largest() const {
+    bool nan() const {
       alignas(64) Storage each[lanes<Storage>];
       _mm512_store_si512(each, most);
-      Storage result = 0;
-      for (const Storage key : each) result = key > result ? key : result;
-      return result;
+      bool found = false;
+      for (const Storage key : each) found = found || key > infinity;
+      return found;
     }
   };
 

@@ -7,13 +7,14 @@ Memory is torch's, masks and CUDA scratch included, so it follows torch's alloca
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from lightning_autoarch.prune.errors import PruneTypeError
+from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.layout import merged_layout
 from lightning_autoarch.prune.weights import check
 from lightning_autoarch.prune.written import operation
@@ -53,11 +54,14 @@ def compiled(device: torch.device) -> bool:
     Raises:
         ImportError: the extension is missing or broken.
         RuntimeError: it was built without CUDA.
+        PruneValueError: LIGHTNING_AUTOARCH_INSTRUCTION_SET names an instruction set that this processor has not got.
     """
     if device.type not in ("cpu", "cuda"):
         return False
     _require_extension()
-    if device.type == "cuda" and not (info := build_info())["cuda"]:
+    if device.type == "cpu":
+        instruction_set()
+    elif not (info := build_info())["cuda"]:
         raise RuntimeError(
             f"Expected an extension built with CUDA for tensors on {device}, got one without: {info['cuda_note']}. "
             "Reinstall with LIGHTNING_AUTOARCH_CUDA=1, or pass `tensor.cpu()`."
@@ -187,6 +191,25 @@ def cpu_features() -> list[str]:
     """Instruction sets that the processor offers and the kernels can use."""
     _require_extension()
     return _C.cpu_features()
+
+
+def instruction_sets() -> list[str]:
+    """Those of "avx512", "avx2" and "plain" that kernels are compiled for and the processor has, the best first."""
+    _require_extension()
+    return _C.instruction_sets()
+
+
+@functools.cache
+def instruction_set() -> str:
+    """The one that the kernels run in: the best, or what LIGHTNING_AUTOARCH_INSTRUCTION_SET names.
+
+    Raises:
+        PruneValueError: the processor has not got that one; those that it has are listed.
+    """
+    try:
+        return _C.instruction_set()
+    except ValueError as error:
+        raise PruneValueError(str(error)) from None
 
 
 def cuda_state() -> CudaState:

@@ -17,9 +17,9 @@ def check_writable(path: Path, name: str) -> None:
     Raises:
         AutoArchError: it cannot.
     """
-    if path.is_dir():
-        raise AutoArchError(f"Expected `{name}` to name a file, got the directory {path}.")
     try:
+        if path.is_dir():
+            raise AutoArchError(f"Expected `{name}` to name a file, got the directory {path}.")
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             path.open("ab").close()

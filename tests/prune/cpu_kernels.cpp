@@ -9,9 +9,10 @@
 #include <random>
 #include <vector>
 
-#include "cpu/clones.h"
+#include "cpu/instruction_set.h"
 #include "cpu/loops.h"
 #include "numeric.h"
+#include "cpu/targets.h"
 #include "prune.h"
 
 using namespace autoarch;
@@ -115,14 +116,66 @@ void compare_loops(const Loops<Storage>& some, const Loops<Storage>& plain, Stor
     some.apply(applied[0].data(), n, given.data());
     plain.apply(applied[1].data(), n, given.data());
     expect(applied[0] == applied[1], "apply", n);
+    for (std::int64_t i = 0; i < n; ++i)
+      expect(applied[1][static_cast<std::size_t>(i)] ==
+                 (given[static_cast<std::size_t>(i / 64)] >> i % 64 & 1 ? x[static_cast<std::size_t>(i)] : 0),
+             "apply", n);
+    expect(some.count_nonzero(x.data(), n) == plain.count_nonzero(x.data(), n), "count_nonzero", n);
+    expect(some.count_ones(given.data(), static_cast<std::int64_t>(given.size())) ==
+               plain.count_ones(given.data(), static_cast<std::int64_t>(given.size())),
+           "count_ones", n);
+  }
+}
+
+// Runs that are longer than a batch, where blocks are taken side by side and counters of 16 bits are emptied; against
+// one element after the other.
+template <typename Storage>
+void compare_long(const Loops<Storage>& some, Storage infinity) {
+  const std::int64_t n = 64 * ((1 << 13) + 300) + 17;
+  auto x = values<Storage>(n, 200);
+  const auto given = words(n);
+  const Bracket<Storage> bracket = {magnitude_key(x[0]),
+                                    static_cast<Storage>(magnitude_key(x[0]) + 1 + (infinity >> 5))};
+  for (int masked = 0; masked < 2; ++masked) {
+    const Candidates candidates = masked ? Candidates{given.data(), 0} : Candidates{};
+    std::vector<Storage> inside(static_cast<std::size_t>(n + 64)), expected, found;
+    Tally<Storage> tally, counted;
+    Collector<Storage> into = {inside.data(), inside.data() + n};
+    expect(some.tally(x.data(), n, candidates, bracket, infinity, &tally, &into) == n, "tally's end", n);
+    found.assign(inside.data(), into.next);
+    auto marked = x;
+    std::vector<std::uint64_t> out(given.size());
+    std::int64_t left = 5, kept = 5;
+    some.mark(marked.data(), n, candidates, {bracket.low, false}, &left, out.data(), false, true);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      const bool candidate = (candidates.word(i / 64) >> i % 64 & 1) != 0;
+      const Storage key = magnitude_key(x[at]);
+      if (candidate) counted.to_low += key <= bracket.low, counted.from_high += key >= bracket.high;
+      if (candidate && key > bracket.low && key < bracket.high) expected.push_back(key);
+      const bool stays = candidate && (key > bracket.low || (key == bracket.low && kept-- > 0));
+      expect((out[static_cast<std::size_t>(i / 64)] >> i % 64 & 1) == stays && marked[at] == (stays ? x[at] : 0),
+             "a long mark", n);
+    }
+    std::sort(expected.begin(), expected.end()), std::sort(found.begin(), found.end());
+    expect(found == expected && tally.to_low == counted.to_low && tally.from_high == counted.from_high && !tally.nan,
+           "a long tally", n);
   }
 }
 
 template <typename Storage>
 void compare_instruction_sets(Storage infinity) {
   compare_loops(loops<Storage>(), loops_plain<Storage>(), infinity);
+  compare_long(loops_plain<Storage>(), infinity);
 #if AUTOARCH_X86_TARGETS
-  if (__builtin_cpu_supports("avx2")) compare_loops(loops_avx2<Storage>(), loops_plain<Storage>(), infinity);
+  if (has(InstructionSet::avx2)) {
+    compare_loops(loops_avx2<Storage>(), loops_plain<Storage>(), infinity);
+    compare_long(loops_avx2<Storage>(), infinity);
+  }
+  if (has(InstructionSet::avx512)) {
+    compare_loops(loops_avx512<Storage>(), loops_plain<Storage>(), infinity);
+    compare_long(loops_avx512<Storage>(), infinity);
+  }
 #endif
 }
 
