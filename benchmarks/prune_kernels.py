@@ -1,6 +1,7 @@
 """Exact magnitude pruning against its floor and its peers: time, scratch memory, lists of tensors, hard inputs.
 
     python benchmarks/prune_kernels.py [--device cuda] [--n 100000000] [--quick] [--json results.json] [--svg plot.svg]
+                                       [--instruction-set avx2]
 
 The floor is one read of all weights and one read-and-write of them: what a pruning cannot do without. On the CPU that
 is a plain C++ loop, compiled here for this processor, on as many threads; on CUDA 12.1 bytes a weight (4 + 8, and the
@@ -26,8 +27,9 @@ from prune_peers import Floor, by_kthvalue, by_partition, by_topk, by_torch_prun
 from prune_plot import plot
 from torch import Tensor
 
-from lightning_autoarch.prune import apply_masks_, prune_
+from lightning_autoarch.prune import _ops, apply_masks_, prune_
 
+FLOORS = {"avx512": 1.25, "avx2": 1.2, "plain": 3.0}  # times of the floor that a pruning may take, 1e8 float32
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -56,7 +58,8 @@ def on_cpu(report: Report, n: int, rounds: int) -> None:
         for name, case in cases.items():
             report.add(name, case)
         ours = cases["prune_, float32 normal"].median
-        report.bar("prune_ / floor", ours / sum(case.median for case in loops.values()), 1.25)
+        allowed = FLOORS[_ops.instruction_set()]
+        report.bar("prune_ / floor", ours / sum(case.median for case in loops.values()), allowed)
         flat.copy_(data)
         report.attempt("scratch memory", lambda: scratch(report, "float32", flat, peak_on_cpu))
 
@@ -70,10 +73,11 @@ def on_cpu(report: Report, n: int, rounds: int) -> None:
             if bar is not None:
                 report.bar(f"prune_ faster than {name}", case.median / ours, bar, least=True)
 
+        plain = _ops.instruction_set() == "plain"
         peers: list[tuple[str, float | None, int, float, Callable[[], Callable[[], Any]]]] = [
-            ("np.partition + apply", 20, 3, 16, lambda: lambda: by_partition(flat.numpy())),
+            ("np.partition + apply", None if plain else 20, 3, 16, lambda: lambda: by_partition(flat.numpy())),
             ("torch.kthvalue + apply", None, 2, 30, lambda: lambda: by_kthvalue(flat)),
-            ("torch global_unstructured", 400, 1, 60, lambda: by_torch_prune(flat)),
+            ("torch global_unstructured", None if plain else 400, 1, 60, lambda: by_torch_prune(flat)),
         ]
         for name, *rest in peers:
             report.attempt(name, lambda name=name, rest=rest: peer(name, *rest))  # type: ignore[misc]
@@ -227,16 +231,25 @@ def main() -> None:
     parser.add_argument("--n", type=int, help="weights; 1e8 on the CPU and 1e9 on CUDA where not given")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--instruction-set", choices=_ops.instruction_sets(), help="of the CPU kernels; the best where not given"
+    )
     parser.add_argument("--quick", action="store_true", help="a tenth of the weights, 3 rounds; nothing is written")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path, help="CPU only")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("skipped: torch sees no CUDA device")
+    if options.instruction_set:
+        os.environ["LIGHTNING_AUTOARCH_INSTRUCTION_SET"] = options.instruction_set  # read by the first kernel
     torch.set_num_threads(options.threads)
     n = options.n or (10**8 if options.device == "cpu" else 10**9) // (10 if options.quick else 1)
     rounds = 3 if options.quick else options.rounds
     about, report = machine(options.device), Report()
+    on = options.device
+    if on == "cpu":
+        about["instruction set"] = _ops.instruction_set()
+        on += "" if _ops.instruction_set() == "avx512" else f"_{_ops.instruction_set()}"
     print("; ".join(f"{key}: {value}" for key, value in about.items()))
     print(f"{n:,} weights to 50 %, {rounds} rounds", flush=True)
     (on_cpu if options.device == "cpu" else on_cuda)(report, n, rounds)
@@ -244,11 +257,11 @@ def main() -> None:
     print(
         f"{len(report.bars) - len(missed)} of {len(report.bars)} bars met" + "".join(f"\n  MISSED {m}" for m in missed)
     )
-    json_path = options.json or (None if options.quick else RESULTS / f"prune_kernels_{options.device}.json")
+    json_path = options.json or (None if options.quick else RESULTS / f"prune_kernels_{on}.json")
     if json_path:
         result = {"machine": about, "n": n, "cases": report.cases, "bars": report.bars, "skipped": report.skipped}
         json_path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    svg_path = options.svg or (None if options.quick else RESULTS / "prune_kernels_cpu.svg")
+    svg_path = options.svg or (None if options.quick else RESULTS / f"prune_kernels_{on}.svg")
     if svg_path and options.device == "cpu" and "floor, float32: read" in report.cases:
         floor = sum(report.cases[f"floor, float32: {loop}"]["seconds"] for loop in ("read", "read and write"))
         svg_path.write_text(plot(report.cases, floor, n, about), encoding="utf-8")

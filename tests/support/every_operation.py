@@ -27,7 +27,7 @@ from lightning_autoarch.prune import (
 )
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-SIZES = (1, 63, 64, 65, 5000, 300_000)  # the last is sampled, and goes through whole batches
+SIZES = (1, 64, 65, 5000, 70_000)  # two of the last are sampled, and go through whole batches
 
 
 def tensors(dtype: torch.dtype) -> Iterator[list[Tensor]]:
@@ -55,7 +55,7 @@ def same(a: Tensor, b: Tensor) -> bool:
 def check(dtype: torch.dtype, seen: hashlib._Hash) -> None:
     for pair in tensors(dtype):
         n = pair[0].numel()
-        for share in (0.0, 0.5, 0.9, 1.0):
+        for share in (0.5, 1.0):
             k = round(share * 2 * n)
             gone, _ = reference.removed(pair, None, k)
             work = [tensor.clone() for tensor in pair]
