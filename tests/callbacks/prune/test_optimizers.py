@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.optim import Optimizer
 
-from lightning_autoarch import ArchitectureSearch, Int, TransferLearning
 from lightning_autoarch.callbacks.prune import (
     ChannelPruning,
     L1Regularization,
@@ -356,8 +355,6 @@ class TestTwoCallbacks:
             lambda: RigL(0.5),
             SemiStructuredPruning,
             lambda: ChannelPruning(0.5, name="twice"),
-            lambda: ArchitectureSearch({"width": Int(1, 2)}, monitor="val_loss"),
-            TransferLearning,
         ],
     )
     def test_that_a_checkpoint_cannot_tell_apart(self, make: Any) -> None:
