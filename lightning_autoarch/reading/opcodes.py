@@ -27,7 +27,7 @@ from typing import IO, Any
 
 from lightning_autoarch.errors import CheckpointError, shown
 
-BYTES = 32 << 20  # of memory that any pickle may take
+BYTES = 40 << 20  # of memory that any pickle may take
 BYTES_TIMES = 4  # the size of its file, beyond
 HASHES = 1_000_000  # symbols that any pickle may have hashed
 HASHES_TIMES = 8  # the size of its file, beyond
@@ -46,7 +46,7 @@ OF_TORCH = frozenset({
 ANY = OF_TORCH | ATOMS | {"FRAME", "MEMOIZE", "STACK_GLOBAL", "NEWOBJ_EX", "ADDITEMS", "FROZENSET", "POP", "POP_MARK"}
 COSTS = {  # bytes of memory, roughly, where they are many more than those in the file
     "EMPTY_SET": 216, "FROZENSET": 216, "EMPTY_DICT": 64, "EMPTY_LIST": 64, "MARK": 64, "TUPLE": 56, "TUPLE1": 48,
-    "TUPLE2": 56, "TUPLE3": 64, "REDUCE": 300, "NEWOBJ": 300, "NEWOBJ_EX": 300, "BINPERSID": 100, "GLOBAL": 100,
+    "TUPLE2": 56, "TUPLE3": 64, "REDUCE": 200, "NEWOBJ": 200, "NEWOBJ_EX": 200, "BINPERSID": 100, "GLOBAL": 100,
     "STACK_GLOBAL": 100,
 }  # fmt: skip
 
