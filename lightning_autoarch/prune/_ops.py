@@ -8,6 +8,7 @@ Memory is torch's, masks and CUDA scratch included, so it follows torch's alloca
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -60,7 +61,8 @@ def compiled(device: torch.device) -> bool:
         return False
     _require_extension()
     if device.type == "cpu":
-        instruction_set()
+        if os.environ.get("LIGHTNING_AUTOARCH_INSTRUCTION_SET"):
+            instruction_set()  # raises where it cannot be had
     elif not (info := build_info())["cuda"]:
         raise RuntimeError(
             f"Expected an extension built with CUDA for tensors on {device}, got one without: {info['cuda_note']}. "
