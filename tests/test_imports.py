@@ -1,6 +1,6 @@
 """Who may import whom, read from the source; and what importing the package does not do.
 
-cli, demo, report -> callbacks -> training -> search | prune | transfer -> structure | reading -> errors
+cli, demo, report -> callbacks -> training -> search | prune | transfer -> structure | reading -> schema -> errors
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ PACKAGE = "lightning_autoarch"
 ROOT = Path(lightning_autoarch.__file__).parent
 
 # Each part of the package and the parts that it may import. A part is a folder, or a file beside __init__.py.
-BELOW_CALLBACKS = {"training", "search", "prune", "transfer", "structure", "reading", "errors"}
+BELOW_CALLBACKS = {"training", "search", "prune", "transfer", "structure", "reading", "schema", "errors"}
 PARTS = {
     "errors": set(),
-    "structure": {"errors"},
-    "reading": {"errors"},
-    "search": {"errors"},  # needs no structure
-    "prune": {"structure", "reading", "errors"},
-    "transfer": {"structure", "reading", "errors"},
-    "training": {"search", "prune", "transfer", "structure", "reading", "errors"},
+    "schema": {"errors"},
+    "structure": {"schema", "errors"},
+    "reading": {"schema", "errors"},
+    "search": {"schema", "errors"},  # needs no structure
+    "prune": {"structure", "reading", "schema", "errors"},
+    "transfer": {"structure", "reading", "schema", "errors"},
+    "training": {"search", "prune", "transfer", "structure", "reading", "schema", "errors"},
     "callbacks": BELOW_CALLBACKS,
     "report": {"callbacks"} | BELOW_CALLBACKS,
     "demo": {"callbacks", "report", ""} | BELOW_CALLBACKS,

@@ -186,7 +186,7 @@ def test_page_says_what_came_of_the_search(text):
     assert "Of 40 trials: 31 complete, 5 pruned, 3 failed (2 OutOfMemory, 1 Diverged), 1 duplicate." in words
     assert "The best is trial 15: val_acc 0.9422 ±0.0038." in words
     assert "layers: - {width: 132, act: gelu} - {width: 156, act: gelu}" in words
-    assert "/runs/search/trial_0015/best.ckpt (not found on this machine)" in words
+    assert "Its checkpoint, as the study says: /runs/search/trial_0015/best.ckpt" in words
     assert "the same architecture as trial 17, not trained again" in words
     assert "stopped early at epoch 2 with" in words
     assert "12 of 25" in words, "the share inside the 50% interval"

@@ -7,6 +7,7 @@ before it is wrapped and moved, and before weights are restored. What Lightning 
 from __future__ import annotations
 
 import inspect
+import pickle
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
-import torch
 from lightning.fabric.utilities.cloud_io import _load
 from lightning.fabric.utilities.device_dtype_mixin import _DeviceDtypeModuleMixin
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -24,9 +24,11 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.errors import CheckpointError, SearchError
+from lightning_autoarch.schema import is_empty
 from lightning_autoarch.training.links import Links
 from lightning_autoarch.training.recorder import TrialRecorder
+from lightning_autoarch.training.trial_files import checked_lightning, read_lightning
 
 Minima = tuple[int | None, int | None]  # epochs, steps
 
@@ -189,24 +191,48 @@ def restore_minima(trainer: Trainer, minima: Minima) -> None:
 
 
 def checkpoint_path(trainer: Trainer) -> tuple[str | None, bool]:
-    """`ckpt_path` and `weights_only` of the running `fit`, from its frame: Lightning tells callbacks only later."""
+    """`ckpt_path` of the running `fit`, and whether the user said `weights_only=False` of it.
+
+    From its frame, as Lightning tells callbacks only later.
+    """
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "_run" and frame.f_locals.get("self") is trainer:
             path = frame.f_locals.get("ckpt_path")
-            return None if path is None else str(path), bool(frame.f_locals.get("weights_only"))
+            return None if path is None else str(path), frame.f_locals.get("weights_only") is False
         frame = frame.f_back
     return None, False
 
 
-def callback_state(path: str | Path, state_key: str, weights_only: bool = False) -> dict[str, Any] | None:
-    """What a Lightning checkpoint holds of one callback; None if nothing. With `weights_only` no code in it is run."""
-    if "://" in str(path):  # as Lightning reads it: by fsspec
-        checkpoint = _load(path, map_location="cpu", weights_only=weights_only)
+def callback_state(path: str | Path, state_key: str, *, trusted: bool = False) -> dict[str, Any] | None:
+    """What a Lightning checkpoint holds of one callback; None if nothing.
+
+    Args:
+        path: of the file, or its address.
+        state_key: of the callback.
+        trusted: whether the user said `weights_only=False` of this file, so that what it holds may run code.
+
+    Raises:
+        CheckpointError: it is broken, no Lightning checkpoint, or more than data and not trusted.
+    """
+    if trusted:  # as Lightning is about to read it
+        states = _load(path, map_location="cpu", weights_only=False).get("callbacks", {})
+    elif "://" in str(path):
+        states = _fetched(str(path)).get("callbacks", {})
     else:
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
-    state: dict[str, Any] | None = checkpoint.get("callbacks", {}).get(state_key)
-    return state or None
+        states = read_lightning(Path(path)).get("callbacks", {})
+    state: dict[str, Any] | None = states.get(state_key)
+    return None if is_empty(state) else state
+
+
+def _fetched(address: str) -> dict[str, Any]:
+    """A checkpoint that lies elsewhere, by fsspec as Lightning reads it, but as data alone."""
+    try:
+        content = _load(address, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(f"Expected a Lightning checkpoint of data alone at {address}: {reason:.200}") from error
+    return checked_lightning(content, address)
 
 
 _REMEDY = "Give ArchitectureSearch a `directory=` for its study and checkpoints."

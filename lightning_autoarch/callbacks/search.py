@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import optuna
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
 
 from lightning_autoarch.callbacks.joint.joint import JointSearch
 from lightning_autoarch.callbacks.outer import (
@@ -44,7 +42,8 @@ from lightning_autoarch.callbacks.outer import (
     writable,
 )
 from lightning_autoarch.callbacks.progress import SearchProgress
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.errors import CheckpointError, SearchError, SpaceError
+from lightning_autoarch.schema import VERSION, Mismatch, Schema, data, is_empty, mapping, optional, real, tensor, whole
 from lightning_autoarch.search.board import html_table, leaderboard
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.conditions import Conditions
@@ -61,7 +60,7 @@ from lightning_autoarch.training.inherit import check_ends, check_trial_trainer,
 from lightning_autoarch.training.isolation import seeded, trial_seed
 from lightning_autoarch.training.limits import Constraint, Limits, check_sizes_can_be_met
 from lightning_autoarch.training.links import Links
-from lightning_autoarch.training.loop import Budget, SearchLoop, check_budget, trial_directory, winner_of
+from lightning_autoarch.training.loop import Budget, SearchLoop, check_budget, winner_of
 from lightning_autoarch.training.module import Factory, ModuleBuilder
 from lightning_autoarch.training.optimizers import check_optimizers_hold_the_module
 from lightning_autoarch.training.parents import Inherit, Parents, check_inherit
@@ -74,13 +73,21 @@ from lightning_autoarch.training.searched_trainer import (
     trainer_part,
 )
 from lightning_autoarch.training.trial import RETRIED, TrialResult, TrialSpec, run_trial
+from lightning_autoarch.training.trial_files import inside, own_directory, read_lightning, weights_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+WEIGHTS = mapping(tensor())
 After = Literal["train", "keep", "stop"]
 
 _DRAWS = 20  # architectures among which some are built before the first trial, to see that names of the space are taken
+COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")  # by `torch.compile`
+SCHEMA = Schema(
+    "ArchitectureSearch",
+    1,
+    {"architecture": mapping(data()), "score": optional(real(finite=False)), "trial": optional(whole())},
+)
 
 
 class ArchitectureSearch(Callback):
@@ -220,7 +227,12 @@ class ArchitectureSearch(Callback):
     def state_dict(self) -> dict[str, Any]:
         if self.best_architecture is None:
             return {}
-        return {"architecture": written(self.best_architecture), "score": self.best_score, "trial": self._winner}
+        return {
+            VERSION: SCHEMA.version,
+            "architecture": written(self.best_architecture),
+            "score": self.best_score,
+            "trial": self._winner,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._take(state_dict)
@@ -281,9 +293,7 @@ class ArchitectureSearch(Callback):
         check_optimizers_hold_the_module(trainer, pl_module)
         if self._weights is None:
             return
-        checkpoint = _read(self._weights)
-        pl_module.on_load_checkpoint(checkpoint)
-        pl_module.load_state_dict(checkpoint["state_dict"], strict=pl_module.strict_loading)
+        _load_weights(pl_module, self._weights)
         self._weights = None
         if self.after == "stop":
             self._minima = end_before_training(trainer)
@@ -316,9 +326,10 @@ class ArchitectureSearch(Callback):
 
     def _resumes(self, trainer: Trainer) -> bool:
         """Whether the winner is known from the checkpoint that this fit resumes from."""
-        given, weights_only = checkpoint_path(trainer)
+        given, trusted = checkpoint_path(trainer)
         path = self.resume_from or given
-        state = None if path is None else callback_state(path, self.state_key, weights_only)
+        trusted = trusted and self.resume_from is None  # which was said of `ckpt_path`
+        state = None if path is None else callback_state(path, self.state_key, trusted=trusted)
         if state is not None:
             self._take(state)
             rank_zero_info(f"The search is done already: {path} holds its winner (trial #{self._winner}).")
@@ -327,9 +338,19 @@ class ArchitectureSearch(Callback):
         return state is not None
 
     def _take(self, state: Mapping[str, Any]) -> None:
-        if state:
-            self.best_architecture, self.best_score = self.space.restored(state["architecture"]), state["score"]
-            self._winner = state["trial"]
+        """The winner that a state holds: its arguments have to be of the space, or they could be any at all."""
+        if is_empty(state):
+            return
+        known = SCHEMA.read(state)
+        try:
+            self.space.flatten(known["architecture"])
+        except SpaceError as error:
+            raise SearchError(
+                f"The winner of an earlier search, trial #{known['trial']}, is not in this search's space: {error} "
+                "Give the space that it was found in."
+            ) from error
+        self.best_architecture, self.best_score = self.space.restored(known["architecture"]), known["score"]
+        self._winner = known["trial"]
 
     def _search(self, trainer: Trainer, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
         self._check_trainer(trainer)
@@ -452,7 +473,12 @@ class ArchitectureSearch(Callback):
         if directory is None:
             storage = optuna.storages.InMemoryStorage()
         elif storage is None:
-            storage = directory / "study.db"
+            storage = inside(directory, "study.db")
+            if storage is None:
+                raise SearchError(
+                    f"Expected the study {directory / 'study.db'} inside of its directory, got a symbolic link that "
+                    "leads out of it. Name the file that you mean by `storage`."
+                )
         pruner = self.pruner or optuna.pruners.NopPruner()
         with storage_errors_told(), turn(directory):  # two that make the same tables at once fail
             opened = open_storage(storage)
@@ -512,9 +538,7 @@ class ArchitectureSearch(Callback):
     def _run(
         self, spec: TrialSpec, directory: Path | None, number: int, architecture: Architecture, report: Report
     ) -> TrialResult:
-        own = None if directory is None else trial_directory(directory, number)
-        if own is not None:
-            own.mkdir(parents=True, exist_ok=True)
+        own = None if directory is None else own_directory(directory, number)
         assert self._joint is not None
         spec = dataclasses.replace(
             spec,
@@ -542,7 +566,7 @@ class ArchitectureSearch(Callback):
         found = written(ledger.architecture(winner))
         self._take({"architecture": found, "score": winner.value, "trial": winner.number})
         if directory is not None and self.after != "train":
-            self._weights = _weights_of(winner, directory)
+            self._weights = weights_of(directory, winner.number, winner.user_attrs.get("checkpoint"))
         table = leaderboard(ledger.study, columns=shutil.get_terminal_size((100, 24)).columns)
         _show(f"{table}\nWinner: trial #{winner.number}, {self.monitor} {winner.value:.6g}.")
         summary = {"search/best_score": float(winner.value or 0.0), "search/trials": len(ledger.finished())}
@@ -559,7 +583,7 @@ class ArchitectureSearch(Callback):
         assert self._joint is not None
         self._joint.parametrise_outer_(self.best_architecture)
         if self._weights is not None:
-            self._joint.start_outer_from(_read(self._weights))
+            self._joint.start_outer_from(read_lightning(self._weights))
         reattach(trainer, module)
 
     def _name(self, module: LightningModule) -> str:
@@ -584,17 +608,17 @@ def _with_columns_of_metrics(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _read(checkpoint: Path) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
-    return content
+def _load_weights(module: LightningModule, path: Path) -> None:
+    """The weights of a trial's checkpoint.
 
-
-def _weights_of(winner: FrozenTrial, directory: Path) -> Path:
-    """Where the winner's weights are: here, or where the process that trained it wrote them."""
-    own = trial_directory(directory, winner.number) / "best.ckpt"
-    path = own if own.exists() else Path(winner.user_attrs.get("checkpoint", own))
-    if not path.exists():
-        raise SearchError(
-            f'The weights of the winner, trial #{winner.number}, are not at {path}. `after="train"` trains it anew.'
-        )
-    return path
+    Raises:
+        CheckpointError: they are not of this module.
+    """
+    checkpoint = read_lightning(path)
+    weights = checkpoint.get("state_dict", {})
+    try:
+        WEIGHTS(weights, "state_dict")
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(weights, strict=module.strict_loading)
+    except (Mismatch, RuntimeError) as error:
+        raise CheckpointError(f"The weights of {path} are not those of {type(module).__name__}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
@@ -17,6 +18,7 @@ from lightning_autoarch.cli.optimizers import WithLateOptimizers
 from lightning_autoarch.cli.options import ABOUT_OWN, add_options, add_sections
 from lightning_autoarch.cli.prune import PruneCommand
 from lightning_autoarch.cli.search import SearchCommand, first_search
+from lightning_autoarch.cli.sections import check_class_paths, hyperparameters
 from lightning_autoarch.cli.transfer import TransferCommand
 from lightning_autoarch.errors import AutoArchError, SearchError
 from lightning_autoarch.training.links import Links
@@ -117,7 +119,10 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
         subcommand = self.config.get("subcommand")
         if subcommand == "prune":
             self._take_hyperparameters()
-        elif subcommand != "transfer":  # there the model is the config's: a new one
+        elif subcommand is not None and subcommand != "transfer":  # there the model is the config's: a new one
+            path = self.config[subcommand].get("ckpt_path")
+            if path and Path(path).is_file():
+                check_class_paths(hyperparameters(Path(path)), self.config[subcommand], Path(path))
             super()._parse_ckpt_path()
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -20,7 +20,7 @@ from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.cli.options import SECTIONS, SPARSITY, StandIn
 from lightning_autoarch.cli.pages import page_path, write_page
-from lightning_autoarch.cli.sections import check_takes, differs, hyperparameters, top_level
+from lightning_autoarch.cli.sections import check_class_paths, check_takes, differs, hyperparameters, top_level
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.schedule import CubicSparsity
 from lightning_autoarch.report.pruned import pruned_table
@@ -87,6 +87,7 @@ class PruneCommand(LightningCLI):
         arguments = hyperparameters(Path(given["ckpt_path"]))
         if not arguments:
             return
+        check_class_paths(arguments, given, Path(given["ckpt_path"]))
         where = arguments.pop("_class_path", (given.get("model") or {}).get("class_path"))
         if where is not None:
             check_takes(where, arguments, Path(given["ckpt_path"]))

@@ -32,6 +32,7 @@ from lightning_autoarch.errors import SearchError
 from lightning_autoarch.training.arguments import Constructor
 from lightning_autoarch.training.data import split_architecture
 from lightning_autoarch.training.searched_trainer import trainer_part
+from lightning_autoarch.training.trial_files import kept_checkpoint
 
 
 class SearchCommand(LightningCLI):
@@ -140,10 +141,11 @@ class SearchCommand(LightningCLI):
         directory = Path(search.directory or Path(self.trainer.default_root_dir) / "autoarch" / search.study.study_name)
         winner = search.study.trials[search.state_dict()["trial"]]
         study, command = where_study(search.storage or directory / "study.db", search.study.study_name)
+        weights = kept_checkpoint(directory, winner.number, winner.user_attrs.get("checkpoint"))
         rows = {
             "winner's config": str(path),
             "to train it": f"{self._program} fit --config {shlex.quote(str(path))}",
-            "its weights": near(winner.user_attrs["checkpoint"]) if "checkpoint" in winner.user_attrs else None,
+            "its weights": None if weights is None else near(weights),
             "study": study,
             "to see it": command,
         }

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lightning_autoarch.search.adoption import Placement
-from lightning_autoarch.search.leaderboard import Fate, failure_kind, fate, fixed, ranked, real, seconds_of
+from lightning_autoarch.search.leaderboard import (
+    Fate,
+    broken_constraints,
+    failure_kind,
+    fate,
+    fixed,
+    ranked,
+    real,
+    seconds_of,
+)
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -118,7 +127,7 @@ def reason_of(trial: FrozenTrial, step: str) -> str:
     if kind == "refused":
         return str(trial.user_attrs["refused"])
     if kind == "infeasible":
-        broken = ", ".join(name for name, value in trial.constraints.items() if value > 0)
+        broken = ", ".join(broken_constraints(trial))
         return f"breaks a constraint: {broken}"
     if kind == "pruned":
         return f"stopped early at {step} {last[0]} with {fixed(last[1])}" if last else "stopped early"

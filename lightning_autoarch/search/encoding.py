@@ -84,7 +84,7 @@ class Column:
         """Whether it is a choice, or lies in the range and on its grid; without, `code` would move it."""
         try:
             return self.distribution._contains(self.distribution.to_internal_repr(value))
-        except ValueError:  # no such choice
+        except (ArithmeticError, TypeError, ValueError):  # no such choice, or no number
             return False
 
     def draw(self, n: int, rng: np.random.Generator) -> Rows:

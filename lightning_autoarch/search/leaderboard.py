@@ -32,10 +32,18 @@ def fate(trial: FrozenTrial) -> Fate:
     if "refused" in trial.user_attrs:
         return "refused"
     if trial.state.name == "COMPLETE":
-        if not all(math.isfinite(value) for value in trial.values):
+        if not trial.values or not all(math.isfinite(value) for value in trial.values):
             return "failed"
-        return "infeasible" if any(value > 0 for value in trial.constraints.values()) else "complete"
+        return "infeasible" if broken_constraints(trial) else "complete"
     return _FATES[trial.state.name]
+
+
+def broken_constraints(trial: FrozenTrial) -> list[str]:
+    """The names of those that a trial breaks; a study that another program made may hold no such thing."""
+    try:
+        return [name for name, value in trial.constraints.items() if value > 0]
+    except (TypeError, ValueError, AttributeError):
+        return []
 
 
 def ranked(study: Study) -> list[FrozenTrial]:
@@ -125,9 +133,13 @@ def score_text(trial: FrozenTrial) -> str:
 
 def real(value: Any) -> float | None:
     """A finite number, or None for anything else: user attributes of a study that is not ours can hold all sorts."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond every float
+        return None
+    return number if math.isfinite(number) else None
 
 
 def seconds_of(trial: FrozenTrial) -> float | None:

@@ -23,10 +23,13 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import log_ndtr
 
+from lightning_autoarch.search.leaderboard import real
+
 Flat: TypeAlias = dict[str, Any]
 FlatKey: TypeAlias = tuple[tuple[str, Any], ...]
 Vector: TypeAlias = NDArray[np.float64]
 
+LARGEST = 1e100  # standard error: its square is still a number
 CLIP = 2.0  # chosen on NAS-Bench-201 with seeds the benchmark does not use
 
 
@@ -129,9 +132,8 @@ def _last_value(trial: FrozenTrial) -> float:
 
 
 def _variance(trial: FrozenTrial) -> float:
-    stderr = trial.user_attrs.get("stderr")
-    valid = isinstance(stderr, int | float) and math.isfinite(stderr)
-    return float(stderr) ** 2 if valid else 0.0  # type: ignore[arg-type]
+    stderr = real(trial.user_attrs.get("stderr"))
+    return 0.0 if stderr is None else min(abs(stderr), LARGEST) ** 2
 
 
 def _without_repeats(seen: Observations) -> Observations:

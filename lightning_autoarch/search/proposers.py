@@ -221,7 +221,10 @@ def earlier_trials(study: Study, trial: FrozenTrial) -> list[FrozenTrial]:
 
 def with_fixed(encoding: Encoding, flat: Flat, fixed: Mapping[str, Any], rng: np.random.Generator) -> Flat:
     """The proposal around what `enqueue_trial` has fixed."""
-    known = {name: value for name, value in fixed.items() if name in encoding.index}
+    # What a study holds, anybody may have written; what is no value of the space, the loop refuses.
+    columns = {name: encoding.columns[j] for name, j in encoding.index.items()}
+    given = fixed.items() if isinstance(fixed, Mapping) else ()
+    known = {name: value for name, value in given if name in columns and columns[name].contains(value)}
     if not known:
         return flat
     return encoding.decode(encoding.repair(encoding.encode({**flat, **known}), rng)[0])

@@ -20,6 +20,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from lightning_autoarch.errors import SearchError
+from lightning_autoarch.schema import Mismatch, real, record, sequence, text
 from lightning_autoarch.search.encoding import Encoding
 from lightning_autoarch.search.observations import (
     Flat,
@@ -48,6 +49,10 @@ __all__ = ["PROPOSAL", "BayesianSampler", "RandomArchitectureSampler", "SeededBy
 Array = NDArray[np.float64]
 Features: TypeAlias = Callable[[dict[str, Any]], Mapping[str, float]]
 PROPOSAL = "autoarch:proposal"  # key of the trial's system attribute
+HYPERPARAMETERS = record(
+    {"names": sequence(text()), "thetas": sequence(sequence(real(-100.0, 100.0))), "step": real(1e-9, 1e9)}
+)  # logarithms, of a handful of states
+MOST_STATES = 64
 MAX_OBSERVATIONS = 400  # the fit is cubic: beyond, the better and the later half of this number
 
 
@@ -251,9 +256,20 @@ def _belongs(trial: FrozenTrial, encoding: Encoding) -> bool:
     return bool((np.isnan(row) == np.isnan(whole)).all())
 
 
+def _is_well_formed(stored: Any) -> bool:
+    """Whether these are hyperparameters as a proposal stores them: the study may be somebody else's."""
+    try:
+        HYPERPARAMETERS(stored, "hyperparameters")
+    except Mismatch:
+        return False
+    thetas = stored["thetas"]
+    return 0 < len(thetas) <= MOST_STATES and all(len(theta) == len(stored["names"]) + 2 for theta in thetas)
+
+
 def _last_hyperparameters(trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
     for trial in reversed(trials):
-        stored = trial.system_attrs.get(PROPOSAL, {}).get("hyperparameters")
-        if stored is not None:
+        proposal = trial.system_attrs.get(PROPOSAL)
+        stored = proposal.get("hyperparameters") if isinstance(proposal, Mapping) else None
+        if stored is not None and _is_well_formed(stored):
             return dict(stored)
     return None

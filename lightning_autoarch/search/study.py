@@ -24,10 +24,13 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.errors import AutoArchError, SearchError, shown
+from lightning_autoarch.schema import Mismatch, described, optional, record, text, whole
+from lightning_autoarch.schema import real as real_number
 from lightning_autoarch.search.adoption import SPACE, Placement, is_imported
 from lightning_autoarch.search.conditions import CONDITIONS, Conditions, check_conditions
 from lightning_autoarch.search.extension import clashes, converted, extend, incompatible, recover
+from lightning_autoarch.search.leaderboard import fate, real
 from lightning_autoarch.search.space import Architecture, SearchSpace, architecture_key
 
 HEARTBEAT_SECONDS = 60
@@ -138,12 +141,17 @@ def open_study(
             its space is to be changed, or its scores were made under other conditions; the message names the
             difference.
     """
-    recover(storage, name)
     direction = StudyDirection.MINIMIZE if mode == "min" else StudyDirection.MAXIMIZE
     options: dict[str, Any] = {"storage": storage, "study_name": name, "sampler": sampler, "pruner": pruner}
-    study = optuna.create_study(direction=direction, load_if_exists=True, **options)
+    with readable(name):
+        recover(storage, name)
+        study = optuna.create_study(direction=direction, load_if_exists=True, **options)
+        stored, trials = study.user_attrs, study.get_trials(deepcopy=False)
+    if len(study.directions) != 1:
+        raise SearchError(f"The study `{shown(name)}` has several objectives: give another `study_name`.")
+    if not isinstance(stored.get(SPACE, {}), Mapping):
+        raise SearchError(f"The study `{shown(name)}` is damaged: its space is {described(stored[SPACE])}.")
     given = {MONITOR: monitor, MODE: mode, SPACE: space.to_dict()}
-    stored, trials = study.user_attrs, study.get_trials(deepcopy=False)
     added: dict[str, Any] = {}
     is_changed = False
     if stored.keys() >= given.keys() and any(counts(trial) for trial in trials):
@@ -169,6 +177,27 @@ def open_study(
     return study
 
 
+UNREADABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+@contextlib.contextmanager
+def readable(name: str) -> Iterator[None]:
+    """What Optuna raises over records that are damaged, or that another program has changed, is one error of ours."""
+    import sqlalchemy.exc
+
+    try:
+        yield
+    except AutoArchError:
+        raise
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", None) or cause).partition("\n")[0]
+        raise SearchError(f"The study `{shown(name)}` cannot be read: {shown(reason)}") from error
+    except UNREADABLE as error:
+        reason = f"{type(error).__name__}: {shown(str(error))}"
+        raise SearchError(f"The study `{shown(name)}` cannot be read, its records are damaged: {reason}") from error
+
+
 def _check_same(
     name: str,
     stored: Mapping[str, Any],
@@ -179,7 +208,7 @@ def _check_same(
     trials: Sequence[FrozenTrial],
 ) -> None:
     lines = [
-        f"`{word}`: stored {stored[key]!r}, given {given!r}"
+        f"`{word}`: stored {described(stored[key])}, given {given!r}"
         for word, key, given in (("monitor", MONITOR, monitor), ("mode", MODE, mode))
         if stored[key] != given
     ]
@@ -200,11 +229,15 @@ def _check_same(
 
 def _check_at_rest(name: str, trials: Sequence[FrozenTrial]) -> None:
     owners = [trial.user_attrs.get("owner") for trial in trials if trial.state == TrialState.RUNNING]
-    if any(owner is not None and Owner(**owner).is_gone() is not True for owner in owners):
+    known = [Owner.of(owner) for owner in owners if owner is not None]
+    if any(owner is None or owner.is_gone() is not True for owner in known):
         raise SearchError(
             f"The space of the study `{name}` cannot be changed while another process works on it: let that end, or "
             "give another `study_name`."
         )
+
+
+OWNER = record({"host": text(), "pid": whole(1, 2**31 - 1), "start": optional(real_number())})
 
 
 @dataclass(frozen=True)
@@ -218,6 +251,16 @@ class Owner:
     @classmethod
     def myself(cls) -> Owner:
         return cls(socket.gethostname(), os.getpid(), _process_start(os.getpid()))
+
+    @classmethod
+    def of(cls, stored: object) -> Owner | None:
+        """What a trial's record says; None where that is no owner, so that only a heartbeat tells."""
+        try:
+            OWNER(stored, "owner")
+        except Mismatch:
+            return None
+        assert isinstance(stored, Mapping)
+        return cls(stored["host"], stored["pid"], stored["start"])
 
     def is_gone(self) -> bool | None:
         """Whether the process has ended; None on another host, where that cannot be seen."""
@@ -288,7 +331,7 @@ class Ledger:
 
     def seconds(self) -> float:
         """Training seconds of all finished trials, over all resumes and processes."""
-        return sum(float(trial.user_attrs.get("seconds", 0.0)) for trial in self.finished())
+        return sum(max(0.0, real(trial.user_attrs.get("seconds")) or 0.0) for trial in self.finished())
 
     def claim(self, n_trials: int) -> tuple[optuna.Trial, bool] | None:
         """The next trial, and whether another process began it; None when `n_trials` are done or under way."""
@@ -340,7 +383,7 @@ class Ledger:
 
     def ranking(self, trials: Sequence[FrozenTrial] | None = None) -> list[FrozenTrial]:
         """Complete trials, the best first; of equals the earliest."""
-        complete = [trial for trial in self.finished(trials) if trial.state == TrialState.COMPLETE]
+        complete = [trial for trial in self.finished(trials) if fate(trial) in ("complete", "infeasible")]
         sign = 1 if self.study.direction == StudyDirection.MINIMIZE else -1
         return sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
 
@@ -376,7 +419,8 @@ class Ledger:
         owner = trial.user_attrs.get("owner")
         if owner is None:
             return "owner" in trial.user_attrs or self._directory is not None or _age_seconds(trial) > CLAIM_SECONDS
-        gone = Owner(**owner).is_gone()
+        known = Owner.of(owner)
+        gone = None if known is None else known.is_gone()
         if gone is None:
             return trial._trial_id in self._without_heartbeat()
         return gone

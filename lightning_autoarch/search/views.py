@@ -41,7 +41,8 @@ def spread(parameters: Mapping[str, Parameter], architecture: Mapping[str, Any],
     flat: dict[str, Scalar] = {}
     for name, value in architecture.items():
         if name not in parameters:
-            raise SpaceError(f"Unknown parameter `{prefix}{name}` in an architecture.{did_you_mean(name, parameters)}")
+            near = did_you_mean(str(name), parameters)
+            raise SpaceError(f"Unknown parameter `{prefix}{name}` in an architecture.{near}")
         parameter = parameters[name]
         if not isinstance(parameter, Repeat):
             flat[prefix + name] = flat_value(parameter, value)

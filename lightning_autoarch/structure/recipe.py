@@ -10,7 +10,6 @@ attributes have to be those of the module that the recipe was made for.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,14 +17,25 @@ import numpy as np
 from torch import Tensor, nn
 
 from lightning_autoarch.errors import StructureError, did_you_mean, shown
+from lightning_autoarch.schema import Check, Schema, described, items, mapping, record, sequence, whole
 from lightning_autoarch.structure.attributes import fit_classes_
 from lightning_autoarch.structure.plan import Change, Index
 from lightning_autoarch.structure.resize import Resized, apply_changes_
 from lightning_autoarch.structure.transaction import Transaction
 
 FORMAT = 1
-WIDEST = 64  # times that a tensor may have been widened
+MOST_GROWTH = 64  # of a dimension, by a recipe: far more than any widening, far less than would fill a machine
 Recipe = dict[str, Any]
+
+
+def _sizes(value: Any, where: str) -> None:
+    (whole(-1) if isinstance(value, int) else sequence(whole(-1)))(value, where)
+
+
+_ENTRY = record({"shape": sequence(whole()), "index": mapping(sequence(items(whole(), whole())))})
+_FIELDS: dict[str, Check] = {"format": whole(1), "tensors": mapping(_ENTRY), "attributes": mapping(mapping(_sizes))}
+RECIPE = record(_FIELDS)  # as it stands in the state of something else
+SCHEMA = Schema("a resized module", FORMAT, _FIELDS, kind="recipe")
 
 
 def recipe_of(module: nn.Module, resized: Resized) -> Recipe:
@@ -98,13 +108,22 @@ def apply_recipe_(module: nn.Module, recipe: Mapping[str, Any]) -> None:
     """
     names = _names(module)
     planned: dict[int, Change] = {}
-    for name, change in _changes(recipe, names):
+    checked = SCHEMA.read(recipe, StructureError)
+    for name, entry in checked["tensors"].items():
+        if name not in names:
+            hint = did_you_mean(shown(name), names)
+            raise StructureError(f"The recipe has a tensor `{shown(name)}` that the module lacks.{hint}")
+        got = tuple(names[name].shape)
+        if got != tuple(entry["shape"]):
+            said = tuple(entry["shape"][:8])
+            raise StructureError(f"Expected `{name}` of shape {said}, as the recipe was made for, got {got}.")
+        change = _change(name, entry)
         if planned.setdefault(id(names[name]), change).index != change.index:
             raise StructureError(f"Expected one index of tied tensors, got another for `{name}`.")
     tensors = {change.name: names[change.name] for change in planned.values()}
     with Transaction(module, list(tensors.values()), []):
         apply_changes_(module, tensors, list(planned.values()), {})
-        for path, values in recipe["attributes"].items():
+        for path, values in checked["attributes"].items():
             _set_attributes(module, path, values)
         fit_classes_(module)
 
@@ -119,52 +138,43 @@ def _set_attributes(module: nn.Module, path: str, values: Mapping[str, Any]) -> 
         if isinstance(now, (tuple, list)) and isinstance(value, list):
             value = type(now)(value)
         if type(now) is not type(value) or type(value) not in (int, tuple, list):
-            raise StructureError(
-                f"Expected `{shown(path)}.{shown(name)}` to be a size, as the recipe has it, got {shown(now)}."
-            )
+            where = shown(f"{path}.{name}")
+            raise StructureError(f"Expected `{where}` to be a size, as the recipe has it, got {described(now)}.")
+        _check_growth(f"{path}.{name}", now, value)
         setattr(layer, name, value)
 
 
-def _changes(recipe: Mapping[str, Any], names: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Change]]:
-    """The tensors of a recipe, checked: against those of a module where it has one."""
-    if not isinstance(recipe, Mapping) or {"format", "tensors", "attributes"} - set(recipe):
-        raise StructureError(f"Expected a recipe, a dict of format, tensors and attributes, got {shown(recipe)}.")
-    if recipe["format"] != FORMAT:
+def _check_growth(where: str, now: Any, value: Any) -> None:
+    """A recipe that makes a layer larger multiplies it; by what no widening does, it is not a recipe."""
+    before, after = (max((abs(n) for n in ((x,) if isinstance(x, int) else x)), default=0) for x in (now, value))
+    if after > MOST_GROWTH * max(1, before):
+        raise StructureError(f"Expected a size of at most {MOST_GROWTH} times {before} for `{where}`, got {after}.")
+
+
+def _changes(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Change]]:
+    """The tensors of a recipe, checked."""
+    for name, entry in SCHEMA.read(recipe, StructureError)["tensors"].items():
+        yield name, _change(name, entry)
+
+
+def _change(name: str, entry: Mapping[str, Any]) -> Change:
+    """Of a tensor; its shape is that of a tensor that there is, so that no more is claimed than there can be."""
+    shape = tuple(entry["shape"])
+    index = {}
+    for dim, parts in entry["index"].items():
+        d = int(dim) if dim.isdecimal() and len(dim) < 3 else len(shape)
+        if d >= len(shape):
+            raise StructureError(f"The recipe's entry of `{shown(name)}` has no dimension {described(dim)}.")
+        index[d] = _places(name, parts, shape[d])
+    return Change(name, shape, index)
+
+
+def _places(name: str, parts: Sequence[Sequence[int]], size: int) -> Index:
+    if not parts or any(not start < stop <= size for start, stop in parts):
         raise StructureError(
-            f"Expected a recipe of format {FORMAT}, got {shown(recipe['format'])}: another version made it."
+            f"The recipe's entry of `{shown(name)}` is not well formed: expected ranges in [0, {size}), got "
+            f"{shown(str(parts[:8]))}."
         )
-    attributes = recipe["attributes"]
-    if not isinstance(recipe["tensors"], Mapping) or not isinstance(attributes, Mapping):
-        raise StructureError("Expected the tensors and the attributes of a recipe as dicts, got something else.")
-    if not all(isinstance(path, str) and isinstance(each, Mapping) for path, each in attributes.items()):
-        raise StructureError("Expected the attributes of a recipe as sizes by module and name, got something else.")
-    for name, entry in recipe["tensors"].items():
-        try:
-            shape = tuple(int(n) for n in entry["shape"])
-            if names is not None:
-                _check_known(name, shape, names)  # before its ranges, which could be of any length, are written out
-            index = {int(d): _places(parts, shape[int(d)]) for d, parts in entry["index"].items()}
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            what = shown(str(error))
-            raise StructureError(f"The recipe's entry of `{shown(name)}` is not well formed: {what}.") from None
-        yield name, Change(name, shape, index)
-
-
-def _check_known(name: str, shape: tuple[int, ...], names: Mapping[str, Tensor]) -> None:
-    if name not in names:
-        hint = did_you_mean(str(name), names)
-        raise StructureError(f"The recipe has a tensor `{shown(name)}` that the module lacks.{hint}")
-    if tuple(names[name].shape) != shape:
-        got = tuple(names[name].shape)
-        raise StructureError(f"Expected `{name}` of shape {shape}, as the recipe was made for, got {got}.")
-
-
-def _places(parts: Sequence[Sequence[int]], size: int) -> Index:
-    """Places of ranges within [0, size), some of them more than once where a tensor was widened."""
-    if any(start < 0 or stop > size for start, stop in parts):
-        raise ValueError(f"ranges do not lie in [0, {size})")
-    places = (place for start, stop in parts for place in range(start, stop))
-    found = tuple(itertools.islice(places, WIDEST * size + 1))
-    if not 0 < len(found) <= WIDEST * size:
-        raise ValueError(f"ranges of {len(found)} places or more of {size}")
-    return found
+    if sum(stop - start for start, stop in parts) > MOST_GROWTH * size:
+        raise StructureError(f"The recipe makes `{shown(name)}` more than {MOST_GROWTH} times as large as it was.")
+    return tuple(i for start, stop in parts for i in range(start, stop))

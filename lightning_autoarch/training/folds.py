@@ -26,6 +26,7 @@ from lightning_autoarch.training.isolation import seeded, trial_seed
 from lightning_autoarch.training.module import Factory, ModuleBuilder
 from lightning_autoarch.training.recorder import Report
 from lightning_autoarch.training.trial import TrialResult, TrialSpec, run_trial
+from lightning_autoarch.training.trial_files import make_inside
 
 OfDataset = Callable[[Any], Any] | Sequence[Any] | None  # an array with a value a sample, or a function of the dataset
 
@@ -240,9 +241,7 @@ def _reloaded(loader: DataLoader[Any], indices: list[int], *, shuffle: bool, dro
 
 
 def _of_fold(spec: TrialSpec, i: int, data: TrialData) -> TrialSpec:
-    directory = None if spec.directory is None else spec.directory / f"fold{i}"
-    if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
+    directory = None if spec.directory is None else make_inside(spec.directory, spec.directory / f"fold{i}")
     return dataclasses.replace(spec, data=data, seed=trial_seed(spec.seed, i), directory=directory)
 
 

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
+from lightning_autoarch.errors import CheckpointError
+
 MOST_OBJECTS = 10_000  # looked at below one root: some 10 ms
 LONGEST = 64  # items of a list or dict that are looked at: longer ones are data
 
@@ -42,9 +44,16 @@ def states(generators: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restore(generators: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """Put back what `states` returned, where there is something of that path."""
+    """Put back what `states` returned, where there is something of that path.
+
+    Raises:
+        CheckpointError: a state is none that its generator can have.
+    """
     for path in generators.keys() & saved.keys():
-        _set_state(generators[path], saved[path])
+        try:
+            _set_state(generators[path], saved[path])
+        except (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"Expected a state of the generator `{path}`, got another: {error}") from error
 
 
 @contextlib.contextmanager

@@ -19,18 +19,24 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from lightning_autoarch.errors import StructureError, TransferError
+from lightning_autoarch.errors import CheckpointError, StructureError, TransferError
+from lightning_autoarch.schema import VERSION, Schema, is_empty, real, text
+from lightning_autoarch.training.trial_files import read_lightning
 from lightning_autoarch.transfer import TransferReport, transfer_weights
 
 STATE_KEY = "lightning_autoarch.WeightInheritance"
+SCHEMA = Schema("WeightInheritance", 1, {"share": real(0.0, 1.0), "reason": text()})
 
 
 @dataclass(frozen=True)
 class Parent:
-    """A finished trial that another starts from; `epochs` are all that its weights may have seen."""
+    """A finished trial that another starts from; `epochs` are all that its weights may have seen.
+
+    The checkpoint is None where the search's directory has it no more.
+    """
 
     number: int
-    checkpoint: Path
+    checkpoint: Path | None
     epochs: int
 
 
@@ -64,18 +70,21 @@ class WeightInheritance(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         taken = self.inherited
-        return {} if taken is None else {"share": taken.share, "reason": taken.reason}
+        return {} if taken is None else {VERSION: SCHEMA.version, "share": taken.share, "reason": taken.reason}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict:
-            self.inherited = Inherited(self.parent, state_dict["share"], state_dict["reason"])
+        if not is_empty(state_dict):
+            state = SCHEMA.read(state_dict)
+            self.inherited = Inherited(self.parent, state["share"], state["reason"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.inherited is not None:
             return
         try:
+            if self.parent.checkpoint is None:
+                raise CheckpointError(f"The search's directory has no checkpoint of trial #{self.parent.number}.")
             report = inherit_weights(pl_module, self.parent.checkpoint, _example(trainer, pl_module))
-        except (TransferError, OSError) as error:
+        except (TransferError, CheckpointError, OSError) as error:
             self.inherited = Inherited(self.parent, 0.0, str(error))
         else:
             self.inherited = Inherited(self.parent, report.share)
@@ -85,9 +94,9 @@ def inherit_weights(module: nn.Module, checkpoint: Path, example_inputs: Any) ->
     """Take over what fits of a trial's checkpoint.
 
     Raises:
-        TransferError: nothing does. OSError: it is gone.
+        TransferError: nothing does. CheckpointError: it cannot be read, or is gone.
     """
-    weights = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)["state_dict"]
+    weights = read_lightning(checkpoint).get("state_dict", {})
     if example_inputs is not None:
         try:
             return transfer_weights(

@@ -22,6 +22,19 @@ import numpy as np
 import torch
 from lightning_utilities.core import rank_zero
 
+from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.schema import items, optional, real, record, sequence, tensor, text, whole
+
+_TWISTER = 624  # words in the state of the Mersenne Twister
+RNG = record(
+    {
+        "torch": tensor(torch.uint8, 1),
+        "cuda": sequence(tensor(torch.uint8, 1)),
+        "python": items(whole(), sequence(whole(0, 2**32 - 1), _TWISTER + 1), optional(real())),
+        "numpy": items(text(), tensor(torch.int64, 1), whole(0, _TWISTER), whole(0, 1), real()),
+    }
+)  # of what `rng_state` returns
+
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
@@ -57,7 +70,20 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put back what `rng_state` returned."""
+    """Put back what `rng_state` returned.
+
+    Raises:
+        CheckpointError: it is of the form `RNG`, but no state that a generator can have.
+    """
+    before = rng_state()
+    try:
+        _set_rng_state(state)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        _set_rng_state(before)
+        raise CheckpointError(f"Expected the states of random number generators, got others: {error}") from error
+
+
+def _set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -18,15 +18,17 @@ from typing import Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from lightning_autoarch.errors import SearchError, SpaceExhausted
+from lightning_autoarch.errors import SearchError, SpaceError, SpaceExhausted, shown
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.search.storage_errors import storage_errors_told
 from lightning_autoarch.search.study import Ledger
 from lightning_autoarch.training.facts import Facts
 from lightning_autoarch.training.limits import Limits
+from lightning_autoarch.training.plain import CheckpointNotPlain
 from lightning_autoarch.training.recorder import Report
 from lightning_autoarch.training.trial import RETRIED, MonitorMissing, TrialResult
+from lightning_autoarch.training.trial_files import LAST, inside, trial_directory
 
 _MEND = "Mend the code and start again: trials that an exception ended are run again and do not count until then."
 RunTrial = Callable[[int, Architecture, Report], TrialResult]
@@ -114,8 +116,8 @@ class SearchLoop:
                 self._ledger.mark_refused(trial, str(exhausted))
                 self._observer.said(f"The search ends after {len(self._ledger.finished())} trials: {exhausted}")
                 return
-            except MonitorMissing as missing:
-                self._ledger.mark_refused(trial, str(missing))
+            except (MonitorMissing, CheckpointNotPlain) as wrong:
+                self._ledger.mark_refused(trial, str(wrong))
                 raise
             except BaseException:
                 self._ledger.release(trial)
@@ -136,7 +138,11 @@ class SearchLoop:
         return tried >= self._cardinality or self._rejected >= REJECTED_IN_A_ROW
 
     def _work_on(self, trial: optuna.Trial) -> None:
-        architecture = self._suggested(trial)
+        try:
+            architecture = self._suggested(trial)
+        except SpaceError as error:
+            self._rejected += 1
+            return self._ledger.mark_refused(trial, str(error))
         if (twin := self._ledger.twin(architecture, trial.number)) is not None:
             self._rejected += 1
             return self._ledger.mark_duplicate(trial, twin)
@@ -154,13 +160,29 @@ class SearchLoop:
         return None
 
     def _suggested(self, trial: optuna.Trial) -> Architecture:
+        """What the sampler proposes, or the study has fixed: Optuna takes what is fixed as it is, in range or not.
+
+        Raises:
+            SpaceError: what is fixed is none of the space.
+        """
+        stored = self._ledger.study._storage.get_trial(trial._trial_id)
+        fixed = bool(stored.params) or "fixed_params" in stored.system_attrs
         try:
-            return self._ledger.space.suggest(trial)
+            architecture = self._ledger.space.suggest(trial)
         except SpaceExhausted:
             raise
         except SearchError as error:
             unmet = "" if self._ledger.finished() else self._limits.unmet()
             raise SearchError(f"{error} {unmet}".rstrip()) from error
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            if not fixed or isinstance(error, SpaceError):
+                raise
+            raise SpaceError(
+                f"The study has fixed parameters that are none of the space: {shown(str(error))}"
+            ) from error
+        if fixed:
+            self._ledger.space.flatten(architecture)
+        return architecture
 
     def _check_failures(self, result: TrialResult) -> None:
         """Stop where the first trials fail at one line: the rest of the budget would be spent on the same error."""
@@ -232,15 +254,12 @@ class SearchLoop:
         kept = {trial.number for trial in self._ledger.ranking(trials)[: self._keep_top_k]}
         for trial in self._ledger.finished(trials):
             directory = trial_directory(self._directory, trial.number)
+            if inside(self._directory, directory) is None:
+                continue  # a symbolic link leads elsewhere, where nothing is ours to remove
             if trial.number not in kept:
                 shutil.rmtree(directory, ignore_errors=True)
             else:
-                (directory / "last.ckpt").unlink(missing_ok=True)
-
-
-def trial_directory(directory: Path, number: int) -> Path:
-    """Where a trial's checkpoints are."""
-    return directory / "trials" / f"{number:04d}"
+                (directory / LAST).unlink(missing_ok=True)
 
 
 def winner_of(ledger: Ledger, unmet: str = "") -> FrozenTrial:

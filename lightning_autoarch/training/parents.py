@@ -16,11 +16,12 @@ from optuna.trial import FrozenTrial
 
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.encoding import Encoding
+from lightning_autoarch.search.leaderboard import real
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.search.study import Ledger
 from lightning_autoarch.training.heritage import Parent
-from lightning_autoarch.training.loop import trial_directory
 from lightning_autoarch.training.trial import TrialSpec
+from lightning_autoarch.training.trial_files import kept_checkpoint
 
 OVERWRITTEN = ("transfer.checkpoint", "transfer.reinit")  # by a parent's weights, which come last
 
@@ -51,9 +52,10 @@ class Parents:
         trials = {trial.number: trial for trial in self._ledger.trials()}
         known = trials[number].user_attrs
         if "parent" in known:
-            return None if known["parent"] is None else self._parent(trials[known["parent"]])
+            before = known["parent"]
+            return self._parent(trials[before]) if type(before) is int and before in trials else None
         kept = self._ledger.ranking(list(trials.values()))[: self._keep_top_k]
-        candidates = [trial for trial in kept if self._checkpoint(trial).exists()]
+        candidates = [trial for trial in kept if self._checkpoint(trial) is not None]
         chosen = self._chosen(candidates, architecture) if candidates else None
         storage = self._ledger.study._storage
         storage.set_trial_user_attr(trials[number]._trial_id, "parent", None if chosen is None else chosen.number)
@@ -71,15 +73,15 @@ class Parents:
     def _parent(self, trial: FrozenTrial) -> Parent:
         return Parent(trial.number, self._checkpoint(trial), total_epochs(trial.user_attrs))
 
-    def _checkpoint(self, trial: FrozenTrial) -> Path:
-        """Here, or where the process that trained it wrote it."""
-        own = trial_directory(self._directory, trial.number) / "best.ckpt"
-        return own if own.exists() else Path(trial.user_attrs.get("checkpoint", own))
+    def _checkpoint(self, trial: FrozenTrial) -> Path | None:
+        """Here, or where the process that trained it wrote it inside of this directory."""
+        return kept_checkpoint(self._directory, trial.number, trial.user_attrs.get("checkpoint"))
 
 
 def total_epochs(attributes: Mapping[str, Any]) -> int:
     """That the weights of a trial have seen at most: its own and its parents'."""
-    return int(attributes.get("total_epochs", attributes.get("epochs", 0)))
+    known = (real(attributes.get(name)) for name in ("total_epochs", "epochs"))
+    return max(0, int(next((epochs for epochs in known if epochs is not None), 0)))
 
 
 def check_inherit(inherit: object, folds: object, names: Container[str] = ()) -> None:

@@ -25,9 +25,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from lightning_autoarch.errors import SearchError
+from lightning_autoarch.schema import VERSION, Schema, data, flag, mapping, optional, real, sequence, text, whole
 from lightning_autoarch.training.callbacks import shares, unsettled
 from lightning_autoarch.training.generators import held, restore, states
-from lightning_autoarch.training.isolation import rng_state, set_rng_state
+from lightning_autoarch.training.isolation import RNG, rng_state, set_rng_state
+from lightning_autoarch.training.plain import check_reads_back, put_hyperparameters_in_words
+from lightning_autoarch.training.trial_files import BEST, LAST
 
 Report = Callable[[int, float], bool]  # (step, value) -> whether to stop the trial
 STATE_KEY = "lightning_autoarch.TrialRecorder"
@@ -36,6 +39,30 @@ OnNan: TypeAlias = Literal["fail", "ignore"]
 
 class CheckpointUnwritable(SearchError):
     """The checkpoint of a trial cannot be written."""
+
+
+SCHEMA = Schema(
+    "TrialRecorder",
+    1,
+    {
+        "history": sequence(real(finite=False)),
+        "stopped": flag(),
+        "pruned": flag(),
+        "failure": optional(text()),
+        "epochs": whole(),
+        "seconds": real(0.0),
+        "at_validation": optional(flag()),
+        "metrics": mapping(real(finite=False)),
+        "rng": RNG,
+        "generators": mapping(data()),
+    },
+    {
+        "counts": sequence(flag()),
+        "awaited": sequence(text()),
+        "shares": mapping(real(finite=False)),
+        "best_metrics": mapping(real(finite=False)),
+    },
+)
 
 
 class TrialRecorder(Checkpoint):
@@ -79,6 +106,7 @@ class TrialRecorder(Checkpoint):
         self._at_validation: bool | None = None
         self._improved = self._best_is_new = False
         self._saving: Trainer | None = None
+        self._content: dict[str, Any] | None = None  # of the checkpoint that is being saved
         self._resumed: dict[str, Any] | None = None
 
     @property
@@ -141,6 +169,7 @@ class TrialRecorder(Checkpoint):
         if trainer is None:
             return {}
         return {
+            VERSION: SCHEMA.version,
             "history": list(self.history),
             "counts": list(self._counts),
             "awaited": list(self.awaited),
@@ -158,9 +187,11 @@ class TrialRecorder(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        state_dict = SCHEMA.read(state_dict)
         self._resumed = state_dict
         self.history = list(state_dict["history"])
-        self._counts = list(state_dict.get("counts", [True] * len(self.history)))
+        counts = list(state_dict.get("counts", []))
+        self._counts = [*counts[: len(self.history)], *[True] * (len(self.history) - len(counts))]
         self.awaited = list(state_dict.get("awaited", []))
         self.shares = dict(state_dict.get("shares", {}))
         self.metrics = dict(state_dict.get("best_metrics", {}))
@@ -200,7 +231,7 @@ class TrialRecorder(Checkpoint):
         if self._at_validation:
             self._record(trainer, unsettled(trainer))
             if self._improved and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-                self._save(trainer, "best.ckpt")
+                self._save(trainer, BEST)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._at_validation and self.monitor in trainer.callback_metrics:
@@ -210,9 +241,9 @@ class TrialRecorder(Checkpoint):
             self._best_is_new = False
         self._epochs = trainer.current_epoch + 1
         self.stopped = self.stopped or trainer.should_stop
-        self._save(trainer, "last.ckpt")
+        self._save(trainer, LAST)
         if self._improved and self.directory is not None:
-            _link(self.directory / "last.ckpt", self.directory / "best.ckpt")
+            _link(self.directory / LAST, self.directory / BEST)
         self._improved = False
 
     def _record(self, trainer: Trainer, awaited: list[str]) -> None:
@@ -241,20 +272,29 @@ class TrialRecorder(Checkpoint):
     def _save(self, trainer: Trainer, name: str) -> None:
         if self.directory is None:
             return
+        part = self.directory / f"{name}.part"
         self._saving = trainer
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            trainer.save_checkpoint(self.directory / f"{name}.part")
-            os.replace(self.directory / f"{name}.part", self.directory / name)
+            part.unlink(missing_ok=True)  # a link would be written through
+            trainer.save_checkpoint(part, weights_only=False)
+            check_reads_back(part, self._content)
+            os.replace(part, self.directory / name)
         except OSError as error:
             raise CheckpointUnwritable(
                 f"The trial's checkpoint {self.directory / name} cannot be written: {error}. What is done is kept: "
                 "make room, or make the directory writable, then start the same script again to go on."
             ) from error
         finally:
-            self._saving = None
-        if name == "best.ckpt":
+            self._saving = self._content = None
+        if name == BEST:
             self._improved = False
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """In a checkpoint of this trial, hyperparameters that are no plain data stand in words."""
+        if self._saving is trainer:
+            put_hyperparameters_in_words(checkpoint)
+            self._content = checkpoint
 
 
 def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -22,8 +22,9 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.memory import is_oom_error
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.errors import AutoArchError, SearchError
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.callbacks import fresh
 from lightning_autoarch.training.data import TrialData, split_architecture
@@ -31,8 +32,10 @@ from lightning_autoarch.training.heritage import STATE_KEY as HERITAGE
 from lightning_autoarch.training.heritage import Inherited, Parent, WeightInheritance
 from lightning_autoarch.training.isolation import isolated
 from lightning_autoarch.training.module import ModuleBuilder
-from lightning_autoarch.training.recorder import STATE_KEY, CheckpointUnwritable, OnNan, Report, TrialRecorder
+from lightning_autoarch.training.plain import CheckpointNotPlain
+from lightning_autoarch.training.recorder import SCHEMA, STATE_KEY, CheckpointUnwritable, OnNan, Report, TrialRecorder
 from lightning_autoarch.training.snapshot import is_installed
+from lightning_autoarch.training.trial_files import BEST, last_checkpoint, read_lightning
 from lightning_autoarch.training.trial_logger import TrialLogger
 
 State = Literal["complete", "pruned", "failed"]
@@ -124,6 +127,7 @@ def run_trial(spec: TrialSpec, report: Report) -> TrialResult:
         KeyboardInterrupt: the user wants the search to stop; the trial's last checkpoint stays.
         MonitorMissing: it trained, but `monitor` was not logged.
         CheckpointUnwritable: the trial's checkpoint cannot be written, as when the disk is full.
+        CheckpointNotPlain: its checkpoint would hold something that only running code gives back.
     """
     recorder = TrialRecorder(spec.monitor, spec.mode, spec.directory, report, spec.on_nan)
     heritage = None if spec.parent is None else WeightInheritance(spec.parent)
@@ -135,7 +139,7 @@ def _run(spec: TrialSpec, recorder: TrialRecorder, heritage: Sequence[WeightInhe
     try:
         with isolated(spec.seed):
             logged = _train(spec, recorder, heritage)
-    except (MonitorMissing, CheckpointUnwritable, KeyboardInterrupt):
+    except (MonitorMissing, CheckpointNotPlain, CheckpointUnwritable, KeyboardInterrupt):
         raise
     except Exception as error:
         kind: Failure = "memory" if is_out_of_memory(error) else "code" if recorder.built else "build"
@@ -149,22 +153,29 @@ def _run(spec: TrialSpec, recorder: TrialRecorder, heritage: Sequence[WeightInhe
     return _finished(spec, recorder)
 
 
-def saved_state(directory: Path | None, key: str = STATE_KEY) -> dict[str, Any] | None:
-    """The recorder's state in a trial's last checkpoint, or another callback's; None where there is none."""
-    if directory is None or not (directory / "last.ckpt").exists():
-        return None
-    checkpoint = torch.load(directory / "last.ckpt", map_location="cpu", mmap=True, weights_only=False)
-    state: dict[str, Any] | None = checkpoint["callbacks"].get(key)
-    return state
+def saved_states(directory: Path | None) -> dict[str, Any]:
+    """The states of the callbacks in a trial's last checkpoint, the recorder's among them; empty where it has none.
+
+    A checkpoint that cannot be gone on from, be it damaged or not of this program, is told and left alone.
+    """
+    path = None
+    try:
+        path = None if directory is None else last_checkpoint(directory)
+        states: dict[str, Any] = {} if path is None else read_lightning(path).get("callbacks", {})
+        return {**states, STATE_KEY: SCHEMA.read(states.get(STATE_KEY))} if path is not None else {}
+    except AutoArchError as error:
+        rank_zero_warn(f"The trial in {directory} starts from its beginning, not from its last checkpoint: {error}")
+        return {}
 
 
 def _train(spec: TrialSpec, recorder: TrialRecorder, heritage: Sequence[WeightInheritance]) -> list[str]:
     """Fit the candidate; returns the names that were logged."""
-    saved = saved_state(spec.directory)
+    states = saved_states(spec.directory)
+    saved = states.get(STATE_KEY)
     if saved is not None and (saved["stopped"] or saved["failure"]):
         recorder.load_state_dict(saved)
         for each in heritage:
-            each.load_state_dict(saved_state(spec.directory, HERITAGE) or {})
+            each.load_state_dict(states.get(HERITAGE) or {})
         return []
     architecture, data_parameters = split_architecture(spec.architecture)
     module = spec.builder.build(architecture)
@@ -179,13 +190,13 @@ def _train(spec: TrialSpec, recorder: TrialRecorder, heritage: Sequence[WeightIn
             trainer,
             module,
             data,
-            None if saved is None else str(spec.directory and spec.directory / "last.ckpt"),
+            None if saved is None or spec.directory is None else last_checkpoint(spec.directory),
         )
     return sorted(trainer.callback_metrics)
 
 
-def _fit(trainer: Trainer, module: LightningModule, data: Mapping[str, Any], ckpt_path: str | None) -> None:
-    resume: dict[str, Any] = {} if ckpt_path is None else {"ckpt_path": ckpt_path, "weights_only": False}
+def _fit(trainer: Trainer, module: LightningModule, data: Mapping[str, Any], ckpt_path: Path | None) -> None:
+    resume: dict[str, Any] = {} if ckpt_path is None else {"ckpt_path": str(ckpt_path), "weights_only": True}
     try:
         trainer.fit(module, **data, **resume)
     except SIGTERMException:  # a cluster takes the machine back
@@ -239,7 +250,7 @@ def _leave_out_checkpoints(module: LightningModule) -> None:
 def _finished(spec: TrialSpec, recorder: TrialRecorder) -> TrialResult:
     if recorder.best_step is None:
         return _failed(recorder, recorder.why_none_counts(), "value")
-    best = None if spec.directory is None else spec.directory / "best.ckpt"
+    best = None if spec.directory is None else spec.directory / BEST
     return TrialResult(
         state="pruned" if recorder.pruned else "complete",
         score=recorder.history[recorder.best_step],

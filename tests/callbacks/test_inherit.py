@@ -276,4 +276,4 @@ class TestArguments:
         assert callback.state_dict() == {}
         callback.load_state_dict({"share": 0.5, "reason": ""})
         assert callback.inherited is not None and callback.inherited.epochs == 4
-        assert callback.state_dict() == {"share": 0.5, "reason": ""}
+        assert callback.state_dict() == {"format": 1, "share": 0.5, "reason": ""}

@@ -79,17 +79,23 @@ def broken(change: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r.pop("tensors"), "Expected a recipe"),
-        (lambda r: r.update(format=2), "format 1, got 2"),
+        (lambda r: r.pop("tensors"), "expected `tensors` to be there, got nothing"),
+        (lambda r: r.update(format=2), "has format 2, but this version"),
         (lambda r: r["tensors"].update({"stem.wight": r["tensors"]["stem.weight"]}), "Did you mean `stem.weight`"),
         (lambda r: r["tensors"]["stem.weight"].update(shape=[9, 3, 3, 3]), "Expected `stem.weight` of shape"),
-        (lambda r: r["tensors"]["stem.weight"].update(index={"0": [[0, 99]]}), "not well formed: ranges"),
+        (
+            lambda r: r["tensors"]["stem.weight"].update(index={"0": [[0, 99]]}),
+            r"not well formed: expected ranges in \[0, 8\)",
+        ),
         (lambda r: r["tensors"]["stem.weight"].update(index={"0": [[-3, 2]]}), "not well formed"),
-        (lambda r: r["tensors"]["stem.weight"].update(index={"7": [[0, 1]]}), "not well formed"),
+        (lambda r: r["tensors"]["stem.weight"].update(index={"7": [[0, 1]]}), "has no dimension '7'"),
+        (lambda r: r["tensors"]["stem.weight"].update(index={"0": [[0, 8]] * 65}), "more than 64 times as large"),
+        (lambda r: r["tensors"]["stem.weight"].update(shape=[10**12, 3, 3, 3]), "Expected `stem.weight` of shape"),
         (lambda r: r["tensors"]["stem.weight"].update(index=3), "not well formed"),
         (lambda r: r["attributes"].update({"steam": {"out_channels": 1}}), "`steam` that the module lacks"),
         (lambda r: r["attributes"]["stem"].update(forward=1), "to be a size"),
-        (lambda r: r["attributes"]["stem"].update(out_channels="rm"), "to be a size"),
+        (lambda r: r["attributes"]["stem"].update(out_channels="rm"), "`attributes.stem.out_channels` to be a list"),
+        (lambda r: r["attributes"]["stem"].update(out_channels=10**9), "at most 64 times 8 for `stem.out_channels`"),
     ],
 )
 def test_other_recipes_change_nothing(change: Any, message: str) -> None:

@@ -19,7 +19,8 @@ from lightning_autoarch.training.data import TrialData
 from lightning_autoarch.training.inherit import SILENT
 from lightning_autoarch.training.isolation import isolated, rng_state, seeded, set_rng_state, trial_seed
 from lightning_autoarch.training.module import ModuleBuilder
-from lightning_autoarch.training.trial import MonitorMissing, TrialSpec, is_out_of_memory, run_trial, saved_state
+from lightning_autoarch.training.recorder import STATE_KEY
+from lightning_autoarch.training.trial import MonitorMissing, TrialSpec, is_out_of_memory, run_trial, saved_states
 
 
 class Scheduled(nets.Net):
@@ -88,7 +89,7 @@ def test_an_interrupted_trial_continues_bit_for_bit(tmp_path: Path, kind: str) -
     whole = run_trial(spec(tmp_path / "a", architecture={"kind": kind}), never)
     with pytest.raises(KeyboardInterrupt):
         run_trial(spec(tmp_path / "b", architecture={"kind": kind}), interrupting(3))
-    assert len(saved_state(tmp_path / "b")["history"]) == 3
+    assert len(saved_states(tmp_path / "b")[STATE_KEY]["history"]) == 3
     torch.manual_seed(99)
     continued = run_trial(spec(tmp_path / "b", architecture={"kind": kind}), never)
     assert continued.history == whole.history

@@ -29,7 +29,12 @@ from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.schedule import Place, check_place, steps
 from lightning_autoarch.prune.targets import Patterns
 from lightning_autoarch.prune.units import Norm, UnitScope
+from lightning_autoarch.schema import VERSION, Schema, is_empty
 from lightning_autoarch.structure import apply_recipe_, check_carriable
+from lightning_autoarch.structure.recipe import RECIPE
+
+KEY = "lightning_autoarch.ChannelPruning"  # in checkpoints; a name follows where a Trainer has two
+SCHEMA = Schema("ChannelPruning", 1, {"recipe": RECIPE})
 
 
 class ChannelPruning(Callback):
@@ -105,19 +110,20 @@ class ChannelPruning(Callback):
 
     @property
     def state_key(self) -> str:
-        key = "lightning_autoarch.ChannelPruning" + (f".{self.name}" if self.name else "")
+        key = KEY + (f".{self.name}" if self.name else "")
         check_unique(self, key, "Give one of them a `name`.")
         return key
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.recipe is None else {"format": 1, "recipe": self.recipe}
+        return {} if self.recipe is None else {VERSION: SCHEMA.version, "recipe": self.recipe}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.recipe = state_dict.get("recipe")
+        if not is_empty(state_dict):
+            self.recipe = SCHEMA.read(state_dict)["recipe"]
 
     def start_from(self, state_dict: Mapping[str, Any]) -> None:
         """The next fit begins with the weights of another, whose `state_dict` this is, and as small as they are."""
-        self._goes_on_from = state_dict["recipe"]
+        self._goes_on_from = SCHEMA.read(state_dict)["recipe"]
 
     def forget(self) -> None:
         """As if no module had been made smaller yet."""
@@ -163,12 +169,12 @@ class ChannelPruning(Callback):
             return
         self.forget()  # another module than that of the fit before
         before, self._goes_on_from = self._goes_on_from, None
-        path, weights_only = checkpoint_path(trainer)
-        state = None if path is None else callback_state(path, self.state_key, weights_only)
+        path, trusted = checkpoint_path(trainer)
+        state = None if path is None else callback_state(path, self.state_key, trusted=trusted)
         if before is not None:
             self._shrink_to(trainer, pl_module, before)
         elif state is not None:
-            self._shrink_to(trainer, pl_module, state["recipe"])
+            self._shrink_to(trainer, pl_module, SCHEMA.read(state)["recipe"])
         elif self.is_before:
             if self.distill is not None and self.distill.teacher is None:
                 self.distill.teacher = detached_copy(pl_module)

@@ -25,7 +25,9 @@ from lightning_autoarch.prune.amounts import non_negative
 from lightning_autoarch.prune.distillation import KINDS, OutputLoss, check_temperature, output_loss
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.names import plain_name
+from lightning_autoarch.schema import VERSION, Schema, is_empty, text
 
+SCHEMA = Schema("Distillation", 1, {"teacher": text()})
 Step = Callable[..., Any]
 
 
@@ -83,10 +85,12 @@ class Distillation(Callback):
         return f"lightning_autoarch.Distillation{self.layer and '.'}{self.layer}"
 
     def state_dict(self) -> dict[str, Any]:
-        return {"teacher": "the module as the fit began"} if self._was_module else {}
+        if not self._was_module:
+            return {}
+        return {VERSION: SCHEMA.version, "teacher": "the module as the fit began"}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._resumes = bool(state_dict)
+        self._resumes = not is_empty(state_dict) and bool(SCHEMA.read(state_dict))
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles know nothing of a fit that runs: neither its module nor its teacher."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 
@@ -95,12 +94,28 @@ def prune_trained(
 
 def save_pruned(trainer: Trainer, path: Path) -> None:
     """Weights and hyperparameters; where channels were removed also the recipe, which `load_pruned` needs."""
-    trainer.save_checkpoint(path, weights_only=True)
     removed = recipes(trainer)
-    if removed and trainer.is_global_zero:
-        content = torch.load(path, map_location="cpu", weights_only=False)  # just written
-        torch.save({**content, "callbacks": removed}, path)
-    trainer.strategy.barrier()
+    with _added_to_checkpoints(trainer.lightning_module, {"callbacks": removed} if removed else {}):
+        trainer.save_checkpoint(path, weights_only=True)
+
+
+@contextlib.contextmanager
+def _added_to_checkpoints(module: LightningModule, entries: Mapping[str, Any]) -> Iterator[None]:
+    """What is saved of the module meanwhile has these entries too; the module's own hook goes first."""
+    own, was_on_instance = module.on_save_checkpoint, "on_save_checkpoint" in module.__dict__
+
+    def on_save_checkpoint(checkpoint: dict[str, Any]) -> None:
+        own(checkpoint)
+        checkpoint.update(entries)
+
+    module.on_save_checkpoint = on_save_checkpoint  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        if was_on_instance:
+            module.on_save_checkpoint = own  # type: ignore[method-assign]
+        else:
+            del module.on_save_checkpoint
 
 
 def sizes_on_disk(

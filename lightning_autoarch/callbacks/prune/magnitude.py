@@ -21,6 +21,7 @@ from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.masked import FLOOR, SCOPES, MaskedWeights, Scope, prune_further
 from lightning_autoarch.prune.schedule import IterativeSparsity, SparsitySchedule, check_sparsity
 from lightning_autoarch.prune.targets import Patterns, match_values
+from lightning_autoarch.schema import is_empty
 
 ROUNDING = 1e-9  # of a schedule that comes to its final sparsity by arithmetic
 
@@ -180,5 +181,10 @@ class MagnitudePruning(MaskedTraining):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        if "snapshot" in state_dict:
+        if not is_empty(state_dict) and "snapshot" in state_dict:
             self._snapshot = Snapshot(state_dict["snapshot"])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._snapshot is not None and self._loaded is not None:
+            self._snapshot.check(trainer, pl_module)
+        super().on_fit_start(trainer, pl_module)

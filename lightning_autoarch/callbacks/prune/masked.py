@@ -37,6 +37,7 @@ from lightning_autoarch.callbacks.prune.checks import (
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.holding import Holding
 from lightning_autoarch.callbacks.prune.hooks import assert_ranks_agree, averages, total_steps
+from lightning_autoarch.callbacks.prune.rewind import SNAPSHOT
 from lightning_autoarch.callbacks.prune.steps import optimizers_of, overflowed
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.callbacks.prune.trained import as_ever_trained
@@ -45,7 +46,22 @@ from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.masked import MaskedWeights, masks_of
 from lightning_autoarch.prune.targets import Patterns, Targets, examine_targets
+from lightning_autoarch.schema import (
+    VERSION,
+    Schema,
+    data,
+    flag,
+    is_empty,
+    mapping,
+    optional,
+    record,
+    sequence,
+    tensor,
+    whole,
+)
 
+SCHEMA_VERSION = 1
+MASK = record({"shape": sequence(whole()), "words": tensor(torch.uint8, 1)})  # of `BitMask.state`
 ENDLESS = 10**12  # optimizer steps, more than any fit has
 
 
@@ -160,7 +176,7 @@ class MaskedTraining(Callback):
             return {}
         distill = {} if self.distill is None else self.distill.state_dict()
         return {
-            "format": 1,
+            VERSION: SCHEMA_VERSION,
             "masks": self.weights.state(),
             "changed_at": self._changed_at,
             "postponed": self._postponed,
@@ -168,15 +184,26 @@ class MaskedTraining(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict:
-            self._loaded = masks_of(state_dict["masks"])
-            self._changed_at, self._postponed = state_dict["changed_at"], state_dict["postponed"]
+        if not is_empty(state_dict):
+            state = self._schema.read(state_dict)
+            self._loaded = masks_of(state["masks"])
+            self._changed_at, self._postponed = state["changed_at"], state["postponed"]
             if self.distill is not None:
-                self.distill.load_state_dict(state_dict["distill"])
+                self.distill.load_state_dict(state.get("distill", {}))
 
     def start_from(self, state_dict: Mapping[str, Any]) -> None:
         """Let the next fit begin with the masks of another's `state_dict`."""
-        self._loaded, self._changed_at = masks_of(state_dict["masks"]), None
+        self._loaded, self._changed_at = masks_of(self._schema.read(state_dict)["masks"]), None
+
+    @property
+    def _schema(self) -> Schema:
+        """Of what `state_dict` writes."""
+        return Schema(
+            type(self).__name__,
+            SCHEMA_VERSION,
+            {"masks": mapping(MASK), "changed_at": optional(whole()), "postponed": flag()},
+            {"distill": mapping(data()), "snapshot": SNAPSHOT},
+        )
 
     def forget(self) -> None:
         """Give up the masks: the next fit starts with none."""

@@ -10,6 +10,19 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from lightning_autoarch.errors import CheckpointError, shown
+from lightning_autoarch.schema import data, mapping, record, sequence, tensor, whole
+
+SNAPSHOT = record(
+    {
+        "module": mapping(tensor()),
+        "optimizers": sequence(
+            record({"state": record({}), "param_groups": sequence(record({"params": sequence(whole())}))})
+        ),
+        "schedulers": sequence(mapping(data())),
+    }
+)  # of what a checkpoint holds
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -27,6 +40,27 @@ class Snapshot:
                 "schedulers": [copy.deepcopy(each.scheduler.state_dict()) for each in trainer.lr_scheduler_configs],
             }
         )
+
+    def check(self, trainer: Trainer, module: LightningModule) -> None:
+        """See that one from a checkpoint fits, before training and not when it is gone back to.
+
+        Raises:
+            CheckpointError: it is of another module, or of other optimizers.
+        """
+        here = {name: tuple(value.shape) for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+        there = {name: tuple(value.shape) for name, value in self.state["module"].items()}
+        odd = next((name for name in {**here, **there} if here.get(name) != there.get(name)), None)
+        if odd is not None:
+            raise CheckpointError(
+                f"Expected the weights to rewind to in the checkpoint, of shape {here.get(odd, 'none')} for "
+                f"`{shown(odd)}`, got {there.get(odd, 'none')}: it is of another module."
+            )
+        sizes = [[len(group["params"]) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+        stored = [[len(group["params"]) for group in each["param_groups"]] for each in self.state["optimizers"]]
+        if sizes != stored or len(self.state["schedulers"]) != len(trainer.lr_scheduler_configs):
+            raise CheckpointError(
+                "Expected the optimizers and schedulers of this fit in what the checkpoint rewinds to, got others."
+            )
 
     @torch.no_grad()
     def restore_(self, trainer: Trainer) -> None:

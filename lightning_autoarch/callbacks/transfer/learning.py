@@ -36,10 +36,11 @@ from lightning_autoarch.callbacks.transfer.merged import check_averages, restore
 from lightning_autoarch.callbacks.transfer.order import FoundRates, check_alone, come_before_tuners
 from lightning_autoarch.callbacks.transfer.recipe import Plan, Recipe
 from lightning_autoarch.callbacks.transfer.recomputed import Recomputed
-from lightning_autoarch.callbacks.transfer.resume import check_state, planned_epochs
+from lightning_autoarch.callbacks.transfer.resume import SCHEMA, check_state, planned_epochs
 from lightning_autoarch.callbacks.transfer.sources import Source, reset_parameters, started_from, take_over
 from lightning_autoarch.callbacks.transfer.warm_up import WarmUp
 from lightning_autoarch.errors import TransferError
+from lightning_autoarch.schema import VERSION, is_empty
 from lightning_autoarch.transfer.contents import Weights, check_weights
 from lightning_autoarch.transfer.grids import Grid
 from lightning_autoarch.transfer.newness import not_taken_over
@@ -179,7 +180,7 @@ class TransferLearning(Callback):
             return {}
         recomputed = None if self._fit is None else self._fit.recomputed
         return {
-            "format": 1,
+            VERSION: SCHEMA.version,
             "epochs": self._epochs,
             "groups": self.recipe.groups(),
             "start": dict(self._start),
@@ -189,7 +190,7 @@ class TransferLearning(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._loaded = state_dict or None
+        self._loaded = None if is_empty(state_dict) else SCHEMA.read(state_dict)
         if self._loaded is not None and self._fit is not None:
             self._resume(self._fit, self._loaded)
 
@@ -207,7 +208,7 @@ class TransferLearning(Callback):
 
     def start_from(self, state_dict: Mapping[str, Any]) -> None:
         """The next fit begins with the weights of another, whose `state_dict` this is, and takes over none."""
-        self._goes_on_from = state_dict
+        self._goes_on_from = SCHEMA.read(state_dict)
 
     def forget(self) -> None:
         """As if no fit had been."""

@@ -7,8 +7,15 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from lightning_autoarch.callbacks.transfer.recipe import Recipe
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.errors import TransferError, shown
+from lightning_autoarch.schema import Schema, data, flag, mapping, optional, sequence, tensor, text, whole
 
+SCHEMA = Schema(
+    "TransferLearning",
+    1,
+    {"epochs": optional(whole()), "groups": mapping(data()), "start": mapping(tensor())},
+    {"new": sequence(text()), "adapters": mapping(tensor()), "recomputed": flag()},
+)
 LONG = 10**6  # epochs of a fit that `fast_dev_run` cuts off after one: nothing is planned for that one
 
 
@@ -39,9 +46,10 @@ def check_state(state: dict[str, Any] | None, recipe: Recipe, *, resumes: bool) 
             )
         return None
     for name, today in recipe.groups().items():
-        if state["groups"][name] != today:
+        stored = state["groups"].get(name)
+        if stored != today:
             raise TransferError(
-                f"Expected `{name}={state['groups'][name]!r}`, as in the fit that is resumed, got {today!r}: its "
+                f"Expected `{name}={shown(repr(stored))}`, as in the fit that is resumed, got {today!r}: its "
                 "optimizer has other parameter groups. To go on differently pass the file as `checkpoint`, not as "
                 "`ckpt_path`."
             )

@@ -1,0 +1,92 @@
+"""A trial's checkpoint holds data alone, so that it can be read without running code: seen to when it is written.
+
+What a trial needs to go on (weights, optimizers, states of callbacks) has to be plain: tensors, numbers, strings, lists
+and dicts. Otherwise the search ends at its first checkpoint, not after hours when one is read. Hyperparameters are not
+needed, as the module is built before: of those that are no plain data (a class, a member of an Enum, a module) the
+checkpoint holds what they were in words, by which `load_from_checkpoint` has to be given them.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+
+from lightning_autoarch.errors import CheckpointError, SearchError
+from lightning_autoarch.reading import read_archive, read_part
+from lightning_autoarch.schema import described, first_strange
+from lightning_autoarch.search.choices import written
+
+
+class CheckpointNotPlain(SearchError):
+    """The checkpoint of a trial would hold something that only running code gives back."""
+
+
+def check_reads_back(path: Path, content: Mapping[str, Any] | None) -> None:
+    """See that a checkpoint that was just written can be read as data; it is removed if it cannot.
+
+    Args:
+        path: of the file.
+        content: what is in it; None: not known.
+
+    Raises:
+        CheckpointNotPlain: it cannot; the message names what stands in the way.
+    """
+    strange = ("", None) if content is None else first_strange(content)
+    if strange is None:
+        return
+    try:
+        read_archive(path)  # classes that the user has declared safe are read
+    except CheckpointError as error:
+        path.unlink(missing_ok=True)
+        where, what = strange
+        raise CheckpointNotPlain(
+            f"The checkpoint of a trial would hold {described(what)} under {where or 'its root'}, which cannot be read "
+            "without running code: the trial could not be continued, nor its weights be used. Let that state be "
+            "tensors and plain Python, such as `float(x)` or `x.tolist()`; or declare the class safe before the "
+            "search, in every process: `torch.serialization.add_safe_globals([...])`."
+        ) from error
+
+
+def put_hyperparameters_in_words(checkpoint: dict[str, Any]) -> None:
+    """In place of each hyperparameter in a Lightning checkpoint that cannot be read as data, what it was in words."""
+    for kind in (LightningModule, LightningDataModule):
+        held = checkpoint.get(kind.CHECKPOINT_HYPER_PARAMS_KEY)
+        if held is None or _reads_back(held):
+            continue
+        checkpoint.pop(kind.CHECKPOINT_HYPER_PARAMS_TYPE, None)
+        checkpoint[kind.CHECKPOINT_HYPER_PARAMS_KEY] = {
+            str(name): value if _reads_back(value) else _in_words(value) for name, value in _entries(held)
+        }
+
+
+def _entries(held: Any) -> list[tuple[Any, Any]]:
+    try:
+        return [(name, held[name]) for name in held]
+    except Exception:  # a container of the user's, such as a config whose interpolations do not resolve
+        return []
+
+
+def _in_words(value: Any) -> Any:
+    try:
+        form = written(value)
+    except Exception:  # whatever the `repr` of an object of the user's raises
+        return described(value)
+    return form if first_strange(form) is None else described(value)
+
+
+def _reads_back(value: Any) -> bool:
+    if first_strange(value) is None:
+        return True
+    file = io.BytesIO()
+    try:
+        torch.save(value, file)
+        read_part(file.getvalue(), "a hyperparameter")
+    except (CheckpointError, pickle.PickleError, AttributeError, TypeError, RuntimeError):
+        return False
+    return True
