@@ -153,7 +153,7 @@ class TestTrials:
 
     def test_parents(self, received: Path, marker: Path, tmp_path: Path) -> None:
         evil(best(received), marker)
-        search = fitted(received, inherit="best", n_trials=2)
+        search = fitted(received, inherit="best", n_trials=2, accept_changes=True)
         assert search.study is not None and not marker.exists()
         child = search.study.trials[1].user_attrs
         assert child["parent"] == 0 and child["inherited"] == 0 and "could run code" in child["inherited_reason"]
@@ -161,7 +161,7 @@ class TestTrials:
     def test_parent_outside(self, received: Path, marker: Path, tmp_path: Path) -> None:
         best(received).unlink()
         set_attribute(received, "checkpoint", str(evil(tmp_path / "outside.ckpt", marker)))
-        search = fitted(received, inherit="nearest", n_trials=2)
+        search = fitted(received, inherit="nearest", n_trials=2, accept_changes=True)
         assert search.study is not None and not marker.exists()
         assert search.study.trials[1].user_attrs["parent"] is None
 
@@ -225,7 +225,7 @@ class TestStudies:
         set_attribute(received, "architecture", architecture)
         outside = isinstance(architecture, dict)
         expected = (
-            pytest.warns(UserWarning, match="no architectures of the space") if outside else contextlib.nullcontext()
+            pytest.warns(UserWarning, match="no architectures of this space") if outside else contextlib.nullcontext()
         )
         with expected:
             search = fitted(received)

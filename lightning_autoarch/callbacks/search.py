@@ -43,7 +43,7 @@ from lightning_autoarch.callbacks.outer import (
 )
 from lightning_autoarch.callbacks.progress import SearchProgress
 from lightning_autoarch.errors import CheckpointError, SearchError, SpaceError
-from lightning_autoarch.schema import VERSION, Mismatch, Schema, data, is_empty, mapping, optional, real, tensor, whole
+from lightning_autoarch.schema import VERSION, Mismatch, Schema, data, is_empty, mapping, optional, real, whole
 from lightning_autoarch.search.board import html_table, leaderboard
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.conditions import Conditions
@@ -78,7 +78,7 @@ from lightning_autoarch.training.trial_files import inside, own_directory, read_
 if TYPE_CHECKING:
     import pandas as pd
 
-WEIGHTS = mapping(tensor())
+WEIGHTS = mapping(data())  # extra state need not be tensors
 After = Literal["train", "keep", "stop"]
 
 _DRAWS = 20  # architectures among which some are built before the first trial, to see that names of the space are taken

@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 from torch import nn
 
 from lightning_autoarch.errors import CheckpointError, shown
-from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.reading.weights import read_with_weights
+from lightning_autoarch.schema import Mismatch, data, is_empty, mapping
 from lightning_autoarch.structure import apply_recipe_
 
 M = TypeVar("M", bound=nn.Module)
+WEIGHTS = mapping(data())  # what `load_state_dict` takes: extra state need not be tensors
 KEY = "lightning_autoarch.ChannelPruning"
 
 
@@ -37,9 +39,15 @@ def load_pruned(module: M, checkpoint: str | Path | Mapping[str, Any], recipe: M
 
         model = load_pruned(MyModule(**hparams), "small.ckpt")
     """
+    if not isinstance(checkpoint, Mapping | str | Path):
+        raise PruneTypeError(f"Expected a path or what a checkpoint holds, got {shown(checkpoint)}.")
     content: Mapping[str, Any] = checkpoint if isinstance(checkpoint, Mapping) else read_with_weights(Path(checkpoint))
     found = recipe if recipe is not None else _recipe_in(content)
     state = content.get("state_dict", content)
+    try:
+        WEIGHTS(state, "state_dict")
+    except Mismatch as mismatch:
+        raise CheckpointError(f"Expected the weights of a module that lost channels: {mismatch}.") from None
     apply_recipe_(module, found)
     try:
         module.load_state_dict(state)
@@ -55,7 +63,12 @@ def load_pruned(module: M, checkpoint: str | Path | Mapping[str, Any], recipe: M
 def _recipe_in(content: Mapping[str, Any]) -> Mapping[str, Any]:
     states = content.get("callbacks")
     for key, state in states.items() if isinstance(states, Mapping) else ():
-        if isinstance(key, str) and key.startswith(KEY) and isinstance(state, Mapping) and state.get("recipe"):
+        if (
+            isinstance(key, str)
+            and key.startswith(KEY)
+            and isinstance(state, Mapping)
+            and not is_empty(state.get("recipe"))
+        ):
             recipe: Mapping[str, Any] = state["recipe"]
             return recipe
     raise PruneValueError(
