@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def read_with_weights(path: Path) -> Mapping[str, Any]:
     Raises:
         CheckpointError: not there, broken, or with anything in it that is not data.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # `Path.is_file` raises for a name that no file can have
         raise CheckpointError(f"Expected a checkpoint at {path}, got no file there.")
     return with_plain_weights(read_archive(path), str(path), path.stat().st_size)
 
