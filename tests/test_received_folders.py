@@ -151,6 +151,7 @@ class TestTrials:
             with pytest.raises(CheckpointError):
                 fitted(received, after="keep")
 
+    @pytest.mark.filterwarnings("ignore:The study `Module` is continued under other conditions")
     def test_parents(self, received: Path, marker: Path, tmp_path: Path) -> None:
         evil(best(received), marker)
         search = fitted(received, inherit="best", n_trials=2, accept_changes=True)
@@ -158,6 +159,7 @@ class TestTrials:
         child = search.study.trials[1].user_attrs
         assert child["parent"] == 0 and child["inherited"] == 0 and "could run code" in child["inherited_reason"]
 
+    @pytest.mark.filterwarnings("ignore:The study `Module` is continued under other conditions")
     def test_parent_outside(self, received: Path, marker: Path, tmp_path: Path) -> None:
         best(received).unlink()
         set_attribute(received, "checkpoint", str(evil(tmp_path / "outside.ckpt", marker)))
