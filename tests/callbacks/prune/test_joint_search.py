@@ -418,9 +418,17 @@ class TestResume:
 
     def test_a_study_of_another_space_of_sparsities(self, tmp_path: Path) -> None:
         fit(tmp_path, search(n_trials=1), pruning(), max_epochs=1)
-        other = {**SPACE, "prune.sparsity": Float(0.5, 0.95)}
-        with pytest.raises(SearchError, match=r"`prune.sparsity`: stored .*0.9.*given .*0.95"):
+        other = {**SPACE, "prune.sparsity": Float(0.5, 0.9, log=True)}
+        with pytest.raises(SearchError, match=r"prune.sparsity"):
             fit(tmp_path, search(other), pruning())
+
+    def test_a_wider_range_of_sparsities_keeps_its_trials(self, tmp_path: Path) -> None:
+        first = search(n_trials=1)
+        fit(tmp_path, first, pruning(), max_epochs=1)
+        trained = first.study.trials[0].params
+        wider = search({**SPACE, "prune.sparsity": Float(0.5, 0.95)}, n_trials=2)
+        fit(tmp_path, wider, pruning(), max_epochs=1)
+        assert [trial.params == trained for trial in wider.study.trials] == [True, False]
 
 
 @pytest.mark.parametrize("strategy", ["bayesian", "genetic"])
