@@ -128,7 +128,7 @@ def _halves(call: Call, factor: Labels, dim: int, count: int) -> list[Labels]:
 def cat(call: Call) -> Sequence[Factors]:
     """One behind the other: channels keep their labels, at an offset."""
     inputs: list[Tensor] = [x for x in call.args["tensors"] if x.dim() > 1 or x.numel()]
-    layouts = [call.flow.of(x) for x in inputs]
+    layouts = [_as_merged(call, call.flow.of(x)) for x in inputs]
     rank = call.outputs[0].dim()
     dim = call.args.get("dim", 0) % rank
     rows = [_row_over(call, layout, dim) for layout in layouts]
@@ -139,6 +139,11 @@ def cat(call: Call) -> Sequence[Factors]:
     wide = [np.broadcast_to(row, [row.shape[d] if d == dim else sizes[d] for d in range(rank)]) for row in rows]
     joined = join(call.sets, rest, rank, call.place)
     return [settled(call.sets, [np.concatenate(wide, axis=dim), *joined])]
+
+
+def _as_merged(call: Call, layout: Layout) -> Layout:
+    """Without the dimensions along which channels have become one since: in one part as in the others."""
+    return Layout(layout.shape, settled(call.sets, layout.factors), layout.source)
 
 
 def _row_over(call: Call, layout: Layout, dim: int) -> Labels:
