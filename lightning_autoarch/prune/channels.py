@@ -23,7 +23,15 @@ from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.names import plain_name
 from lightning_autoarch.prune.targets import Patterns
 from lightning_autoarch.prune.units import Norm, UnitScope, unit_scores
-from lightning_autoarch.structure import ChannelGraph, ChannelGroup, PlanError, Resized, recipe_of, remove_channels_
+from lightning_autoarch.structure import (
+    ChannelGraph,
+    ChannelGroup,
+    PlanError,
+    Resized,
+    recipe_of,
+    rehearse,
+    remove_channels_,
+)
 
 PROBES = 12  # bisections of the share of units: a 4096th
 ALL = 1.0 - 1e-9  # a share of the units with which the fewest stay that may
@@ -162,15 +170,21 @@ def _left_words(left: Mapping[str, str]) -> str:
     )
 
 
-def check_prunable(module: nn.Module, example_inputs: Any, target: Target, **options: Any) -> None:
+def check_prunable(
+    module: nn.Module, example_inputs: Any, target: Target, *, also_runs: Any = None, **options: Any
+) -> None:
     """Raise now what `prune_channels_` would raise later, whatever the weights are by then: tried on a copy.
 
     Args:
         module, example_inputs, options: as in `prune_channels_`.
+        also_runs: inputs with which the smaller module has to run too, without being followed.
         target: whether it is in reach, unless it is a latency, which is not measured.
     """
     known = target.parameters is not None or target.flops is not None
-    prune_channels_(detached_copy(module), example_inputs, target if known else Target(share=ALL), **options)
+    copied = detached_copy(module)
+    prune_channels_(copied, example_inputs, target if known else Target(share=ALL), **options)
+    if also_runs is not None:
+        rehearse(copied, also_runs)
 
 
 class _Search:

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_autoarch.structure import left_as_it_was
+from lightning_autoarch.structure import left_as_it_was, run_on
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ def cost_of(module: nn.Module, example_inputs: Any, *, latency: bool = False) ->
 def _flops_of_copy(module: nn.Module, example_inputs: Any) -> int:
     """Without memory, or with where the forward looks at values."""
     try:
-        return count_flops(call, _meta_copy(module).eval(), inputs_on_meta(example_inputs))
+        return count_flops(run_on, _meta_copy(module).eval(), inputs_on_meta(example_inputs))
     except RuntimeError:
-        return count_flops(call, detached_copy(module).eval(), example_inputs)
+        return count_flops(run_on, detached_copy(module).eval(), example_inputs)
 
 
 def count_flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
@@ -71,7 +71,7 @@ def flops_by_density(
         copied, inputs = cheap_copy(module, example_inputs)
         root = type(copied).__name__
         with _composed(), FlopCounterMode(display=False) as counter:
-            call(copied, inputs)
+            run_on(copied, inputs)
     counted = counter.get_flop_counts()
     spared = sum(sum(counted.get(f"{root}.{path}", {}).values()) * (1 - d) for path, d in densities.items())
     whole = int(counter.get_total_flops())
@@ -86,7 +86,7 @@ def cheap_copy(module: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
     meta, inputs = _meta_copy(module).eval(), inputs_on_meta(example_inputs)
     try:
         with torch.no_grad():
-            call(meta, inputs)
+            run_on(meta, inputs)
     except RuntimeError:  # what else may be wrong with the forward shows again where the copy is used
         return detached_copy(module).eval(), example_inputs
     return meta, inputs
@@ -108,17 +108,10 @@ def seconds_of_each(modules: Sequence[nn.Module], example_inputs: Any, runs: int
             for module, own in zip(modules, times, strict=True):
                 _wait(example_inputs)
                 start = time.perf_counter()
-                call(module, example_inputs)
+                run_on(module, example_inputs)
                 _wait(example_inputs)
                 own.append(time.perf_counter() - start)
     return [statistics.median(own[2:]) for own in times]
-
-
-def call(module: nn.Module, example_inputs: Any) -> Any:
-    """A tuple is the arguments, a dict the keywords, anything else the one argument."""
-    if isinstance(example_inputs, tuple):
-        return module(*example_inputs)
-    return module(**example_inputs) if isinstance(example_inputs, dict) else module(example_inputs)
 
 
 def detached_copy(module: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module:

@@ -15,21 +15,27 @@
 (Conv2d(3, 3, kernel_size=(3, 3), stride=(1, 1)), 108, {'num_features': 3})
 """
 
+from lightning_autoarch.structure.calls import CallRecorder, Calls, ModuleCall, run_on
+from lightning_autoarch.structure.followable import followable
 from lightning_autoarch.structure.graph import ChannelGraph, remove_channels_
 from lightning_autoarch.structure.groups import ChannelGroup, Member, channel_groups
 from lightning_autoarch.structure.optimizer import carry_optimizer_state, check_carriable
 from lightning_autoarch.structure.plan import Change
 from lightning_autoarch.structure.recipe import apply_recipe_, chain_recipes, recipe_of
+from lightning_autoarch.structure.rehearsal import rehearse
 from lightning_autoarch.structure.resize import PlanError, Resized
 from lightning_autoarch.structure.rest import left_as_it_was
 from lightning_autoarch.structure.trace import Trace, trace
 from lightning_autoarch.structure.widen import widen_
 
 __all__ = [
+    "CallRecorder",
+    "Calls",
     "Change",
     "ChannelGraph",
     "ChannelGroup",
     "Member",
+    "ModuleCall",
     "PlanError",
     "Resized",
     "Trace",
@@ -38,9 +44,12 @@ __all__ = [
     "chain_recipes",
     "channel_groups",
     "check_carriable",
+    "followable",
     "left_as_it_was",
     "recipe_of",
+    "rehearse",
     "remove_channels_",
+    "run_on",
     "trace",
     "widen_",
 ]

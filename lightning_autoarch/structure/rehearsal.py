@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from lightning_autoarch.errors import StructureError
+from lightning_autoarch.structure.calls import run_on
 from lightning_autoarch.structure.rest import left_as_it_was
 
 
@@ -19,10 +20,8 @@ def rehearse(module: nn.Module, example_inputs: Any) -> None:
         StructureError: the forward raised.
     """
     given = tree_map_only(Tensor, torch.clone, example_inputs)
-    kwargs = given if isinstance(given, dict) else {}
-    args = () if isinstance(given, dict) else given if isinstance(given, (tuple, list)) else (given,)
     with left_as_it_was(module), torch.no_grad():
         try:
-            module(*args, **kwargs)
+            run_on(module, given)
         except Exception as error:
             raise StructureError(f"The forward of the resized module raised {type(error).__name__}: {error}") from error

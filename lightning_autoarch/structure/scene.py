@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 
 from lightning_autoarch.structure.attention import heads_spelled_out
 from lightning_autoarch.structure.recurrent import sequences_shortened
@@ -108,15 +107,6 @@ def _plain_kernels() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
         torch._C._set_mkldnn_enabled(mkldnn)
         torch._C._set_cudnn_enabled(cudnn)
-
-
-def arguments(example_inputs: Any, fake: FakeTensorMode) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments, their tensors fake: a tuple or list is unpacked, a dict passed by keyword."""
-
-    given = tree_map_only(Tensor, fake.from_tensor, example_inputs)
-    if isinstance(given, dict):
-        return (), given
-    return (tuple(given), {}) if isinstance(given, (tuple, list)) else ((given,), {})
 
 
 def tensors_in(value: Any, depth: int = 8) -> Iterator[Tensor]:

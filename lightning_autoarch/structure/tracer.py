@@ -18,13 +18,14 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from lightning_autoarch.errors import StructureError
+from lightning_autoarch.structure.calls import run_on
 from lightning_autoarch.structure.flow import Call, Flow, Product, Step, place
 from lightning_autoarch.structure.labels import LabelClash
 from lightning_autoarch.structure.layout import Layout
 from lightning_autoarch.structure.recurrent import REPEATED
 from lightning_autoarch.structure.results import results_of
 from lightning_autoarch.structure.rules import keeps_source, rule_of
-from lightning_autoarch.structure.scene import arguments, scene, tensors_in
+from lightning_autoarch.structure.scene import scene, tensors_in
 
 Watch = Callable[[Step], None]
 
@@ -48,10 +49,10 @@ def run(
     try:
         with scene(module, flipped=flipped) as fake, _ModulePath(module) as path:
             tracer.path = path
-            args, kwargs = arguments(example_inputs, fake)
+            given = tree_map_only(Tensor, fake.from_tensor, example_inputs)
             tracer.fake = fake
             with tracer:
-                outputs = module(*args, **kwargs)
+                outputs = run_on(module, given)
     except StructureError:
         raise
     except (DataDependentOutputException, DynamicOutputShapeException) as error:

@@ -19,6 +19,7 @@ from lightning_autoarch.callbacks.outer import callback_state, checkpoint_path, 
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.hooks import averages, total_steps
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
+from lightning_autoarch.callbacks.prune.step_calls import StepCalls
 from lightning_autoarch.callbacks.prune.steps import optimizers_of
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.callbacks.unique import check_unique
@@ -56,7 +57,8 @@ class ChannelPruning(Callback):
         p: norm of the weights of a channel, 1 or 2.
         targets: patterns of what may lose channels; None: everything but inputs and outputs of the module.
         exclude: patterns of what may not.
-        example_inputs: for the forward; None: `example_input_array`, or what the batch begins with.
+        example_inputs: for the forward; None: `example_input_array`, or else what the first training step calls: the
+            module itself, or submodules one by one, whose results then keep their channels; see `StepCalls`.
         distill: `Distillation(...)`: a teacher, by default the module as it was, helps to recover.
         name: of the callback in checkpoints, where a Trainer has two.
 
@@ -104,6 +106,7 @@ class ChannelPruning(Callback):
         self.removed: Removed | None = None
         self.recipe: dict[str, Any] | None = None
         self._unchecked = False  # whether it was not tried yet if the module can be made smaller
+        self._calls = StepCalls()  # what stands for example inputs that are not given
         self._step: int | None = None  # after which it prunes; None: not in the course of the fit
         self._small: weakref.ref[LightningModule] | None = None  # the module that was made smaller
         self._goes_on_from: dict[str, Any] | None = None  # the recipe of a fit whose weights come after `setup`
@@ -154,7 +157,7 @@ class ChannelPruning(Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles know nothing of a module."""
         own = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}  # the module's
-        return {**own, "_small": None, "_goes_on_from": None}
+        return {**own, "_small": None, "_goes_on_from": None, "_calls": StepCalls()}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -178,7 +181,7 @@ class ChannelPruning(Callback):
         elif self.is_before:
             if self.distill is not None and self.distill.teacher is None:
                 self.distill.teacher = detached_copy(pl_module)
-            self._prune(trainer, pl_module, None)
+            self._prune(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.distill is not None:
@@ -188,40 +191,53 @@ class ChannelPruning(Callback):
         self._unchecked = not self._is_small(pl_module)
         if self._unchecked:
             _check_optimizers(optimizers_of(trainer))
-        if self.example_inputs is not None or pl_module.example_input_array is not None:
-            self._check(pl_module, None)
+            if self._given(pl_module) is not None:
+                self._check(pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._check(pl_module, batch)
+        if self._given(pl_module) is None and not self._is_small(pl_module):
+            self._calls.begin(pl_module, batch)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        self._check(pl_module)  # a step of several optimizers has not made all of its calls yet: again at its end
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
+        if self._calls.end() or self._unchecked:
+            self._unchecked = True
+            self._check(pl_module)
         if self._step is not None and trainer.global_step >= self._step and not self._is_small(pl_module):
-            self._prune(trainer, pl_module, batch)
-        if self.is_after and self.example_inputs is None and pl_module.example_input_array is None:
-            self.example_inputs = _beginning(batch)
+            self._prune(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.is_after and not self._is_small(pl_module):
-            self._prune(trainer, pl_module, None)
+            self._prune(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._calls.forget()
         if self.distill is not None:
             self.distill.teardown(trainer, pl_module, stage)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._calls.forget()
         if self.distill is not None:
             self.distill.on_exception(trainer, pl_module, exception)
 
     def _is_small(self, module: LightningModule) -> bool:
         return self._small is not None and self._small() is module
 
-    def _check(self, module: LightningModule, batch: Any) -> None:
+    def _check(self, module: LightningModule) -> None:
         """Once in a fit, before it changes a weight."""
-        if self._unchecked:
-            self._unchecked = False
-            check_prunable(module, self._inputs(module, batch), self.target, **self._options)
+        if not self._unchecked:
+            return
+        self._unchecked = False
+        if self._given(module) is not None:
+            check_prunable(module, self._inputs(module), self.target, **self._options)
+            return
+        self._calls.check(module, self.target, self._options)
+        if not self.is_after:
+            self._calls.tell_twins(module)
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -233,11 +249,11 @@ class ChannelPruning(Callback):
             "exclude": self.exclude,
         }
 
-    def _prune(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
+    def _prune(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:
             self.removed = prune_channels_(
                 module,
-                self._inputs(module, batch),
+                self._inputs(module),
                 self.target,
                 optimizers=optimizers_of(trainer),
                 **self._options,
@@ -256,10 +272,13 @@ class ChannelPruning(Callback):
             apply_recipe_(average, recipe)
         self.recipe, self._small = recipe, weakref.ref(module)
 
-    def _inputs(self, module: LightningModule, batch: Any) -> Any:
-        given = self.example_inputs if self.example_inputs is not None else module.example_input_array
-        if given is None and batch is not None:
-            given = _beginning(batch)
+    def _given(self, module: LightningModule) -> Any:
+        return self.example_inputs if self.example_inputs is not None else module.example_input_array
+
+    def _inputs(self, module: LightningModule) -> Any:
+        given = self._given(module)
+        if given is None:
+            given = self._calls.inputs
         if given is None:
             raise PruneValueError(
                 "ChannelPruning runs the forward once and has no input for it: set `self.example_input_array` in the "
@@ -295,8 +314,3 @@ def _check_optimizers(optimizers: list[Optimizer]) -> None:
                 f"{error} Remove channels before the training, `ChannelPruning(..., at=0.0)`, or train with an "
                 "optimizer that keeps a state for each parameter, such as the one inside."
             ) from None
-
-
-def _beginning(batch: Any) -> Any:
-    """What a batch begins with is taken for the input of `forward`; a dict for its keywords."""
-    return batch[0] if isinstance(batch, tuple | list) else batch

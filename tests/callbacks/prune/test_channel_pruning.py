@@ -154,15 +154,20 @@ class ReadsValues(Net):
 
 
 @pytest.mark.parametrize("at", [3, 1.0])
-@pytest.mark.parametrize("example", [True, False])
 @pytest.mark.parametrize(
-    ("module", "options", "error"),
+    ("module", "example", "options", "error"),
     [
-        (ReadsValues, {"share": 0.5}, (StructureError, "reads values of a tensor")),
-        (ReadsValues, {"latency": 0.5}, (StructureError, "reads values of a tensor")),
-        (Net, {"share": 0.5, "targets": "nope"}, (PruneValueError, "matches no group")),
-        (Net, {"share": 0.5, "round_to": 64}, (PruneValueError, "round to fewer")),
-        (Net, {"flops": 1e-4}, (PruneValueError, "^`flops=0.0001` is out of reach")),
+        (ReadsValues, True, {"share": 0.5}, (StructureError, "reads values of a tensor")),
+        (ReadsValues, True, {"latency": 0.5}, (StructureError, "reads values of a tensor")),
+        *(
+            (Net, example, options, (PruneValueError, message))
+            for example in (True, False)
+            for options, message in [
+                ({"share": 0.5, "targets": "nope"}, "matches no group"),
+                ({"share": 0.5, "round_to": 64}, "round to fewer"),
+                ({"flops": 1e-4}, "^`flops=0.0001` is out of reach"),
+            ]
+        ),
     ],
 )
 def test_what_cannot_be_is_an_error_before_a_weight_changes(
@@ -181,8 +186,10 @@ def test_what_cannot_be_is_an_error_before_a_weight_changes(
 def test_a_trial_run_of_one_batch() -> None:
     for at in (5, 0.5):
         fit(net(), ChannelPruning(0.5, at=at), fast_dev_run=True)
+    module = ReadsValues(width=32)
+    module.example_input_array = torch.zeros(2, 4)
     with pytest.raises(StructureError):
-        fit(ReadsValues(width=32), ChannelPruning(0.5, at=5), fast_dev_run=True)
+        fit(module, ChannelPruning(0.5, at=5), fast_dev_run=True)
 
 
 def test_trying_it_first_changes_nothing_of_the_training() -> None:

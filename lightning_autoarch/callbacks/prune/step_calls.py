@@ -1,0 +1,123 @@
+"""`StepCalls`: the inputs of a module, taken from its first training step where nobody has given an example.
+
+The step itself is the example: what it calls with gradients is followed, however it prepares the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from torch import nn
+from torchmetrics import Metric
+
+from lightning_autoarch.errors import StructureError
+from lightning_autoarch.prune.channels import Target, check_prunable
+from lightning_autoarch.prune.cost import detached_copy
+from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.structure import CallRecorder, Calls, followable
+
+REMEDY = (
+    "Set `self.example_input_array` to what the module's `forward` takes (with a `forward` that depends on shapes "
+    "alone), or prune the part that can be followed with `prune_channels_` before the training."
+)
+
+
+class StepCalls:
+    """Of one fit.
+
+    Attributes:
+        inputs: as `example_inputs`; None while there are none.
+    """
+
+    def __init__(self) -> None:
+        self.inputs: Any = None
+        self._recorder: CallRecorder | None = None
+        self._batch: Any = None
+        self._seen = 0  # calls, when they were looked at
+
+    def begin(self, module: LightningModule, batch: Any) -> None:
+        """Record the step that comes, if none was yet."""
+        if self._recorder is None:
+            self._batch = batch
+            self._recorder = CallRecorder(module, skip=lambda part: isinstance(part, Metric)).__enter__()
+
+    def end(self) -> bool:
+        """Of a step. Returns whether it called more than was checked."""
+        if self._recorder is None or not self._recorder.is_on:
+            return False
+        self._recorder.__exit__(None, None, None)
+        return len(self._recorder.calls.calls) > self._seen
+
+    def forget(self) -> None:
+        """No hook stays on the module, and no tensor is held."""
+        if self._recorder is not None:
+            self._recorder.__exit__(None, None, None)
+        self._recorder = self._batch = self.inputs = None
+        self._seen = 0
+
+    def check(self, module: LightningModule, target: Target, options: Mapping[str, Any]) -> None:
+        """Find inputs with which the module can be followed, and made small enough.
+
+        Raises:
+            StructureError: there are none; with the remedy.
+            PruneValueError: as `check_prunable`.
+        """
+        assert self._recorder is not None
+        calls = self._recorder.calls
+        self._seen = len(calls.calls)
+        self.inputs = _as_example(calls) if calls.calls else _beginning(self._batch)
+        try:
+            check_prunable(module, self.inputs, target, **options)
+        except StructureError as error:
+            parts, reasons = followable(detached_copy(module), calls)
+            if not parts.calls or not reasons:
+                raise StructureError(f"{error} {REMEDY}") from error
+            self.inputs = parts
+            try:
+                check_prunable(module, parts, target, also_runs=calls, **options)
+            except (StructureError, PruneValueError) as second:
+                raise type(second)(f"{second} (Before: {error}) {REMEDY}") from second
+            names = ", ".join(f"`{path or type(module).__name__}`" for path in reasons)
+            rank_zero_info(
+                f"ChannelPruning: {names} cannot be followed as a whole ({next(iter(reasons.values()))}), so channels "
+                "go inside of its parts only."
+            )
+
+    def tell_twins(self, module: LightningModule) -> None:
+        """Warn of a net that ran without learning and is shaped as one that learns: a target network, an average."""
+        assert self._recorder is not None
+        learning = [module.get_submodule(call.path) for call in self._recorder.calls.calls]
+        names = {id(m): name for name, m in module.named_modules()}
+        for path in self._recorder.still:
+            twin = next((m for part in learning for m in part.modules() if _alike(m, module.get_submodule(path))), None)
+            if twin is not None:
+                rank_zero_warn(
+                    f"`{path}` has the shapes of `{names[id(twin)]}` and does not learn, so it is not pruned with it. "
+                    "If the training copies weights from one to the other, prune when it is over: "
+                    "`ChannelPruning(..., at=1.0)`."
+                )
+
+
+def _as_example(calls: Calls) -> Any:
+    """A single call of the module itself is an ordinary example."""
+    path, args, kwargs = calls.calls[0]
+    if len(calls.calls) > 1 or path or (args and kwargs):
+        return calls
+    return kwargs or args
+
+
+def _beginning(batch: Any) -> Any:
+    """What a batch begins with is taken for the input of `forward`; a dict for its keywords."""
+    return batch[0] if isinstance(batch, tuple | list) else batch
+
+
+def _alike(a: nn.Module, b: nn.Module) -> bool:
+    """Of one class, with parameters of the same names and shapes."""
+    return a is not b and type(a) is type(b) and _shapes(a) == _shapes(b)
+
+
+def _shapes(module: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
+    return [(name, tuple(p.shape)) for name, p in module.named_parameters()]

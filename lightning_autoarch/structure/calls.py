@@ -1,0 +1,151 @@
+"""What a training step does with a module, where its `forward` alone does not say it.
+
+A step may flatten a batch before `forward`, call `encoder` and `decoder` apart, or have its net in `self.model` and no
+`forward` at all. Then the calls that it makes are recorded, the outermost ones, and followed one by one. What happens
+between two calls is not seen, so the results of each keep their channels: only those inside of a call may change.
+
+    step ─► CallRecorder ─► Calls ─► followable ─► trace, remove_channels_    as `example_inputs`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+MOST_CALLS = 8  # of one submodule, with arguments of different shapes
+
+
+class ModuleCall(NamedTuple):
+    """Of one submodule; a pytree, so that its tensors can be moved.
+
+    Attributes:
+        path: of the submodule; "" is the module itself.
+        args: positional arguments.
+        kwargs: keyword arguments.
+    """
+
+    path: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Calls(NamedTuple):
+    """Wherever `example_inputs` are expected: instead of `forward`, these submodules run one after the other."""
+
+    calls: tuple[ModuleCall, ...]
+
+
+def run_on(module: nn.Module, example_inputs: Any) -> Any:
+    """Call a module with a tensor (the one argument), a tuple or list (positional ones), a dict (keywords) or `Calls`.
+
+    Returns:
+        What `forward` returns; of `Calls` a list of the results.
+    """
+    if isinstance(example_inputs, Calls):
+        return [module.get_submodule(path)(*args, **kwargs) for path, args, kwargs in example_inputs.calls]
+    if isinstance(example_inputs, dict):
+        return module(**example_inputs)
+    return module(*example_inputs) if isinstance(example_inputs, (tuple, list)) else module(example_inputs)
+
+
+class CallRecorder:
+    """Records the outermost calls of submodules while it is entered; the module is used as ever.
+
+    Left out are calls that have nothing to lose: of modules without parameters, of those that `skip` names, and of
+    those that do not learn by the call (a teacher, a target network), unless `still_too`.
+
+    Args:
+        module: whose submodules are watched, and itself.
+        skip: modules whose calls and parts are not recorded, such as metrics.
+        still_too: record those that do not learn too.
+        inside: path of a submodule, of which not the call itself is recorded but those that it makes.
+
+    Attributes:
+        still: paths of what ran and did not learn in any of its calls.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        skip: Callable[[nn.Module], bool] = lambda _: False,
+        still_too: bool = False,
+        inside: str | None = None,
+    ) -> None:
+        self._module, self._skip, self._still_too, self._inside = module, skip, still_too, inside
+        self._names = {id(m): name for name, m in reversed([*module.named_modules(remove_duplicate=False)])}
+        self._found: dict[tuple[object, ...], ModuleCall] = {}
+        self._learning: dict[str, bool] = {}
+        self._running: int | None = None  # the outermost module that runs
+        self._handles: list[Any] = []
+
+    @property
+    def still(self) -> tuple[str, ...]:
+        """Paths of what ran and never learned."""
+        return tuple(path for path, learns in self._learning.items() if not learns)
+
+    @property
+    def calls(self) -> Calls:
+        """The different ones, in the order in which they came."""
+        found = self._found.values()
+        return Calls(tuple(call for call in found if self._still_too or self._learning[call.path]))
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it records."""
+        return bool(self._handles)
+
+    def __deepcopy__(self, memo: object) -> CallRecorder:
+        """The hooks of a copy of the module record nothing."""
+        return CallRecorder(nn.Module())
+
+    def __enter__(self) -> CallRecorder:
+        skipped = {id(part) for module in self._module.modules() if self._skip(module) for part in module.modules()}
+        for module in self._module.modules():
+            watched = self._names[id(module)] != self._inside and not isinstance(module, torch.jit.ScriptModule)
+            if watched and id(module) not in skipped and any(True for _ in module.parameters()):
+                self._handles += [
+                    module.register_forward_pre_hook(self._begin, with_kwargs=True),
+                    module.register_forward_hook(self._end, always_call=True),
+                ]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # A strategy or the compiler may have put a step in the place of `forward`, which then is no outermost call.
+        path = self._names.get(id(module))  # None in a copy
+        if path is None or self._running is not None or "forward" in vars(module):
+            return
+        self._running = id(module)
+        learns = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
+        self._learning[path] = self._learning.get(path, False) or learns
+        key = (path, *_shape_of((args, kwargs)))
+        if key not in self._found and sum(call.path == path for call in self._found.values()) < MOST_CALLS:
+            self._found[key] = tree_map_only(Tensor, Tensor.detach, ModuleCall(path, args, kwargs))
+
+    def _end(self, module: nn.Module, _: object, __: object) -> None:
+        if self._running == id(module):
+            self._running = None
+
+
+def _shape_of(value: Any) -> tuple[object, ...]:
+    """What two calls that do the same have in common: the structure, and the shapes of the tensors."""
+    leaves, structure = tree_flatten(value)
+    return (str(structure), *(_shape_of_leaf(leaf) for leaf in leaves))
+
+
+def _shape_of_leaf(leaf: Any) -> object:
+    if isinstance(leaf, Tensor):
+        return tuple(leaf.shape), leaf.dtype
+    return leaf if isinstance(leaf, (bool, int, str, type(None))) else type(leaf)
