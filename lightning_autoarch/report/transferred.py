@@ -31,8 +31,11 @@ COLOURS = {
 
 
 def finetuned_table(tuned: FineTuned) -> str:
-    """Some lines of text: what was taken over, the scores before and after."""
+    """Some lines of text: what was taken over, when blocks thawed, the scores before and after."""
     parts = [] if tuned.report is None else [str(tuned.report)]
+    if any(_thaws(block) for block in tuned.blocks):
+        rows = [(block.name, *_times(block)) for block in tuned.blocks]
+        parts.append(columns([("block", "trained from epoch", "step"), *rows]))
     if rows := score_rows(tuned.before, tuned.after):
         parts.append(columns([("", "before", "after"), *rows]))
     return "\n\n".join(parts)
@@ -185,15 +188,28 @@ def _course(blocks: Sequence[Block]) -> str:
         [
             f"<code>{escape(block.name)}</code>",
             f"{block.parameters:,}",
-            "never" if block.epochs is None else _range(*block.epochs),
-            f"{block.frozen:,}" if block.frozen and block.epochs is not None else "",
-            "" if block.epochs is None else f"× {_range(*block.rates)}",
+            *_times(block),
+            f"{block.frozen:,}" if block.frozen < block.parameters and block.frozen else "",
+            "" if block.frozen == block.parameters else f"× {_range(*block.rates)}",
         ]
         for block in blocks
     ]
-    header = ["block", "parameters", "trained from epoch", "of it frozen", "learning rate"]
-    said = nothing("From the input to the output; epochs count from 0.")
+    header = ["block", "parameters", "trained from epoch", "step", "of it frozen", "learning rate"]
+    said = nothing("From the input to the output; epochs count from 0, and steps are those of optimizers until then.")
     return section("How it was trained", table(header, rows, text_columns=(0,)) + said)
+
+
+def _thaws(block: Block) -> bool:
+    """Whether some of it was not trained from the start."""
+    return any(times not in (None, (0, 0)) for times in (block.epochs, block.steps)) or block.frozen > 0
+
+
+def _times(block: Block) -> tuple[str, str]:
+    """The epochs and the steps from which on a block was trained."""
+    if block.frozen == block.parameters:
+        return "never", ""
+    epochs, steps = ("" if times is None else _range(*times) for times in (block.epochs, block.steps))
+    return epochs, steps
 
 
 def _range(low: float, high: float) -> str:

@@ -6,7 +6,7 @@ user's learning rate lr:
     lr_d = lr * c^d                     Clark et al. 2020 (ELECTRA), appendix;  Bao et al. 2022 (BEiT), appendix;
                                         Howard & Ruder 2018 (ULMFiT), section 3.1, with c = 1 / 2.6
 
-Warm-up of what thaws at epoch e, over k epochs, at epoch t (with fractions):
+Warm-up of what thaws at epoch e, over k epochs, at epoch t (both with fractions):
 
     lr'(t) = lr(t) * min(1, (t - e) / k)
 
@@ -51,7 +51,7 @@ def scale_factors(names: Names, lr_scale: Mapping[str, float]) -> dict[str, floa
     return found
 
 
-def warm_up_factor(position: float, thaw: int, epochs: float) -> float:
+def warm_up_factor(position: float, thaw: float, epochs: float) -> float:
     """Of the learning rate at a position in epochs.
 
     >>> warm_up_factor(3.25, thaw=3, epochs=0.5), warm_up_factor(9.0, thaw=3, epochs=0.5)

@@ -23,7 +23,7 @@ from lightning_autoarch.transfer.finetune import (
 )
 from lightning_autoarch.transfer.norms import HeldInEval, keeps_statistics
 from lightning_autoarch.transfer.patterns import Names
-from lightning_autoarch.transfer.thawing import block_epochs, check_unfreeze, is_frozen, thaw_epochs
+from lightning_autoarch.transfer.thawing import block_times, check_unfreeze, is_frozen, thaw_times
 
 
 def modules_of(net: nn.Module) -> list[list[str]]:
@@ -207,31 +207,31 @@ class TestNorms:
 
 class TestThawing:
     def test_epochs_of_strategies(self) -> None:
-        assert block_epochs("full", 3, 5) == [0, 0, 0]
-        assert block_epochs("linear_probe", 3, 5) == [None, None, 0]
-        assert block_epochs("lp_ft", 3, 5) == [2, 2, 0]
-        assert block_epochs("lp_ft", 3, None, probe_epochs=1) == [1, 1, 0]
-        assert block_epochs("gradual", 3, None) == [2, 1, 0]
-        assert block_epochs("gradual", 3, 1) == [0, 0, 0]
+        assert block_times("full", 3, 5) == [0, 0, 0]
+        assert block_times("linear_probe", 3, 5) == [None, None, 0]
+        assert block_times("lp_ft", 3, 5) == [2, 2, 0]
+        assert block_times("lp_ft", 3, None, every=1) == [1, 1, 0]
+        assert block_times("gradual", 3, None) == [2, 1, 0]
+        assert block_times("gradual", 3, 1) == [0, 0, 0]
 
     @given(blocks=st.integers(1, 300), epochs=st.integers(1, 300))
     def test_gradual_thaws_everything_within_the_fit(self, blocks: int, epochs: int) -> None:
-        when = block_epochs("gradual", blocks, epochs)
+        when = block_times("gradual", blocks, epochs)
         assert all(epoch is not None for epoch in when)
         assert when == sorted(when, reverse=True)  # type: ignore[type-var]
         assert when[-1] == 0 and max(when) == min(blocks, epochs) - 1  # type: ignore[type-var]
 
     @pytest.mark.parametrize(
         ("epochs", "probe", "message"),
-        [(4, 4, "below the 4 epochs"), (1, None, "below the 1 epochs"), (None, None, "needs `probe_epochs`")],
+        [(4, 4, "below the 4 epochs"), (1, None, "below the 1 epoch "), (None, None, "needs `probe_epochs`")],
     )
     def test_lp_ft_that_never_fine_tunes(self, epochs: int | None, probe: int | None, message: str) -> None:
         with pytest.raises(TransferError, match=message):
-            block_epochs("lp_ft", 3, epochs, probe)
+            block_times("lp_ft", 3, epochs, probe)
 
     def test_unfreeze_takes_what_is_held_back(self) -> None:
         base = {"a": None, "b": 0, "c": 0}
-        assert thaw_epochs(base, {"b"}, {3: {"a", "c"}, 1: {"b"}}, 5) == {"a": 3, "b": 1, "c": 0}
+        assert thaw_times(base, {"b"}, {3: {"a", "c"}, 1: {"b"}}, 5) == {"a": 3, "b": 1, "c": 0}
 
     @pytest.mark.parametrize(
         ("freeze", "unfreeze", "message"),
@@ -246,7 +246,7 @@ class TestThawing:
     )
     def test_errors(self, freeze: set[str], unfreeze: dict[int, set[str]], message: str) -> None:
         with pytest.raises(TransferError, match=message):
-            thaw_epochs({"a": 0, "b": 0}, freeze, unfreeze, 4)
+            thaw_times({"a": 0, "b": 0}, freeze, unfreeze, 4)
 
     @pytest.mark.parametrize("bad", [[1], {True: "a"}, {"1": "a"}, {-1: "a"}])
     def test_what_is_no_unfreeze(self, bad: object) -> None:

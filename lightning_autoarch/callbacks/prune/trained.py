@@ -15,14 +15,14 @@ from torch.nn import Parameter
 
 @runtime_checkable
 class Thawing(Protocol):
-    """A callback that trains parameters in some epochs only."""
+    """A callback that trains some parameters for a part of the fit only."""
 
     def thawed_later(self) -> Iterable[Parameter]: ...
 
 
 @contextlib.contextmanager
 def as_ever_trained(trainer: Trainer) -> Iterator[None]:
-    """Within, every parameter requires a gradient that does in any epoch of the fit."""
+    """Within, every parameter requires a gradient that does at any time of the fit."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     frozen = [parameter for each in callbacks if isinstance(each, Thawing) for parameter in each.thawed_later()]
     for parameter in frozen:

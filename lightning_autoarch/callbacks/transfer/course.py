@@ -1,4 +1,4 @@
-"""How each block of a module is trained, in a few numbers: from which epoch, and how fast against the others."""
+"""How each block of a module is trained, in a few numbers: from when on, and how fast against the others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_autoarch.callbacks.transfer.recipe import Plan
+from lightning_autoarch.transfer.clock import Clock, Timetable
 from lightning_autoarch.transfer.thawing import Thaw
+
+Span = tuple[int, int] | None  # the first and the last time
 
 
 @dataclass(frozen=True)
@@ -16,34 +19,61 @@ class Block:
     Attributes:
         name: of the modules around its parameters.
         parameters: how many numbers.
-        frozen: how many of them are never trained.
-        epochs: the first and the last from which one of the others is trained; None where all are frozen.
+        frozen: how many of them are never trained, as far as is known: what a metric has not thawed yet is among them.
+        epochs: the first and the last epoch from which one of the others is trained; None where it is not known.
         rates: the least and the greatest factor of the learning rate.
+        steps: how many optimizer steps were taken before those epochs; None where it is not known.
     """
 
     name: str
     parameters: int
     frozen: int
-    epochs: tuple[int, int] | None
+    epochs: Span
     rates: tuple[float, float]
+    steps: Span = None
 
 
-def described(plan: Plan, thaw: Thaw) -> tuple[Block, ...]:
-    """Of each block of a plan."""
-    return tuple(_block(plan, thaw, names) for names in plan.blocks if names)
+def described(plan: Plan, phases: Thaw, clock: Clock, *, as_planned: bool = True) -> tuple[Block, ...]:
+    """Each block of a plan.
+
+    Args:
+        plan: of a module.
+        phases: name -> the phase from which on it is trained.
+        clock: that says when phases begin.
+        as_planned: whether what a timetable says counts as well, or only what has begun.
+    """
+    return tuple(_block(plan, phases, clock, names, as_planned) for names in plan.blocks if names)
 
 
-def _block(plan: Plan, thaw: Thaw, names: Sequence[str]) -> Block:
+def _block(plan: Plan, phases: Thaw, clock: Clock, names: Sequence[str], as_planned: bool) -> Block:
     numels = {name: plan.names.parameters[name].numel() for name in names}
-    trained = {name: epoch for name in names if (epoch := thaw[name]) is not None}
+    known = {name: phase for name in names if (phase := phases[name]) is not None}
+    times = {
+        name: [_time(clock, phase, unit, as_planned) for unit in ("epoch", "step")] for name, phase in known.items()
+    }
+    trained = {name: pair for name, pair in times.items() if pair != [None, None]}
     factors = [plan.factors.get(name, 1.0) for name in trained or names]
     return Block(
         name=_around(names),
         parameters=sum(numels.values()),
         frozen=sum(numel for name, numel in numels.items() if name not in trained),
-        epochs=(min(trained.values()), max(trained.values())) if trained else None,
+        epochs=_span([epoch for epoch, _ in trained.values()]),
         rates=(min(factors), max(factors)),
+        steps=_span([step for _, step in trained.values()]),
     )
+
+
+def _time(clock: Clock, phase: int, unit: str, as_planned: bool) -> int | None:
+    """When a phase begins; None where that is not known."""
+    began, rule = clock.began(phase), clock.rule
+    if began is not None:
+        return began.of(unit)
+    return rule.begins[phase - 1] if as_planned and isinstance(rule, Timetable) and rule.unit == unit else None
+
+
+def _span(times: Sequence[int | None]) -> Span:
+    known = [time for time in times if time is not None]
+    return (min(known), max(known)) if known and len(known) == len(times) else None
 
 
 def _around(names: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
 """DistributedDataParallel decides when it is made which gradients it averages: those of what requires one then.
 
 What thaws later would train on each rank by itself, and what freezes later would be waited for. So it is made anew when
-`requires_grad` changes, between two epochs: nothing is averaged that is frozen, and neither `find_unused_parameters`
-nor a static graph needs a thought. Every rank does so in the same epoch, and gets rank 0's weights once more.
+`requires_grad` changes, between two steps: nothing is averaged that is frozen, and neither `find_unused_parameters`
+nor a static graph needs a thought. Every rank does so before the same batch, and gets rank 0's weights once more.
 """
 
 from __future__ import annotations

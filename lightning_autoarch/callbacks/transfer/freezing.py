@@ -1,7 +1,7 @@
-"""What requires a gradient in which epoch, and which norms are held in eval meanwhile. At the end all is put back.
+"""What requires a gradient in which phase, and which norms are held in eval meanwhile. At the end all is put back.
 
 `prepare`, before optimizers and DDP are made, lets everything require a gradient that is ever trained. `apply` is a
-function of the epoch alone: so a resumed fit needs no memory of what was frozen.
+function of the phase alone, which the clock of the fit knows (see `transfer/clock.py`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class Freezing:
     Args:
         module: norms are looked for in it anew each time, as SyncBatchNorm takes the place of another.
         parameters: name -> parameter.
-        thaw: of each, and of norms without any, the epoch from which it is trained.
+        thaw: of each, and of norms without any, the phase from which on it is trained.
         dropout: whether frozen layers drop out as the others do; otherwise all of them are held in eval.
     """
 
     def __init__(
         self, module: nn.Module, parameters: Mapping[str, Parameter], thaw: Thaw, *, dropout: bool = True
     ) -> None:
-        self._module, self._parameters, self.thaw, self._dropout = module, parameters, thaw, dropout
+        self._module, self._parameters, self._thaw, self._dropout = module, parameters, thaw, dropout
         self._required = {name: parameter.requires_grad for name, parameter in parameters.items()}
         self._training = {path: norm.training for path, (norm, _) in Names(module).norms.items()}
         self._held: dict[str, HeldInEval] = {}
@@ -37,25 +37,25 @@ class Freezing:
     def prepare(self) -> None:
         """Before optimizers are made."""
         for name, parameter in self._parameters.items():
-            _require(parameter, self.thaw[name] is not None)
+            _require(parameter, self._thaw[name] is not None)
 
-    def apply(self, epoch: int) -> bool:
-        """As an epoch has it; returns whether a parameter has changed."""
+    def apply(self, phase: int) -> bool:
+        """As a phase has it; returns whether a parameter has changed."""
         changed = [
-            _require(parameter, not is_frozen(self.thaw[name], epoch)) for name, parameter in self._parameters.items()
+            _require(parameter, not is_frozen(self._thaw[name], phase)) for name, parameter in self._parameters.items()
         ]
         for path, (norm, units) in Names(self._module).norms.items():
-            if all(is_frozen(self.thaw[unit], epoch) for unit in units):
+            if all(is_frozen(self._thaw[unit], phase) for unit in units):
                 self._hold(path, norm)
             else:
                 self._release(path)
         if not self._dropout:
-            self._still(epoch)
+            self._still(phase)
         return any(changed)
 
     def thawed_later(self) -> list[Parameter]:
-        """What is frozen now, but not in every epoch."""
-        return [p for name, p in self._parameters.items() if self.thaw[name] is not None and not p.requires_grad]
+        """What is frozen now, but not in every phase."""
+        return [p for name, p in self._parameters.items() if self._thaw[name] is not None and not p.requires_grad]
 
     def show(self) -> None:
         """Let what is held say so: `training` is False. Not before a fit starts, which warns of modules in eval."""
@@ -69,9 +69,9 @@ class Freezing:
         for path in list(self._held):
             self._release(path)
 
-    def _still(self, epoch: int) -> None:
+    def _still(self, phase: int) -> None:
         """Hold layers in eval of which everything is frozen, and those without parameters that belong to them."""
-        frozen = {id(p) for name, p in self._parameters.items() if is_frozen(self.thaw[name], epoch)}
+        frozen = {id(p) for name, p in self._parameters.items() if is_frozen(self._thaw[name], phase)}
         norms = {id(norm) for norm, _ in Names(self._module).norms.values()}
         still: dict[str, bool] = {}
         before: dict[str, bool] = {}  # path of a module -> whether the last of its children so far is still

@@ -1,6 +1,6 @@
 """Parameter groups by identity: every trained parameter in one group of one optimizer, none twice.
 
-The user's `configure_optimizers` sees each parameter that is trained in any epoch with `requires_grad=True`, so with
+The user's `configure_optimizers` sees each parameter that is trained at any time with `requires_grad=True`, so with
 `filter(requires_grad)` or without, all have their group from the start, with the options that the user gave it. What is
 not trained yet has no gradient, and an optimizer passes over it. Hence no group is ever added while training, and the
 groups of a checkpoint are those that the same arguments make again.

@@ -11,16 +11,20 @@ from torch.nn.parameter import is_lazy
 
 from lightning_autoarch.errors import TransferError
 from lightning_autoarch.transfer.blocks import blocks_of
+from lightning_autoarch.transfer.clock import MODES, UNITS, Length, Plateau, Timetable
 from lightning_autoarch.transfer.finetune import check_number, layer_decay_factors, scale_factors
 from lightning_autoarch.transfer.newness import head_of_new
 from lightning_autoarch.transfer.patterns import Names, Patterns, listed
 from lightning_autoarch.transfer.thawing import (
     STRATEGIES,
+    THAWING,
     Thaw,
-    block_epochs,
+    block_times,
+    check_room,
     check_unfreeze,
     follow_order,
-    thaw_epochs,
+    phases_of,
+    thaw_times,
 )
 
 
@@ -45,15 +49,23 @@ class Recipe:
     l2_sp: float | None
     lora: Mapping[str, Any]
     frozen_dropout: bool = True
+    thaw_every: int | None = None
+    unit: str = "epoch"
+    monitor: str | None = None
+    mode: str = "min"
+    patience: int = 3
+    min_delta: float = 0.0
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise TransferError(f"Expected `strategy` to be one of {', '.join(STRATEGIES)}, got {self.strategy!r}.")
         for name in ("freeze", "head", "reinit"):
             listed(getattr(self, name), name)
-        check_unfreeze(self.unfreeze)
+        self._check_timing()
+        check_unfreeze(self.unfreeze, self.unit)
         self._check_numbers()
         self._check_together()
+        self._check_times_together()
 
     def groups(self) -> dict[str, Any]:
         """What decides about parameter groups, as plain data: a resumed fit must have the same."""
@@ -67,7 +79,29 @@ class Recipe:
             "warmup_epochs": float(self.warmup_epochs),
             "probe_epochs": self.probe_epochs,
             "head": listed(self.head, "head"),
+            **self.timing(),
         }
+
+    def timing(self) -> dict[str, Any]:
+        """What a clock of thawing counts, as plain data; only what is not the default."""
+        found: dict[str, Any] = {} if self.thaw_every is None else {"thaw_every": self.thaw_every}
+        if self.unit != "epoch":
+            found["unit"] = self.unit
+        return found if self.monitor is None else {**found, "monitor": self.monitor, "mode": self.mode}
+
+    def _check_timing(self) -> None:
+        for name, known in (("unit", UNITS), ("mode", MODES)):
+            if getattr(self, name) not in known:
+                raise TransferError(f"Expected `{name}` to be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+        for name, least in (("thaw_every", "from 1 on, or None"), ("patience", "of checks from 1 on")):
+            value = getattr(self, name)
+            if (value is None and name == "thaw_every") or _is_whole(value):
+                continue
+            raise TransferError(f"Expected `{name}` to be a whole number {least}, got {value!r}.")
+        if self.monitor is not None and not (isinstance(self.monitor, str) and self.monitor):
+            raise TransferError(f"Expected `monitor` to be the name of a logged value, or None, got {self.monitor!r}.")
+        if self.min_delta != 0 or isinstance(self.min_delta, bool):
+            check_number(self.min_delta, "min_delta", "to be a number from 0 on", 0.0)
 
     def _check_numbers(self) -> None:
         if self.layer_decay is not None:
@@ -88,7 +122,7 @@ class Recipe:
         if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
             raise TransferError(f"Expected `freeze_depth` to be a number of blocks from 0 on, got {depth!r}.")
         probe = self.probe_epochs
-        if probe is not None and (isinstance(probe, bool) or not isinstance(probe, int) or probe < 1):
+        if probe is not None and not _is_whole(probe):
             raise TransferError(f"Expected `probe_epochs` to be a whole number from 1 on, got {probe!r}.")
 
     def _check_together(self) -> None:
@@ -98,6 +132,39 @@ class Recipe:
             raise TransferError(f'`lora` are options of `strategy="lora"`, not of {self.strategy!r}.')
         if self.l2_sp is not None and self.strategy == "lora":
             raise TransferError('`l2_sp` holds weights where they began, but with `strategy="lora"` they do not move.')
+
+    def _check_times_together(self) -> None:
+        for name in ("thaw_every", "monitor"):
+            if getattr(self, name) is not None and self.strategy not in THAWING:
+                raise TransferError(
+                    f"`{name}` says when blocks thaw, but `strategy={self.strategy!r}` thaws none. Use "
+                    '`strategy="gradual"` or `"lp_ft"`, or name what thaws by `unfreeze`.'
+                )
+        if self.probe_epochs is not None and (self.thaw_every is not None or self.monitor is not None):
+            raise TransferError(
+                "`probe_epochs` says how long the head is trained alone, as `thaw_every` and `monitor` do: give one."
+            )
+        if self.monitor is not None and self.unfreeze:
+            raise TransferError(
+                "`unfreeze` thaws at fixed times, but `monitor` when a metric says so: give one of them."
+            )
+        varied = {"mode": "min", "patience": 3, "min_delta": 0.0}
+        alone = next((name for name, usual in varied.items() if getattr(self, name) != usual), None)
+        if self.monitor is None and alone is not None:
+            raise TransferError(f"`{alone}` is of `monitor`: name the logged value that blocks thaw by.")
+        if self.unit == "step":
+            self._check_steps()
+
+    def _check_steps(self) -> None:
+        if self.probe_epochs is not None:
+            raise TransferError('`probe_epochs` counts epochs. With `unit="step"` pass `thaw_every` instead.')
+        if self.thaw_every is None and self.strategy in THAWING and self.monitor is None:
+            raise TransferError(
+                f'`unit="step"` with `strategy={self.strategy!r}` needs `thaw_every`: how many optimizer steps there '
+                "are between two blocks."
+            )
+        if self.thaw_every is None and not self.unfreeze:
+            raise TransferError('`unit="step"` counts the steps of `thaw_every` and `unfreeze`, but neither is given.')
 
 
 @dataclass(frozen=True)
@@ -172,20 +239,41 @@ class Plan:
                 "calls `configure_model` more than once: let it make only what is not there yet."
             )
 
-    def thaw(self, epochs: int | None) -> Thaw:
-        """When what is trained, in a fit of so many epochs.
+    def schedule(self, length: Length) -> tuple[Thaw, Timetable | Plateau]:
+        """The phase in which what is trained, and when phases begin.
+
+        Args:
+            length: of the fit.
 
         Raises:
-            TransferError: epochs that are none of the fit's, or nothing to train.
+            TransferError: times that are none of the fit's, or nothing to train.
         """
-        depth = self.recipe.freeze_depth
-        when = block_epochs(self.recipe.strategy, len(self.blocks) - depth, epochs, self.recipe.probe_epochs)
+        recipe, end = self.recipe, length.of(self.recipe.unit)
+        by_metric = recipe.monitor is not None
+        every = recipe.probe_epochs if recipe.thaw_every is None else recipe.thaw_every
+        depth = recipe.freeze_depth
+        room, gap = (None, 1) if by_metric else (end, every)
+        when = block_times(recipe.strategy, len(self.blocks) - depth, room, gap, recipe.unit)
         when = [*[None] * depth, *when]
-        base = {name: epoch for block, epoch in zip(self.blocks, when, strict=True) for name in block}
+        base = {name: time for block, time in zip(self.blocks, when, strict=True) for name in block}
         base |= dict.fromkeys(self.new, 0)
         base |= dict.fromkeys(self.held, None)
-        return thaw_epochs(follow_order(self.names.order, base), self.freeze, self.unfreeze, epochs)
+        times = thaw_times(follow_order(self.names.order, base), self.freeze, self.unfreeze, end, recipe.unit)
+        phases, begins = phases_of(times)
+        if not by_metric:
+            return phases, Timetable(begins, recipe.unit)
+        if recipe.thaw_every is not None:
+            check_room(len(begins), recipe.thaw_every, end, recipe.unit)
+        rule = Plateau(
+            len(begins), recipe.mode, recipe.patience, float(recipe.min_delta), recipe.thaw_every, recipe.unit
+        )
+        return phases, rule
 
     def never_known(self, thaw: Thaw) -> list[str]:
         """What was not taken over and is never trained, though the module would have trained it."""
         return [name for name in self.names.order if name in self.new - self.held and thaw[name] is None]
+
+
+def _is_whole(value: object) -> bool:
+    """Whether it is a whole number from 1 on."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -29,12 +29,12 @@ NAMES = {"checkpoint", "checkpoint_sequential", "_gradient_checkpointing_func"} 
 
 
 class Recomputed:
-    """Watches the layers that are trained in any epoch.
+    """Watches the layers that are trained in any phase.
 
     Args:
         module: with these parameters.
         parameters: name -> parameter.
-        thaw: of each, the epoch from which it is trained; None: never.
+        thaw: of each, the phase from which on it is trained; None: never.
 
     Attributes:
         found: whether one of them is run by reentrant checkpointing, or may be.
@@ -48,7 +48,7 @@ class Recomputed:
         self._names = {id(p): name for name, p in parameters.items() if thaw[name] is not None}
         self._module = module
         self._handles: list[RemovableHandle] = []
-        if any(epoch != 0 for epoch in thaw.values()):
+        if any(phase != 0 for phase in thaw.values()):
             for layer in module.modules():
                 if any(id(p) in self._names for p in layer._parameters.values()):
                     self._handles.append(layer.register_forward_pre_hook(self._before))

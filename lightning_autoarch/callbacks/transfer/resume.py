@@ -1,30 +1,36 @@
-"""A fit that goes on: it must have the groups of the checkpoint, and plans with the epochs of the fit before."""
+"""A fit that goes on: it must have the groups of the checkpoint, and thaw by the same rule."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import Trainer
-
 from lightning_autoarch.callbacks.transfer.recipe import Recipe
 from lightning_autoarch.errors import TransferError, shown
-from lightning_autoarch.schema import Schema, data, flag, mapping, optional, sequence, tensor, text, whole
+from lightning_autoarch.schema import (
+    Schema,
+    data,
+    flag,
+    items,
+    mapping,
+    optional,
+    real,
+    record,
+    sequence,
+    tensor,
+    text,
+    whole,
+)
 
+MOMENT = items(whole(), whole(), real(0.0))
+CLOCK = record(
+    {"begun": sequence(MOMENT), "best": optional(real(finite=False)), "wait": whole(), "checked": whole(-1)}
+)
 SCHEMA = Schema(
     "TransferLearning",
     1,
     {"epochs": optional(whole()), "groups": mapping(data()), "start": mapping(tensor())},
-    {"new": sequence(text()), "adapters": mapping(tensor()), "recomputed": flag()},
+    {"new": sequence(text()), "adapters": mapping(tensor()), "recomputed": flag(), "clock": optional(CLOCK)},
 )
-LONG = 10**6  # epochs of a fit that `fast_dev_run` cuts off after one: nothing is planned for that one
-
-
-def planned_epochs(trainer: Trainer) -> int | None:
-    """Of the fit, None where it has no known end."""
-    if trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return LONG
-    epochs = trainer.max_epochs
-    return None if epochs is None or epochs < 0 else epochs
 
 
 def check_state(state: dict[str, Any] | None, recipe: Recipe, *, resumes: bool) -> dict[str, Any] | None:
@@ -45,13 +51,14 @@ def check_state(state: dict[str, Any] | None, recipe: Recipe, *, resumes: bool) 
                 "with. To start from another checkpoint pass it as `checkpoint`, not as `ckpt_path`."
             )
         return None
-    for name, today in recipe.groups().items():
-        stored = state["groups"].get(name)
-        if stored != today:
+    groups, stored = recipe.groups(), state["groups"]
+    for name in {**groups, **stored}:
+        before, today = stored.get(name), groups.get(name)
+        if before != today:
             raise TransferError(
-                f"Expected `{name}={shown(repr(stored))}`, as in the fit that is resumed, got {today!r}: its "
-                "optimizer has other parameter groups. To go on differently pass the file as `checkpoint`, not as "
-                "`ckpt_path`."
+                f"Expected `{shown(name)}={shown(repr(before))}`, as in the fit that is resumed, got {today!r}: its optimizer has other "
+                "parameter groups, or its layers thaw at other times. To go on differently pass the file as "
+                "`checkpoint`, not as `ckpt_path`."
             )
     if recipe.l2_sp is not None and not state["start"]:
         raise TransferError("Expected the weights that `l2_sp` began with in the checkpoint, got one of a fit without.")

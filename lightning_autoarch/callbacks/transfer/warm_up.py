@@ -1,7 +1,8 @@
 """A gentle beginning for what has just thawed: its learning rate grows from 0 over some epochs.
 
 The rate is lowered around each optimizer step and put back behind it, so that schedulers and monitors never see it and
-go on as if it were not there. As it is a function of epoch and batch alone, a resumed fit goes on where it was.
+go on as if it were not there. It is a function of the position in training and of the moment at which a phase began,
+which the clock keeps: a resumed fit goes on where it was.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from lightning_autoarch.transfer.clock import Clock
 from lightning_autoarch.transfer.finetune import warm_up_factor
 
 
@@ -20,12 +22,13 @@ class WarmUp:
 
     Args:
         epochs: how long.
-        thaw: id of a parameter -> the epoch in which it thaws; all of a group in one.
+        phases: id of a parameter -> the phase in which it thaws; all of a group in one.
+        clock: that knows when phases began.
     """
 
-    def __init__(self, epochs: float, thaw: Mapping[int, int | None]) -> None:
+    def __init__(self, epochs: float, phases: Mapping[int, int | None], clock: Clock) -> None:
         self._position = 0.0  # of the running batch, in epochs
-        self._epochs, self._thaw = epochs, thaw
+        self._epochs, self._phases, self.clock = epochs, phases, clock
         self._handles: list[RemovableHandle] = []
         self._rates: dict[Optimizer, list[Any]] = {}  # of those that step now
         self._depth: dict[Optimizer, int] = {}  # a step that calls another one's has its hooks called twice
@@ -55,9 +58,13 @@ class WarmUp:
             return
         self._rates[optimizer] = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
-            thaw = self._thaw.get(id(group["params"][0])) if group["params"] else None
-            if thaw:  # not what is trained from the start: that is for the user's scheduler
-                group["lr"] = group["lr"] * warm_up_factor(self._position, thaw, self._epochs)
+            phase = self._phases.get(id(group["params"][0])) if group["params"] else None
+            if phase:  # not what is trained from the start: that is for the user's scheduler
+                group["lr"] = group["lr"] * self._factor(phase)
+
+    def _factor(self, phase: int) -> float:
+        began = self.clock.began(phase)
+        return 0.0 if began is None else warm_up_factor(self._position, began.position, self._epochs)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Mapping[str, Any]) -> None:
         self._depth[optimizer] -= 1

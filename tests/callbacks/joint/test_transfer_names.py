@@ -25,7 +25,7 @@ from lightning_autoarch import (
     TransferLearning,
 )
 from lightning_autoarch.callbacks.joint.names import with_parameters
-from lightning_autoarch.callbacks.transfer import learning
+from lightning_autoarch.callbacks.transfer import known
 
 LAYERS = [{"width": 8}]
 SPACE: dict[str, Any] = {
@@ -276,8 +276,8 @@ class TestTheWinner:
         self, tmp_path: Path, after: Any, search_first: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         took_over: list[Any] = []
-        take_over = learning.take_over
-        monkeypatch.setattr(learning, "take_over", lambda *a, **k: took_over.append(a[0]) or take_over(*a, **k))
+        take_over = known.take_over
+        monkeypatch.setattr(known, "take_over", lambda *a, **k: took_over.append(a[0]) or take_over(*a, **k))
 
         class AtFitStart(L.Callback):
             def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -293,7 +293,9 @@ class TestTheWinner:
         assert transfer.report is None
         assert len(took_over) == 3 and module not in took_over  # the trials' modules alone
         expected = {name: tensor for name, tensor in pretrained().items() if not name.startswith("net.6")}
-        assert transfer._start.keys() == expected.keys() and same(transfer._start, expected)  # not the trial's weights
+        assert transfer._known.start.keys() == expected.keys() and same(
+            transfer._known.start, expected
+        )  # not the trial's weights
         assert found.best_architecture is not None
         assert transfer.recipe.layer_decay == found.best_architecture["transfer.layer_decay"]
 
