@@ -77,26 +77,6 @@ def check_one_process(trainer: Trainer) -> None:
         )
 
 
-def check_only_one(callback: Callback) -> None:
-    """Raise for two callbacks of one class when a Trainer asks for their `state_key`, before its own error does.
-
-    Lightning compares the keys in `Trainer.__init__` and speaks of them; no hook of a callback is called that early.
-
-    Raises:
-        SearchError: a Trainer is given more than one.
-    """
-    frame = sys._getframe(2)  # of whoever reads `state_key`
-    if frame.f_code.co_name != "_validate_callbacks_list":
-        return
-    name = type(callback).__name__
-    n = sum(type(other) is type(callback) for other in frame.f_locals.get("callbacks", ()))
-    if n > 1:
-        raise SearchError(
-            f"Expected one {name} in a Trainer, got {n}: they would rebuild the same module. Put the names of both "
-            "spaces into one search, or search one after the other, each with a Trainer of its own."
-        )
-
-
 def check_no_spawning(trainer: Trainer) -> None:
     """Raises SearchError where Lightning trains a copy of the module in processes that it starts for the fit."""
     launcher = trainer.strategy.launcher

@@ -30,7 +30,6 @@ from lightning_autoarch.callbacks.outer import (
     check_flavour,
     check_no_spawning,
     check_one_process,
-    check_only_one,
     checkpoint_path,
     come_first,
     end_before_training,
@@ -42,6 +41,7 @@ from lightning_autoarch.callbacks.outer import (
     writable,
 )
 from lightning_autoarch.callbacks.progress import SearchProgress
+from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.errors import CheckpointError, SearchError, SpaceError
 from lightning_autoarch.schema import VERSION, Mismatch, Schema, data, is_empty, mapping, optional, real, whole
 from lightning_autoarch.search.board import html_table, leaderboard
@@ -221,8 +221,13 @@ class ArchitectureSearch(Callback):
 
     @property
     def state_key(self) -> str:
-        check_only_one(self)
-        return "lightning_autoarch.ArchitectureSearch"
+        key = "lightning_autoarch.ArchitectureSearch"
+        remedy = (
+            "They would rebuild the same module: put the names of both spaces into one search, or search one after the "
+            "other, each with a Trainer of its own."
+        )
+        check_unique(self, key, remedy, SearchError)
+        return key
 
     def state_dict(self) -> dict[str, Any]:
         if self.best_architecture is None:

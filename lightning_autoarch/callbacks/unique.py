@@ -15,27 +15,27 @@ from lightning_autoarch.errors import AutoArchError
 ASKING = "_validate_callbacks_list"  # Lightning's function
 
 
-def check_unique(callback: Callback, key: str, remedy: str) -> None:
+def check_unique(callback: Callback, key: str, remedy: str, error: type[AutoArchError] = AutoArchError) -> None:
     """To be called by a callback's `state_key`.
 
     Args:
         callback: that has the key.
         key: its key.
         remedy: a sentence for the error.
+        error: its class.
 
     Raises:
-        AutoArchError: Lightning is putting together a Trainer that has another callback of the same class and key.
+        AutoArchError: Lightning is putting together a Trainer with another callback of the same key.
     """
     frame = sys._getframe(2)  # behind `state_key`
     if frame.f_code.co_name != ASKING:
         return
-    kin = [other for other in frame.f_locals.get("callbacks", ()) if type(other) is type(callback)]
-    others = kin[: next((i for i, other in enumerate(kin) if other is callback), 0)]
-    if any(_key(other) == key for other in others):
-        kind = type(callback).__name__
-        raise AutoArchError(
-            f"Expected one {kind} in the Trainer, or several that a checkpoint can tell apart, got two with the key "
-            f"{key!r}. {remedy}"
+    given = [other for other in frame.f_locals.get("callbacks", ()) if isinstance(other, Callback)]
+    same = sum(other is callback or _key(other) == key for other in given)
+    if same > 1:
+        raise error(
+            f"Expected one {type(callback).__name__} in a Trainer, or several that a checkpoint can tell apart, got "
+            f"{same} with the key {key!r}. {remedy}"
         )
 
 

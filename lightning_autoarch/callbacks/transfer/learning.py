@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_autoarch.callbacks.transfer.life import FineTuning
-from lightning_autoarch.callbacks.transfer.order import check_alone
 from lightning_autoarch.callbacks.transfer.recipe import Recipe
 from lightning_autoarch.callbacks.transfer.sources import Source
+from lightning_autoarch.callbacks.unique import check_unique
+from lightning_autoarch.errors import TransferError
 from lightning_autoarch.transfer.clock import Mode, Unit
 from lightning_autoarch.transfer.contents import Weights, check_weights
 from lightning_autoarch.transfer.grids import Grid
@@ -140,8 +141,13 @@ class TransferLearning(FineTuning):
 
     @property
     def state_key(self) -> str:
-        check_alone(self)
-        return "lightning_autoarch.TransferLearning"
+        key = "lightning_autoarch.TransferLearning"
+        remedy = (
+            "They would freeze and group the same parameters: give all patterns to one of them, and take over a second "
+            "checkpoint by `transfer_weights` before the fit."
+        )
+        check_unique(self, key, remedy, TransferError)
+        return key
 
     def arguments(self) -> dict[str, Any]:
         """With what `__init__` makes this callback again."""

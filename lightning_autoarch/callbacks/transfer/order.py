@@ -7,16 +7,12 @@ all groups, which then is multiplied again.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 
 from lightning_autoarch.callbacks.transfer.groups import Split
-from lightning_autoarch.errors import TransferError
-
-DEPTH = 3  # frames from here to Lightning's check
 
 
 def come_before_tuners(callback: Callback, trainer: Trainer) -> None:
@@ -26,24 +22,6 @@ def come_before_tuners(callback: Callback, trainer: Trainer) -> None:
     here = callbacks.index(callback) if callback in callbacks else 0
     if finders and finders[0] < here:
         callbacks.insert(finders[0], callbacks.pop(here))
-
-
-def check_alone(callback: Callback) -> None:
-    """Raises TransferError where a Trainer is being made with two of these: Lightning asks each for its key then.
-
-    Its own error speaks of a `state_key` that has to be unique. With a key each they would still both freeze and group
-    the parameters of one module.
-    """
-    frame = inspect.currentframe()
-    for _ in range(DEPTH):
-        frame = None if frame is None else frame.f_back
-        if frame is not None and frame.f_code.co_name == "_validate_callbacks_list":
-            same = [other for other in frame.f_locals["callbacks"] if isinstance(other, type(callback))]
-            if len(same) > 1:
-                raise TransferError(
-                    f"Expected one {type(callback).__name__} among the Trainer's callbacks, got {len(same)}. Give all "
-                    "patterns to one of them; `transfer_weights` takes over a second checkpoint before the fit."
-                )
 
 
 class FoundRates:

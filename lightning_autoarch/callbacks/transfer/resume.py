@@ -22,9 +22,7 @@ from lightning_autoarch.schema import (
 )
 
 MOMENT = items(whole(), whole(), real(0.0))
-CLOCK = record(
-    {"begun": sequence(MOMENT), "best": optional(real(finite=False)), "wait": whole(), "checked": whole(-1)}
-)
+CLOCK = record({"begun": sequence(MOMENT), "best": optional(real(finite=False)), "wait": whole(), "checked": whole(-1)})
 SCHEMA = Schema(
     "TransferLearning",
     1,

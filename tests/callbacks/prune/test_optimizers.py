@@ -358,7 +358,7 @@ class TestTwoCallbacks:
         ],
     )
     def test_that_a_checkpoint_cannot_tell_apart(self, make: Any) -> None:
-        with pytest.raises(AutoArchError, match=r"Expected one \w+ in the Trainer, .* got two with the key 'lightning"):
+        with pytest.raises(AutoArchError, match=r"Expected one \w+ in a Trainer, .* got 2 with the key 'lightning"):
             L.Trainer(**{**QUIET, "callbacks": [make(), make()]})
 
     def test_that_mask_the_same_weights(self) -> None:

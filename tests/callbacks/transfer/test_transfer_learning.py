@@ -25,7 +25,7 @@ LOW = ["backbone.0.weight", "backbone.0.bias", "backbone.1.weight", "backbone.1.
 
 
 def test_two_in_one_trainer() -> None:
-    with pytest.raises(TransferError, match="Expected one TransferLearning among the Trainer's callbacks, got 2"):
+    with pytest.raises(TransferError, match=r"Expected one TransferLearning in a Trainer, .* got 2 with"):
         L.Trainer(**QUIET, callbacks=[TransferLearning(), TransferLearning(freeze="backbone")])
 
 
