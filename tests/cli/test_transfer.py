@@ -77,6 +77,33 @@ def test_keys_that_are_numbers_and_rules(config: Config, known: dict[str, torch.
     assert [block.epochs for block in transfer_of(cli).blocks] == [(1, 1), (0, 0)]
 
 
+def test_arguments_of_shares_adapters_and_dropout(config: Config, known: dict[str, torch.Tensor]) -> None:
+    section = {"lora_alpha": 8, "frozen_dropout": False}
+    args = ["--ckpt_path", "known.pt", "--transfer.min_share", "0.9", "--trainer.max_epochs", "1", "--report", ""]
+    transfer = transfer_of(AutoArchCLI(args=["transfer", "--config", config(transfer=section), *args]))
+    assert transfer.matching["lora_alpha"] == 8 and transfer.matching["min_share"] == 0.9
+    assert not transfer.recipe.frozen_dropout
+
+
+@pytest.mark.parametrize(
+    ("section", "args", "times"),
+    [
+        ({"thaw_every": 1}, ["--transfer.unit", "step"], [[1, 1], [0, 0]]),
+        ({"monitor": "val_loss", "mode": "max"}, ["--transfer.patience", "1"], [[2, 2], [0, 0]]),
+        ({"monitor": "val_loss", "min_delta": 99.0}, ["--transfer.thaw_every", "1"], [[1, 1], [0, 0]]),
+    ],
+)
+def test_when_blocks_thaw(
+    config: Config, known: dict[str, torch.Tensor], section: Any, args: list[str], times: Any, capsys: Any
+) -> None:
+    written = config(transfer={"strategy": "gradual", **section})
+    options = ["--ckpt_path", "known.pt", "--trainer.max_epochs", "3", *args]
+    transfer = transfer_of(AutoArchCLI(args=["transfer", "--config", written, *options]))
+    unit = "steps" if "unit" in args[0] else "epochs"
+    assert [getattr(block, unit) and list(getattr(block, unit)) for block in transfer.blocks] == times
+    assert "trained from epoch" in capsys.readouterr().out
+
+
 def test_callback_of_the_config(config: Config, known: dict[str, torch.Tensor], capsys: Any) -> None:
     for init in ({}, {"checkpoint": "known.pt"}):
         path = config({"callbacks": [{"class_path": BY_CLASS, "init_args": {"strategy": "linear_probe", **init}}]})
@@ -127,6 +154,11 @@ def test_searches_and_masks_have_no_part_in_it(config: Config, known: dict[str, 
         ({}, ["--ckpt_path", "foreign.pt"], 1, "Expected weights for Called in foreign.pt, but not one parameter"),
         ({}, ["--ckpt_path", "known.pt", "--transfer.strategy", "lp"], 2, "Expected `strategy` to be one of full,"),
         ({"transfer": {"layer_decay": 2.0}}, ["--ckpt_path", "known.pt"], 2, "`layer_decay`"),
+        ({"transfer": {"grid": [[2, 2], [3, 2]]}}, ["--ckpt_path", "known.pt"], 1,
+         "got 2x2 in the source and 3x2 here"),
+        ({"transfer": {"min_share": 2.0}}, ["--ckpt_path", "known.pt"], 2, "`min_share`"),
+        ({"transfer": {"min_share": 0.9}}, ["--ckpt_path", "foreign.pt"], 1, "`min_share`"),
+        ({}, ["--ckpt_path", "known.pt", "--transfer.thaw_every", "5"], 2, "`strategy='full'` thaws none"),
         ({"transfer": {"freeze": ["nett*"]}}, ["--ckpt_path", "known.pt"], 1, "`nett*`"),
         ({"transfer": {"checkpoint": "a.pt"}}, ["--ckpt_path", "known.pt"], 2, "There are two checkpoints"),
         ({"trainer": {"callbacks": [{"class_path": BY_CLASS, "init_args": {"checkpoint": "a.pt"}}]}},
@@ -183,6 +215,9 @@ def test_help(capsys: Any) -> None:
         main(["transfer", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "--ckpt_path CKPT_PATH" in text and "--transfer.strategy" in text and "--report REPORT" in text
+    for name in ("thaw_every", "unit", "monitor", "mode", "patience", "min_delta", "grid", "min_share", "lora_alpha"):
+        assert f"--transfer.{name} " in text
+    assert "a logged value by which" in text
     with pytest.raises(SystemExit):
         main(["validate", "--help"])
     text = capsys.readouterr().out

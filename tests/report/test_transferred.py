@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from lightning_autoarch.callbacks.transfer.course import Block
+from lightning_autoarch.callbacks.transfer.finetune import FineTuned
 from lightning_autoarch.report import write_transfer_report
+from lightning_autoarch.report.transferred import finetuned_table
 from lightning_autoarch.transfer import TensorReport, TransferReport, transfer_weights
 
 BLOCKS = (Block("body", 20, 0, (2, 2), (0.5, 0.5)), Block("head", 5, 3, (0, 1), (0.7, 1.0)),
-          Block("old", 4, 4, None, (1.0, 1.0)))  # fmt: skip
+          Block("old", 4, 4, None, (1.0, 1.0)), Block("top", 7, 0, None, (1.0, 1.0), (500, 900)))  # fmt: skip
 
 
 def figures(text: str) -> list[dict[str, Any]]:
@@ -55,8 +57,19 @@ def test_how_it_was_trained(tmp_path: Path, report: TransferReport) -> None:
     body = text[text.index("How it was trained") :]
     assert '>20</td><td data-label="trained from epoch">2</td>' in body
     assert ">0 to 1</td>" in body and ">× 0.7 to 1</td>" in body and ">never</td>" in body
+    assert '<td data-label="trained from epoch"></td><td data-label="step">500 to 900</td>' in body
     alone = write_transfer_report(report, tmp_path / "p.html").read_text("utf-8")
     assert "How it was trained" not in alone and "Scores" not in alone
+
+
+def test_when_blocks_thawed_as_text() -> None:
+    lines = finetuned_table(FineTuned(None, {}, {}, BLOCKS)).splitlines()
+    assert [line.split() for line in lines] == [
+        ["block", "trained", "from", "epoch", "step"], ["body", "2"], ["head", "0", "to", "1"], ["old", "never"],
+        ["top", "500", "to", "900"],
+    ]  # fmt: skip
+    assert lines[4].index("500") > lines[1].index("2")
+    assert finetuned_table(FineTuned(None, {}, {}, (Block("all", 5, 0, (0, 0), (1.0, 1.0), (0, 0)),))) == ""
 
 
 def test_hostile_names_and_nothing_at_all(tmp_path: Path) -> None:

@@ -54,9 +54,9 @@ def check_state(state: dict[str, Any] | None, recipe: Recipe, *, resumes: bool) 
         before, today = stored.get(name), groups.get(name)
         if before != today:
             raise TransferError(
-                f"Expected `{shown(name)}={shown(repr(before))}`, as in the fit that is resumed, got {today!r}: its optimizer has other "
-                "parameter groups, or its layers thaw at other times. To go on differently pass the file as "
-                "`checkpoint`, not as `ckpt_path`."
+                f"Expected `{shown(name)}={shown(repr(before))}`, as in the fit that is resumed, got {today!r}: its "
+                "optimizer has other parameter groups, or its layers thaw at other times. To go on differently pass "
+                "the file as `checkpoint`, not as `ckpt_path`."
             )
     if recipe.l2_sp is not None and not state["start"]:
         raise TransferError("Expected the weights that `l2_sp` began with in the checkpoint, got one of a fit without.")

@@ -87,6 +87,12 @@ class TestNames:
             ({}, {"strategy": "gradual", "layer_decay": 0.7}, {"strategy": "gradual", "layer_decay": 0.7}),
             ({"l2_sp": 0.1}, {"l2_sp": 0.2, "warmup_epochs": 0.5}, {"l2_sp": 0.2, "warmup_epochs": 0.5}),
             ({"strategy": "lp_ft"}, {"probe_epochs": 2}, {"probe_epochs": 2, "strategy": "lp_ft"}),
+            ({"strategy": "gradual", "unit": "step", "thaw_every": 9}, {"thaw_every": 4}, {"thaw_every": 4}),
+            (
+                {"strategy": "gradual", "monitor": "a"},
+                {"patience": 2, "min_delta": 0.1},
+                {"patience": 2, "monitor": "a"},
+            ),
             ({}, {"freeze_depth": 2, "freeze": "net.0", "head": "net.3"}, {"freeze_depth": 2, "freeze": "net.0"}),
             (
                 {"lr_scale": {"*": 2.0, "net.0": 3.0}},
@@ -293,9 +299,8 @@ class TestTheWinner:
         assert transfer.report is None
         assert len(took_over) == 3 and module not in took_over  # the trials' modules alone
         expected = {name: tensor for name, tensor in pretrained().items() if not name.startswith("net.6")}
-        assert transfer._known.start.keys() == expected.keys() and same(
-            transfer._known.start, expected
-        )  # not the trial's weights
+        start_of_l2_sp = transfer.state_dict()["start"]
+        assert start_of_l2_sp.keys() == expected.keys() and same(start_of_l2_sp, expected)  # not the trial's weights
         assert found.best_architecture is not None
         assert transfer.recipe.layer_decay == found.best_architecture["transfer.layer_decay"]
 
@@ -320,6 +325,23 @@ class TestTheWinner:
         with pytest.raises(SpaceError, match=r"`transfer.strategy` cannot be 'lora': .*needs peft: `pip install"):
             fit(tmp_path, search(space), TransferLearning(pretrained()))
         assert not list(tmp_path.rglob("study.db"))
+
+    @pytest.mark.parametrize("after", ["keep", "stop"])
+    def test_adapters_are_kept_as_a_change_of_the_weights(self, tmp_path: Path, after: Any) -> None:
+        pytest.importorskip("peft", reason="peft is not installed: the extra `lora` has it")
+        start = Start()
+        transfer = TransferLearning(pretrained(), strategy="lora", lora={"r": 2})
+        found = search({"lr": Float(1e-2, 1e-1)}, n_trials=2, after=after)
+        module = fit(tmp_path, found, transfer, start)
+        kept = checkpoint(found)["state_dict"]
+        assert kept.keys() == pretrained().keys()  # of a plain module, with what the adapters of the trial have learned
+        assert not any(torch.equal(kept[name], tensor) for name, tensor in pretrained().items() if "weight" in name)
+        if after == "keep":
+            assert same(start.weights, kept)
+            assert module.state_dict().keys() == kept.keys()
+        learned = [name for name in kept if not torch.equal(module.state_dict()[name], kept[name])]
+        weights = ["net.0.weight", "net.3.weight", "net.6.weight", "net.6.bias"]
+        assert learned == (weights if after == "keep" else [])
 
     def test_adapters_only_in_trials(self, tmp_path: Path) -> None:
         pytest.importorskip("peft", reason="peft is not installed: the extra `lora` has it")
