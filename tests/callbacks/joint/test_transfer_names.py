@@ -331,7 +331,8 @@ class TestTheWinner:
         pytest.importorskip("peft", reason="peft is not installed: the extra `lora` has it")
         start = Start()
         transfer = TransferLearning(pretrained(), strategy="lora", lora={"r": 2})
-        found = search({"lr": Float(1e-2, 1e-1)}, n_trials=2, after=after)
+        space = {"lr": Float(1e-2, 1e-1), "transfer.lora.r": Categorical([1, 2])}
+        found = search(space, n_trials=2, after=after)
         module = fit(tmp_path, found, transfer, start)
         kept = checkpoint(found)["state_dict"]
         assert kept.keys() == pretrained().keys()  # of a plain module, with what the adapters of the trial have learned

@@ -72,6 +72,12 @@ def test_gradual_thawing(ddp: dict[str, Any], tmp_path: Path) -> None:
         torch.testing.assert_close(again["state"], found["state"])
 
 
+def test_thawing_within_an_epoch_and_by_a_metric_that_ranks_see_differently(tmp_path: Path) -> None:
+    metric: dict[str, Any] = {"monitor": "val_loss", "patience": 1, "min_delta": 99.0}
+    found = run(tmp_path, {}, strategy="gradual", thaw_every=4, unit="step", warmup_epochs=1, **metric)
+    assert found["trained"] == [2, 2, 10, 10]  # at the first of three batches: one at step 4, one by the metric at 6
+
+
 def test_as_in_one_process(tmp_path: Path) -> None:
     """Where all norms are in eval two half batches are one whole batch: rank r has samples r, r + 2, ... of it."""
     from lightning_autoarch.callbacks.transfer import TransferLearning

@@ -68,6 +68,18 @@ def test_what_thaws_has_gradients_and_they_are_the_usual_ones(strategy: Any, cou
     torch.testing.assert_close(dict(modules[0].state_dict()), dict(modules[1].state_dict()))
 
 
+@pytest.mark.parametrize("options", [{"thaw_every": 2, "unit": "step"}, {"monitor": "val_loss", "patience": 1,
+                                                                         "min_delta": 99.0}])  # fmt: skip
+def test_what_thaws_by_step_or_metric_has_gradients(options: dict[str, Any]) -> None:
+    modules = []
+    for reentrant in (True, False):
+        module, spy = Recomputing(reentrant), Gradients()
+        fit(module, TransferLearning(Recomputing().state_dict(), strategy="gradual", **options), spy, max_epochs=6)
+        assert spy.seen[5] == (10, 10) and all(required == had for required, had in spy.seen.values())
+        modules.append(module)
+    torch.testing.assert_close(dict(modules[0].state_dict()), dict(modules[1].state_dict()))
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_frozen_below(reentrant: bool) -> None:
     spy = Gradients()
