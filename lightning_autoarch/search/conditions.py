@@ -11,6 +11,7 @@ are compared up to rounding, since another machine may decode or scale the same 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -23,6 +24,7 @@ Conditions: TypeAlias = dict[str, Any]
 
 CONDITIONS = "autoarch:conditions"  # user attribute of a study
 ROUNDING = 1e-3  # of an array's norm
+NOISE = 1e-6  # of a number: a mean over the data depends on the machine in its last digits
 NEW_IS_ANOTHER = ("trainer.", "callbacks.")  # here a name that came in is a difference,
 GONE_IS_ANOTHER = "callbacks."  # and here one that is gone: an argument of the Trainer may have gone into the space
 _LONGEST = 60
@@ -32,17 +34,25 @@ _MOST_DIFFERENCES = 8  # that a message lists
 def condition_differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """In words, a line for each condition that is no longer the same.
 
-    A hyperparameter or a part of the data that only one side has is none: the code may have gained it since.
+    A hyperparameter or a part of the data that only one side has is none: the code may have gained it since. A value
+    in whose place there is a list or an object now is one.
 
     >>> condition_differences({"trainer.max_epochs": 2, "folds": 5}, {"trainer.max_epochs": 6, "folds": 5})
     ['`trainer.max_epochs`: stored 2, given 6']
+    >>> condition_differences({"module.loss": None}, {"module.loss.class": "L1Loss", "module.loss.reduction": "sum"})
+    ['`module.loss`: stored None, given L1Loss']
     """
     new = [name for name in given if name not in stored and name.startswith(NEW_IS_ANOTHER)]
+    kinds = _replaced(stored, given)
     names = [name for name in stored if name in given or name.startswith(GONE_IS_ANOTHER)] + new
-    return [
+    lines = [
         f"`{name}`: {_change(stored.get(name), given.get(name))}"
         for name in names
-        if not _same(stored.get(name), given.get(name))
+        if not is_same(stored.get(name), given.get(name)) and not any(name.startswith(f"{kind}.") for kind in kinds)
+    ]
+    told = {line.split("`")[1] for line in lines}
+    return lines + [
+        f"`{name}`: stored {_whole(name, stored)}, given {_whole(name, given)}" for name in kinds if name not in told
     ]
 
 
@@ -70,11 +80,30 @@ def check_conditions(study: optuna.Study, conditions: Conditions, accept_changes
     study.set_user_attr(CONDITIONS, conditions)
 
 
-def _same(a: Any, b: Any) -> bool:
-    if not (_is_sketch(a) and _is_sketch(b)):
-        return bool(a == b)
-    tolerance = ROUNDING * max(a[3], b[3])
-    return a[1:3] == b[1:3] and all(abs(x - y) <= tolerance for x, y in zip(a[3:], b[3:], strict=True))
+def is_same(a: Any, b: Any) -> bool:
+    """Whether two conditions are equal, numbers up to rounding."""
+    if _is_sketch(a) and _is_sketch(b):
+        tolerance = ROUNDING * max(a[3], b[3])
+        return a[1:3] == b[1:3] and all(abs(x - y) <= tolerance for x, y in zip(a[3:], b[3:], strict=True))
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=NOISE)
+    return bool(a == b)
+
+
+def _replaced(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Names that are a value on one side, and on the other a list or an object with values inside."""
+    inner = [{name[:i] for name in side for i, sign in enumerate(name) if sign == "."} for side in (a, b)]
+    return [name for name in a if name in inner[1] and name not in b] + [
+        name for name in b if name in inner[0] and name not in a
+    ]
+
+
+def _whole(name: str, conditions: Mapping[str, Any]) -> str:
+    if name in conditions:
+        return _short(conditions[name])
+    if f"{name}.length" in conditions and f"{name}.class" not in conditions:
+        return f"a list of {conditions[f'{name}.length']}"
+    return str(conditions.get(f"{name}.class", "a dict"))
 
 
 def _is_sketch(value: Any) -> bool:

@@ -158,7 +158,7 @@ def open_study(
         added = {n: value for n, value in (known or {}).items() if n in given[SPACE] and n not in stored[SPACE]}
         is_changed = bool(space.differences(stored[SPACE]))
         _check_same(name, stored, space, monitor, mode, added, trials)
-        if conditions is not None:
+        if conditions is not None and any(is_scored(trial) for trial in trials):
             check_conditions(study, conditions, accept_changes)
     elif study.direction != direction:
         raise SearchError(
@@ -455,6 +455,16 @@ def turn(directory: Path | None) -> Iterator[None]:
 def counts(trial: FrozenTrial) -> bool:
     """Whether a trial is one of `n_trials`: not a duplicate and not refused."""
     return "duplicate_of" not in trial.user_attrs and "refused" not in trial.user_attrs
+
+
+def is_scored(trial: FrozenTrial) -> bool:
+    """Whether it has a result that depends on its conditions, or the beginning of one.
+
+    None has a trial that an exception in the user's code ended, as it is run again, or one that is only enqueued.
+    """
+    if trial.state is TrialState.FAIL:
+        return trial.user_attrs.get("failure") in ("value", "memory")
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or bool(trial.intermediate_values)
 
 
 def _age_seconds(trial: FrozenTrial) -> float:

@@ -150,6 +150,10 @@ class Constructor:
             key if self._is_beside(key) else ".".join((name, *self._keys(key))): value for key, value in changes.items()
         }
 
+    def path(self, name: str) -> Keys:
+        """Where a name of the space leads, among the saved hyperparameters."""
+        return self._keys(name)
+
     def unsaved(self) -> list[str]:
         """Arguments whose values are not among the hyperparameters: they have their defaults in what is made."""
         held = {*self.saved, *([] if self.container is None else [self.container.name])}

@@ -55,6 +55,16 @@ class TestFailedByCode:
         fit(tmp_path, again, Broken())  # nothing is left to do
         assert len(again.study.trials) == 6
 
+    def test_other_settings_are_no_other_conditions_before_there_is_a_score(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with pytest.raises(SearchError, match="Mend the code"):
+            fit(tmp_path, search(), Broken())
+        monkeypatch.setattr(Broken, "mended", True)
+        fit(tmp_path, search(trial_trainer={"max_epochs": 2}), Broken(lr=0.2))
+        with pytest.raises(SearchError, match="`trainer.max_epochs`: stored 2, given 1"):
+            fit(tmp_path, search(), Broken(lr=0.2))
+
     def test_the_first_failures_at_one_line_end_the_search(self, tmp_path: Path) -> None:
         callback = search(n_trials=50)
         with pytest.raises(SearchError, match=r"first 5 trials all failed in the same way.*of width \d+ does not"):
