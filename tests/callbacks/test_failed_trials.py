@@ -62,7 +62,7 @@ class TestFailedByCode:
             fit(tmp_path, search(), Broken())
         monkeypatch.setattr(Broken, "mended", True)
         fit(tmp_path, search(trial_trainer={"max_epochs": 2}), Broken(lr=0.2))
-        with pytest.raises(SearchError, match="`trainer.max_epochs`: stored 2, given 1"):
+        with pytest.raises(SearchError, match=r"`trainer\.max_epochs`: stored 2, given 1"):
             fit(tmp_path, search(), Broken(lr=0.2))
 
     def test_the_first_failures_at_one_line_end_the_search(self, tmp_path: Path) -> None:
