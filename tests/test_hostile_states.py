@@ -133,6 +133,7 @@ RECORDED = {
     "pruned": False, "failure": None, "epochs": 1, "seconds": 2.0, "at_validation": True, "metrics": {"loss": 0.5},
     "rng": rng_state(), "generators": {"train.generator": torch.Generator().get_state()},
 }  # fmt: skip
+CLOCK = {"begun": [[1, 3, 1.0], [2, 7, 2.25]], "best": 0.5, "wait": 1, "checked": 9}
 GROUPS = {"strategy": "full", "freeze": [], "lr_scale": {}}
 STATES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "MagnitudePruning": (lambda: MagnitudePruning(CubicSparsity(0.5), distill=Distillation()), MASKED),
@@ -140,7 +141,8 @@ STATES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "ChannelPruning": (lambda: ChannelPruning(flops=0.5), {"format": 1, "recipe": RECIPE}),
     "Distillation": (Distillation, {"format": 1, "teacher": "the module as the fit began"}),
     "TransferLearning": (
-        TransferLearning, {"format": 1, "epochs": 3, "groups": GROUPS, "start": {"a.weight": torch.ones(8, 4)}}
+        TransferLearning,
+        {"format": 1, "epochs": 3, "groups": GROUPS, "start": {"a.weight": torch.ones(8, 4)}, "clock": CLOCK},
     ),
     "ArchitectureSearch": (
         lambda: ArchitectureSearch({"width": Int(1, 9)}, monitor="loss"),

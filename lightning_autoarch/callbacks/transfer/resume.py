@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
 from lightning_autoarch.callbacks.transfer.recipe import Recipe
 from lightning_autoarch.errors import TransferError, shown
 from lightning_autoarch.schema import (
+    Mismatch,
     Schema,
     data,
     flag,
@@ -21,12 +25,21 @@ from lightning_autoarch.schema import (
     whole,
 )
 
+
+def _setting(value: Any, where: str) -> None:
+    """Numbers, strings, lists and dicts, which can be compared with those of today."""
+    data()(value, where)
+    held = next((leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)), None)
+    if held is not None:
+        raise Mismatch(where, "numbers, strings, lists and dicts", held)
+
+
 MOMENT = items(whole(), whole(), real(0.0))
 CLOCK = record({"begun": sequence(MOMENT), "best": optional(real(finite=False)), "wait": whole(), "checked": whole(-1)})
 SCHEMA = Schema(
     "TransferLearning",
     1,
-    {"epochs": optional(whole()), "groups": mapping(data()), "start": mapping(tensor())},
+    {"epochs": optional(whole()), "groups": mapping(_setting), "start": mapping(tensor())},
     {"new": sequence(text()), "adapters": mapping(tensor()), "recomputed": flag(), "clock": optional(CLOCK)},
 )
 

@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from transfer_nets import QUIET, Epochs, Tuned, fit, source
 
 from lightning_autoarch.callbacks.transfer import TransferLearning
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.errors import CheckpointError, TransferError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create"),
@@ -142,6 +142,14 @@ class TestErrors:
         path = self.checkpoint(tmp_path, TransferLearning(source(), layer_decay=0.5))
         with pytest.raises(TransferError, match=rf"`{name}=.*`, as in the fit that is resumed"):
             fit(Tuned(), TransferLearning(source(), **options), ckpt_path=path)
+
+    def test_a_state_that_somebody_changed(self) -> None:
+        state = {"format": 1, "epochs": 3, "groups": {"lr_scale": {"head": torch.ones(2)}}, "start": {}}
+        with pytest.raises(CheckpointError, match=r"`groups.lr_scale` to be numbers, .* got a tensor"):
+            TransferLearning().load_state_dict(state)
+        clock = {"begun": [[0, 1, float("nan")]], "best": None, "wait": 0, "checked": -1}
+        with pytest.raises(CheckpointError, match=r"`clock.begun\[0\]\[2\]` to be a finite number"):
+            TransferLearning().load_state_dict({**state, "groups": {}, "clock": clock})
 
     def test_l2_sp_from_a_checkpoint_without(self, tmp_path: Path) -> None:
         path = self.checkpoint(tmp_path)
