@@ -12,13 +12,14 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_autoarch.callbacks.search import ArchitectureSearch
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
+from lightning_autoarch.cli.checkpoint_classes import check_class_paths, check_named_objects, class_of
 from lightning_autoarch.cli.ends import INTERRUPTED, check_installed, in_short
 from lightning_autoarch.cli.hints import HintingParser
 from lightning_autoarch.cli.optimizers import WithLateOptimizers
 from lightning_autoarch.cli.options import ABOUT_OWN, add_options, add_sections
 from lightning_autoarch.cli.prune import PruneCommand
 from lightning_autoarch.cli.search import SearchCommand, first_search
-from lightning_autoarch.cli.sections import check_class_paths, hyperparameters
+from lightning_autoarch.cli.sections import hyperparameters
 from lightning_autoarch.cli.transfer import TransferCommand
 from lightning_autoarch.errors import AutoArchError, SearchError
 from lightning_autoarch.training.links import Links
@@ -122,8 +123,15 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
         elif subcommand is not None and subcommand != "transfer":  # there the model is the config's: a new one
             path = self.config[subcommand].get("ckpt_path")
             if path and Path(path).is_file():
-                check_class_paths(hyperparameters(Path(path)), self.config[subcommand], Path(path))
+                self._check_hyperparameters(self.config[subcommand], Path(path))
             super()._parse_ckpt_path()
+
+    def _check_hyperparameters(self, given: Any, path: Path) -> None:
+        arguments = hyperparameters(path)
+        check_class_paths(arguments, given, path)
+        named = arguments.get("_class_path", (given.get("model") or {}).get("class_path"))
+        cls = self._model_class if named is None else class_of(named)
+        check_named_objects(cls, arguments, given, path)
 
     def _run_subcommand(self, subcommand: str) -> None:
         self._check_data(subcommand)

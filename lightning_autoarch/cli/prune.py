@@ -18,9 +18,10 @@ from lightning_autoarch.callbacks.prune.finetune import (
 )
 from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
+from lightning_autoarch.cli.checkpoint_classes import check_class_paths, check_named_objects, check_takes, class_of
 from lightning_autoarch.cli.options import SECTIONS, SPARSITY, StandIn
 from lightning_autoarch.cli.pages import page_path, write_page
-from lightning_autoarch.cli.sections import check_class_paths, check_takes, differs, hyperparameters, top_level
+from lightning_autoarch.cli.sections import differs, hyperparameters, top_level
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.schedule import CubicSparsity
 from lightning_autoarch.report.pruned import pruned_table
@@ -89,6 +90,8 @@ class PruneCommand(LightningCLI):
             return
         check_class_paths(arguments, given, Path(given["ckpt_path"]))
         where = arguments.pop("_class_path", (given.get("model") or {}).get("class_path"))
+        cls = self._model_class if where is None else class_of(where)
+        check_named_objects(cls, arguments, given, Path(given["ckpt_path"]))
         if where is not None:
             check_takes(where, arguments, Path(given["ckpt_path"]))
         model = arguments if where is None else {"class_path": where, "dict_kwargs": arguments}
