@@ -43,11 +43,11 @@ def check_class_paths(arguments: Mapping[str, Any], config: Any, path: Path) -> 
             raise _refused(where, "class", str(found), path)
 
 
-def check_named_objects(cls: type | None, arguments: Mapping[str, Any], config: Any, path: Path) -> None:
+def check_named_objects(cls: object, arguments: Mapping[str, Any], config: Any, path: Path) -> None:
     """The same for names of classes and functions that are given as plain strings.
 
     Args:
-        cls: whose arguments these are; None, where it is not known, takes every dotted name for one of an object.
+        cls: whose arguments these are; anything but a class takes every dotted name for one of an object.
         arguments: the hyperparameters of the checkpoint.
         config: as given.
         path: of the checkpoint.
@@ -57,7 +57,7 @@ def check_named_objects(cls: type | None, arguments: Mapping[str, Any], config: 
     """
     known = {found for _, found in _dotted_names(config, "")}
     for name, value in arguments.items():
-        if name == "_class_path" or (cls is not None and _takes_data(cls, name)):
+        if name == "_class_path" or (isinstance(cls, type) and _takes_data(cls, name)):
             continue
         for where, found in _dotted_names(value, f"hyper_parameters.{name}"):
             if found not in known:
