@@ -67,7 +67,7 @@ class Constructor:
     def of(cls, instance: Any) -> Constructor:
         """From an instance; what is saved is copied deeply."""
         kind, hparams = type(instance), instance.hparams
-        saved = copy.deepcopy(hparams if is_dict_config(hparams) else dict(hparams))
+        saved = copy.deepcopy(hparams if is_dict_config(hparams) else {**dict(hparams), **_cleaned_away(instance)})
         internal = {name: saved.pop(name) for name in _INTERNAL if name in saved}
         from_config = "_instantiator" in internal and _instantiated(kind, saved) != saved
         by_names = cls(kind, saved, internal, None, from_config)
@@ -333,6 +333,14 @@ def check_binds(
 def takes_any(parameters: Iterable[inspect.Parameter]) -> bool:
     """Whether `**kwargs` is among the parameters of a signature."""
     return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+def _cleaned_away(instance: Any) -> dict[str, Any]:
+    """Hyperparameters that `fit` has removed as they cannot be pickled, such as a lambda; `__init__` takes them."""
+    from lightning.pytorch.utilities.parsing import is_picklable
+
+    now, initial = instance.hparams, instance.hparams_initial
+    return {name: value for name, value in dict(initial).items() if name not in now and not is_picklable(value)}
 
 
 def _instantiated(cls: type, written: Mapping[str, Any]) -> dict[str, Any]:

@@ -130,7 +130,8 @@ class Facts:
         try:
             args, kwargs = inputs_on_meta(arguments)
             return count_flops(meta, *args, **kwargs), meta
-        except RuntimeError:  # the same as without the meta device, or it looks at values, which are not there
+        except Exception:  # the same as without the meta device; or it looks at values, or fills lazy layers, of which
+            # `to("meta")` makes empty ones
             module = build().eval()
             return count_flops(module, *arguments[0], **arguments[1]), module
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.parsing import clean_namespace
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_autoarch.errors import SearchError
@@ -101,6 +102,7 @@ class ModuleBuilder:
             module.__dict__.clear()
             module.__dict__.update(old)
             raise
+        clean_namespace(module.hparams)  # as `fit` has done: what cannot be pickled would not go into a checkpoint
         module.trainer = old["_trainer"]  # the setter reaches the LightningModules inside it too
 
     def tell_losses(self, module: LightningModule, example: Architecture) -> None:

@@ -74,6 +74,32 @@ def test_a_dataclass_and_what_it_derives(tmp_path: Path) -> None:
     assert loaded.net[1].out_features == 2 * width
 
 
+@pytest.mark.filterwarnings("ignore:attribute '.*' removed from hparams because it cannot be pickled")
+def test_arguments_that_cannot_be_pickled(tmp_path: Path) -> None:
+    """`fit` removes them from the hyperparameters, and `__init__` takes them all the same."""
+
+    @dataclasses.dataclass
+    class Local:
+        width: int = 4
+
+    class Net(Base):
+        def __init__(self, cfg: Any, act: Any = None) -> None:
+            super(nets.Net, self).__init__()
+            self.save_hyperparameters()
+            self.act = act
+            self.build(cfg.width, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(self.act(x))
+
+    callback = ArchitectureSearch({"cfg.width": Int(20, 32)}, monitor="val_loss", n_trials=2, strategy="random")
+    module, trainer = Net(Local(), act=lambda x: 2 * x), nets.trainer(tmp_path, callback, max_epochs=1)
+    trainer.fit(module, *nets.loaders())
+    trainer.save_checkpoint(tmp_path / "final.ckpt")
+    assert {"cfg.width": module.net[0].out_features} == callback.best_architecture
+    assert module.act(3) == 6
+
+
 @pytest.mark.parametrize("name", ["width", "cfg.width"])
 def test_a_namespace(tmp_path: Path, name: str) -> None:
     loaded, width = searched(tmp_path, InOne(Namespace(width=4, hidden=3)), name)

@@ -80,15 +80,16 @@ class TestLayersMadeByAHook:
         assert max(trained) <= 24
 
 
-def test_lazy_layers_whose_forward_looks_at_values_are_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("looks", [False, True])
+def test_lazy_layers_are_counted_also_where_forward_looks_at_values(tmp_path: Path, looks: bool) -> None:
     class Lazy(nets.Net):
         def __init__(self, width: int = 4, lr: float = 0.01):
             super(nets.Net, self).__init__()
             self.save_hyperparameters()
-            self.net = nn.Sequential(nn.LazyLinear(width), nn.Linear(width, 1))
+            self.net = nn.Sequential(nn.LazyLinear(width), nn.LazyLinear(1))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.net(x) if float(x.sum()) == float(x.sum()) else x
+            return self.net(x) if not looks or float(x.sum()) == float(x.sum()) else x
 
     with pytest.raises(SearchError, match="`max_params=100`: the smallest has 121"):
         nets.trainer(tmp_path, search(max_params=100), max_epochs=1).fit(Lazy(), *nets.loaders())
