@@ -48,9 +48,10 @@ from lightning_autoarch.search.board import html_table, leaderboard
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.conditions import Conditions
 from lightning_autoarch.search.space import Architecture, SearchSpace
+from lightning_autoarch.search.storage import open_storage
 from lightning_autoarch.search.storage_errors import storage_errors_told
 from lightning_autoarch.search.strategies import STRATEGIES, named_sampler
-from lightning_autoarch.search.study import Ledger, open_storage, open_study, quiet_optuna, turn
+from lightning_autoarch.search.study import Ledger, open_study, quiet_optuna, turn
 from lightning_autoarch.training.callbacks import fresh
 from lightning_autoarch.training.conditions import conditions_of
 from lightning_autoarch.training.data import TrialData, split_architecture

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from lightning_autoarch.errors import AutoArchError, did_you_mean
-from lightning_autoarch.search.study import without_password
+from lightning_autoarch.search.storage import without_password
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -8,14 +8,9 @@ host an RDB storage's heartbeat tells, and without one the trial is left alone.
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
-import socket
-import sqlite3
 import time
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,86 +20,19 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_autoarch.errors import AutoArchError, SearchError, shown
-from lightning_autoarch.schema import Mismatch, described, optional, record, text, whole
-from lightning_autoarch.schema import real as real_number
+from lightning_autoarch.schema import described
 from lightning_autoarch.search.adoption import SPACE, Placement, is_imported
 from lightning_autoarch.search.conditions import CONDITIONS, Conditions, check_conditions
 from lightning_autoarch.search.extension import clashes, converted, extend, incompatible, recover
 from lightning_autoarch.search.leaderboard import fate, real
+from lightning_autoarch.search.owner import Owner
 from lightning_autoarch.search.space import Architecture, SearchSpace, architecture_key
 
-HEARTBEAT_SECONDS = 60
-GRACE_SECONDS = 180
 CLAIM_SECONDS = 60  # on a remote storage: how long a new trial may be without its owner record
 
 MONITOR, MODE = "autoarch:monitor", "autoarch:mode"
 RETRIED = "autoarch:retried"  # numbers of failed trials that do not count, because their architectures are tried again
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-
-
-def open_storage(storage: str | os.PathLike[str] | BaseStorage) -> BaseStorage:
-    """The storage of a URL; a path of an SQLite file is one too.
-
-    Raises:
-        SearchError: it cannot be opened; the message says which and why.
-    """
-    if not isinstance(storage, str | os.PathLike):
-        return storage
-    place = os.fspath(storage)
-    path = _sqlite_file(place)
-    if path is not None and path.exists() and not os.access(path, os.W_OK):
-        raise SearchError(f"The study {path} is read-only: make it writable, or give another `storage`.")
-    try:
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        if place.startswith("grpc://"):
-            host, _, port = place.removeprefix("grpc://").partition(":")
-            return optuna.storages.GrpcStorageProxy(host=host, port=int(port or 13000))
-        return _database(place)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SearchError(
-            f"The storage {without_password(place)!r} cannot be opened: {type(error).__name__}: {reason}. "
-            "A damaged file can be moved away; the search then starts anew."
-        ) from error
-
-
-def _sqlite_file(place: str) -> Path | None:
-    """The file of an SQLite URL, or of a path itself; None for another kind, or a database in memory."""
-    if "://" not in place:
-        return Path(place)
-    scheme, _, name = place.partition("?")[0].partition(":///")
-    return Path(name) if scheme == "sqlite" and name and not name.startswith((":memory:", "file:")) else None
-
-
-def _database(place: str) -> optuna.storages.RDBStorage:
-    url, options = place, {}
-    if "://" not in place:  # not made part of a URL, where `?`, `%` and `{` mean something
-        connect = functools.partial(sqlite3.connect, os.path.abspath(place), check_same_thread=False)
-        url, options = "sqlite:///study.db", {"creator": connect}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        opened = optuna.storages.RDBStorage(
-            url, options, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS
-        )
-    if url.startswith("sqlite"):
-        _write_ahead(opened)
-    return opened
-
-
-def _write_ahead(storage: optuna.storages.RDBStorage) -> None:
-    """SQLite appends to a log instead of waiting for the disk at each of a trial's twenty commits.
-
-    A killed process loses nothing; a power cut may lose the last commits, and damages nothing (sqlite.org/wal.html).
-    """
-    from sqlalchemy import event
-
-    def on_connect(connection: Any, record: Any) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
-            connection.execute(f"PRAGMA {pragma}").close()
-
-    event.listen(storage.engine, "connect", on_connect)
-    storage.engine.dispose()
 
 
 def open_study(
@@ -235,52 +163,6 @@ def _check_at_rest(name: str, trials: Sequence[FrozenTrial]) -> None:
             f"The space of the study `{name}` cannot be changed while another process works on it: let that end, or "
             "give another `study_name`."
         )
-
-
-OWNER = record({"host": text(), "pid": whole(1, 2**31 - 1), "start": optional(real_number())})
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The process that runs a trial."""
-
-    host: str
-    pid: int
-    start: float | None  # of the process, in the system's own unit; None where it cannot be read
-
-    @classmethod
-    def myself(cls) -> Owner:
-        return cls(socket.gethostname(), os.getpid(), _process_start(os.getpid()))
-
-    @classmethod
-    def of(cls, stored: object) -> Owner | None:
-        """What a trial's record says; None where that is no owner, so that only a heartbeat tells."""
-        try:
-            OWNER(stored, "owner")
-        except Mismatch:
-            return None
-        assert isinstance(stored, Mapping)
-        return cls(stored["host"], stored["pid"], stored["start"])
-
-    def is_gone(self) -> bool | None:
-        """Whether the process has ended; None on another host, where that cannot be seen."""
-        if self.host != socket.gethostname():
-            return None
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return self.start is not None and self.start != _process_start(self.pid)
-
-
-def _process_start(pid: int) -> float | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    return float(stat.rpartition(")")[2].split()[19])
 
 
 class Ledger:
@@ -469,19 +351,6 @@ def is_scored(trial: FrozenTrial) -> bool:
 
 def _age_seconds(trial: FrozenTrial) -> float:
     return time.time() - trial.datetime_start.timestamp() if trial.datetime_start is not None else 0.0
-
-
-def without_password(url: str) -> str:
-    """A storage's URL, or path, as it may be shown.
-
-    >>> without_password("postgresql://me:secret@host/studies")
-    'postgresql://me:***@host/studies'
-    """
-    if "://" not in url:
-        return url
-    head, at, tail = url.rpartition("@")
-    scheme, slashes, credentials = head.partition("://")
-    return f"{scheme}{slashes}{credentials.partition(':')[0]}:***@{tail}" if at else url
 
 
 @contextlib.contextmanager

@@ -16,7 +16,9 @@ from optuna.trial import TrialState
 
 from lightning_autoarch import Categorical, Float, Int, Repeat, SearchError, SearchSpace
 from lightning_autoarch.search import extension
-from lightning_autoarch.search.study import Ledger, Owner, open_storage, open_study, quiet_optuna, without_password
+from lightning_autoarch.search.owner import Owner
+from lightning_autoarch.search.storage import open_storage, without_password
+from lightning_autoarch.search.study import Ledger, open_study, quiet_optuna
 
 SPACE = SearchSpace({"a": Int(1, 9)})
 
