@@ -32,6 +32,7 @@ from lightning_autoarch.training.container import Container, container_of, named
 from lightning_autoarch.training.isolation import seeded
 from lightning_autoarch.training.nested import (
     Keys,
+    alike,
     check_keys,
     fields_of,
     is_dict_config,
@@ -276,7 +277,7 @@ class Constructor:
             with seeded(0):
                 made = self.make({})
             saved = {name: value for name, value in made.hparams.items() if name not in _INTERNAL}
-            return bool(saved == dict(self.saved))
+            return alike(saved, dict(self.saved))
         except Exception:  # whatever an `__init__` raises that was called wrongly
             return False
 

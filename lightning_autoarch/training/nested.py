@@ -85,6 +85,25 @@ def check_keys(container: Any, keys: Keys, name: str) -> None:
         container = fields[key]
 
 
+def alike(a: Any, b: Any) -> bool:
+    """Whether two values are equal; of objects without an equality of their own, as copies are, whether of one class.
+
+    >>> alike({"norm": object(), "widths": [1, 2]}, {"norm": object(), "widths": [1, 2]})
+    True
+    """
+    fields, others = fields_of(a), fields_of(b)
+    if fields is not None and others is not None:
+        return fields.keys() == others.keys() and all(alike(fields[name], others[name]) for name in fields)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(alike, a, b))
+    if not any("__eq__" in vars(kind) for kind in type(a).__mro__[:-1]):  # all but `object`
+        return type(a) is type(b)
+    try:
+        return bool(a == b)
+    except Exception:  # arrays and other objects that compare item by item
+        return type(a) is type(b)
+
+
 def replaced(container: Any, keys: Keys, value: Any) -> Any:
     """A container like this one with another value at a path; the given one may be changed in place."""
     if is_dict_config(container):

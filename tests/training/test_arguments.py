@@ -14,6 +14,7 @@ from torch import nn
 
 from lightning_autoarch import SpaceError
 from lightning_autoarch.training.arguments import Constructor
+from lightning_autoarch.training.nested import alike
 
 
 class Saving(L.LightningModule):
@@ -123,6 +124,29 @@ class MetricGiven(L.LightningModule):
         self.net, self.loss = nn.Linear(3, width), loss
 
 
+class Transform:
+    """Without an equality: a copy of it is not equal to it."""
+
+
+class ForecastBase(L.LightningModule):
+    """Saves what is left, without the objects, as libraries of forecasting models do."""
+
+    def __init__(self, transform: Any = None, loss: Any = None, lr: float = 0.01) -> None:
+        super().__init__()
+        self.save_hyperparameters({"transform": transform, "lr": lr})
+        self.loss = loss
+
+
+class Forecast(ForecastBase):
+    """A loss is given and not saved, nor is it the container of the rest."""
+
+    def __init__(self, width: int = 4, loss: Any = None, **kwargs: Any) -> None:
+        loss = torchmetrics.MeanSquaredError() if loss is None else loss
+        super().__init__(loss=loss, **kwargs)
+        self.save_hyperparameters({"width": width})
+        self.net = nn.Linear(3, width)
+
+
 class InOne(L.LightningModule):
     def __init__(self, cfg: Any, lr: float = 0.01) -> None:
         super().__init__()
@@ -197,6 +221,7 @@ MADE = {
     "an argument `kwargs`": Keywords({"inputs": 3}),
     "a metric by default": WithMetric(inputs=3),
     "a metric": MetricGiven(torchmetrics.MeanSquaredError()),
+    "a metric and an object": Forecast(8, transform=Transform(), lr=0.5),
     "a dict": InOne({"width": 8, "lr": 0.5}),
     "an AttributeDict": InOne(AttributeDict(width=8, lr=0.5)),
     "a Namespace": InOne(Namespace(width=8, lr=0.5)),
@@ -214,7 +239,7 @@ def test_the_same_again_but_for_what_is_changed(way: str) -> None:
     before = dict(module.hparams)
     made = constructor.make({"width": 152})
     assert made.net.out_features == 152
-    assert dict(made.hparams) == {**before, "width": 152}
+    assert alike(dict(made.hparams), {**before, "width": 152})
     assert constructor.make({}).net.out_features == module.net.out_features == 8
     constructor.initialise_(made, {"width": 9})
     assert made.net.out_features == made.hparams["width"] == 9

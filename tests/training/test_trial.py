@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import nets
 import numpy as np
 import pytest
 import torch
+import torchmetrics
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning_utilities.core import rank_zero
 
@@ -20,7 +22,14 @@ from lightning_autoarch.training.inherit import SILENT
 from lightning_autoarch.training.isolation import isolated, rng_state, seeded, set_rng_state, trial_seed
 from lightning_autoarch.training.module import ModuleBuilder
 from lightning_autoarch.training.recorder import STATE_KEY
-from lightning_autoarch.training.trial import MonitorMissing, TrialSpec, is_out_of_memory, run_trial, saved_states
+from lightning_autoarch.training.trial import (
+    MonitorMissing,
+    TrialSpec,
+    _decouple_metrics,
+    is_out_of_memory,
+    run_trial,
+    saved_states,
+)
 
 
 class Scheduled(nets.Net):
@@ -235,3 +244,10 @@ def test_seeds_differ_by_trial() -> None:
         first = torch.rand(1)
     with seeded(5):
         assert torch.equal(first, torch.rand(1))
+
+
+def test_metrics_of_a_trial_do_not_synchronise_and_can_be_saved() -> None:
+    module = torch.nn.ModuleDict({"metric": torchmetrics.MeanSquaredError()})
+    _decouple_metrics(module)  # type: ignore[arg-type]
+    saved = pickle.loads(pickle.dumps(module["metric"]))
+    assert saved.distributed_available_fn() is module["metric"].distributed_available_fn() is False
