@@ -10,7 +10,7 @@ import inspect
 import pickle
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -185,24 +185,27 @@ def checkpoint_path(trainer: Trainer) -> tuple[str | None, bool]:
 
 
 def callback_state(path: str | Path, state_key: str, *, trusted: bool = False) -> dict[str, Any] | None:
-    """What a Lightning checkpoint holds of one callback; None if nothing.
+    """What a Lightning checkpoint holds of one callback; None if nothing. Arguments and errors as `callback_states`."""
+    state: dict[str, Any] | None = callback_states(path, trusted=trusted).get(state_key)
+    return None if is_empty(state) else state
+
+
+def callback_states(path: str | Path, *, trusted: bool = False) -> Mapping[str, Any]:
+    """What a Lightning checkpoint holds of its callbacks, by their keys.
 
     Args:
         path: of the file, or its address.
-        state_key: of the callback.
         trusted: whether the user said `weights_only=False` of this file, so that what it holds may run code.
 
     Raises:
         CheckpointError: it is broken, no Lightning checkpoint, or more than data and not trusted.
     """
     if trusted:  # as Lightning is about to read it
-        states = _load(path, map_location="cpu", weights_only=False).get("callbacks", {})
-    elif "://" in str(path):
-        states = _fetched(str(path)).get("callbacks", {})
+        content = _load(path, map_location="cpu", weights_only=False)
     else:
-        states = read_lightning(Path(path)).get("callbacks", {})
-    state: dict[str, Any] | None = states.get(state_key)
-    return None if is_empty(state) else state
+        content = _fetched(str(path)) if "://" in str(path) else read_lightning(Path(path))
+    states: Mapping[str, Any] = content.get("callbacks", {})
+    return states
 
 
 def _fetched(address: str) -> dict[str, Any]:

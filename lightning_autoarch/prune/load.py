@@ -10,13 +10,12 @@ from torch import nn
 
 from lightning_autoarch.errors import CheckpointError, shown
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.prune.rounds import all_rounds, catch_up_, rounds_of
 from lightning_autoarch.reading.weights import read_with_weights
-from lightning_autoarch.schema import Mismatch, data, is_empty, mapping
-from lightning_autoarch.structure import apply_recipe_
+from lightning_autoarch.schema import Mismatch, data, mapping
 
 M = TypeVar("M", bound=nn.Module)
 WEIGHTS = mapping(data())  # what `load_state_dict` takes: extra state need not be tensors
-KEY = "lightning_autoarch.ChannelPruning"
 
 
 def load_pruned(module: M, checkpoint: str | Path | Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> M:
@@ -25,13 +24,14 @@ def load_pruned(module: M, checkpoint: str | Path | Mapping[str, Any], recipe: M
     Args:
         module: with the shapes that the pruned one had at first: `MyModule(**hparams)`.
         checkpoint: path of a Lightning checkpoint of a fit with `ChannelPruning`, what is in it, or a state dict.
-        recipe: what was removed; None: as the checkpoint says. A `Removed.recipe`, or that read from JSON.
+        recipe: what was removed; None: as the checkpoint says, of all rounds where there were several. A
+            `Removed.recipe`, or that read from JSON.
 
     Returns:
         The module, in place.
 
     Raises:
-        PruneValueError: the checkpoint holds no recipe.
+        PruneValueError: the checkpoint holds no recipe, or the module lost other channels already.
         CheckpointError: there is no such file, it is broken, holds anything that is not data, or other weights.
         StructureError: the recipe is of another architecture; the module is as before.
 
@@ -42,13 +42,18 @@ def load_pruned(module: M, checkpoint: str | Path | Mapping[str, Any], recipe: M
     if not isinstance(checkpoint, Mapping | str | Path):
         raise PruneTypeError(f"Expected a path or what a checkpoint holds, got {shown(checkpoint)}.")
     content: Mapping[str, Any] = checkpoint if isinstance(checkpoint, Mapping) else read_with_weights(Path(checkpoint))
-    found = recipe if recipe is not None else _recipe_in(content)
+    rounds = (*rounds_of(module), recipe) if recipe is not None else all_rounds(content.get("callbacks"))
+    if not rounds:
+        raise PruneValueError(
+            "Expected a checkpoint of a fit with ChannelPruning, got one without a recipe: give `recipe=`, or load it "
+            "into the module as it is."
+        )
     state = content.get("state_dict", content)
     try:
         WEIGHTS(state, "state_dict")
     except Mismatch as mismatch:
         raise CheckpointError(f"Expected the weights of a module that lost channels: {mismatch}.") from None
-    apply_recipe_(module, found)
+    catch_up_(module, rounds)
     try:
         module.load_state_dict(state)
     except (RuntimeError, TypeError) as error:
@@ -58,20 +63,3 @@ def load_pruned(module: M, checkpoint: str | Path | Mapping[str, Any], recipe: M
             f"{shown(str(error), 1000)}"
         ) from error
     return module
-
-
-def _recipe_in(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    states = content.get("callbacks")
-    for key, state in states.items() if isinstance(states, Mapping) else ():
-        if (
-            isinstance(key, str)
-            and key.startswith(KEY)
-            and isinstance(state, Mapping)
-            and not is_empty(state.get("recipe"))
-        ):
-            recipe: Mapping[str, Any] = state["recipe"]
-            return recipe
-    raise PruneValueError(
-        "Expected a checkpoint of a fit with ChannelPruning, got one without a recipe: give `recipe=`, or load it "
-        "into the module as it is."
-    )

@@ -18,7 +18,7 @@ from lightning_autoarch.prune.cost import cost_of, count_flops
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.load import load_pruned
 from lightning_autoarch.prune.units import kept_units, rounded, unit_scores
-from lightning_autoarch.structure import ChannelGraph, channel_groups
+from lightning_autoarch.structure import ChannelGraph, channel_groups, remove_channels_
 
 
 class Conv(nn.Module):
@@ -303,3 +303,31 @@ def test_counts_of_the_trace_are_those_of_the_module() -> None:
     assert (graph.parameters({}), graph.flops({})) == (cost_of(module, x).parameters, cost_of(module, x).flops)
     graph.remove_(keep)
     assert counted == (cost_of(module, x).parameters, cost_of(module, x).flops)
+
+
+class GraphHeads(nn.Module):
+    """Attention over a graph: scores of a vector for each head, written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.size = 4, 8
+        self.first, self.value, self.last = nn.Linear(6, 16), nn.Linear(16, 32), nn.Linear(32, 3)
+        self.vector = nn.Parameter(torch.randn(1, 4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.value(self.first(x).relu()).view(-1, self.heads, self.size)
+        scores = (y * self.vector).sum(-1)
+        mixed = torch.einsum("ijh,jhd->ihd", (scores[:, None] + scores[None]).softmax(1), y)
+        return self.last(mixed.flatten(1))
+
+
+@pytest.mark.parametrize("target", [Target(flops=0.6), Target(share=0.4)])
+def test_a_choice_that_cannot_be_made_does_not_end_the_search(target: Target) -> None:
+    """With a single head left `einsum` runs other operations; the search looks at that and goes on."""
+    torch.manual_seed(0)
+    module, x = GraphHeads(), torch.randn(7, 6)
+    with pytest.raises(StructureError):
+        remove_channels_(copy.deepcopy(module), x, {"value.weight": [0]})
+    removed = prune_channels_(module, x, target, round_to=1)
+    assert removed.left == {} and module.heads > 1 and removed.widths["value.weight"][1] == module.heads
+    assert target.flops is None or removed.after.flops <= target.flops * removed.before.flops

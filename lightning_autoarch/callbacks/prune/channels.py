@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from lightning_autoarch.callbacks.outer import callback_state, checkpoint_path, is_rebuilt_later
+from lightning_autoarch.callbacks.outer import callback_states, checkpoint_path, is_rebuilt_later
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.hooks import averages, total_steps
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
@@ -27,15 +27,21 @@ from lightning_autoarch.errors import StructureError
 from lightning_autoarch.prune.channels import Removed, Target, check_prunable, prune_channels_
 from lightning_autoarch.prune.cost import detached_copy
 from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.prune.rounds import (
+    KEY,
+    Rounds,
+    add_round,
+    all_rounds,
+    catch_up_,
+    rounds_in,
+    rounds_of,
+    state_of,
+)
 from lightning_autoarch.prune.schedule import Place, check_place, steps
 from lightning_autoarch.prune.targets import Patterns
 from lightning_autoarch.prune.units import Norm, UnitScope
-from lightning_autoarch.schema import VERSION, Schema, is_empty
+from lightning_autoarch.schema import is_empty
 from lightning_autoarch.structure import apply_recipe_, check_carriable
-from lightning_autoarch.structure.recipe import RECIPE
-
-KEY = "lightning_autoarch.ChannelPruning"  # in checkpoints; a name follows where a Trainer has two
-SCHEMA = Schema("ChannelPruning", 1, {"recipe": RECIPE})
 
 
 class ChannelPruning(Callback):
@@ -60,7 +66,8 @@ class ChannelPruning(Callback):
         example_inputs: for the forward; None: `example_input_array`, or else what the first training step calls: the
             module itself, or submodules one by one, whose results then keep their channels; see `StepCalls`.
         distill: `Distillation(...)`: a teacher, by default the module as it was, helps to recover.
-        name: of the callback in checkpoints, where a Trainer has two.
+        name: of the callback in checkpoints, where a Trainer has two: rounds of pruning, which `load_pruned` and
+            resumed fits go through in order.
 
     Attributes:
         removed: what was done, with the costs before and after; None before.
@@ -104,12 +111,12 @@ class ChannelPruning(Callback):
         self.targets, self.exclude, self.example_inputs, self.name = targets, exclude, example_inputs, name
         self.distill = distill
         self.removed: Removed | None = None
-        self.recipe: dict[str, Any] | None = None
+        self._rounds: Rounds = ()  # what the module lost, up to the round of this callback
         self._unchecked = False  # whether it was not tried yet if the module can be made smaller
         self._calls = StepCalls()  # what stands for example inputs that are not given
         self._step: int | None = None  # after which it prunes; None: not in the course of the fit
         self._small: weakref.ref[LightningModule] | None = None  # the module that was made smaller
-        self._goes_on_from: dict[str, Any] | None = None  # the recipe of a fit whose weights come after `setup`
+        self._goes_on_from: Rounds = ()  # of a fit whose weights come after `setup`
 
     @property
     def state_key(self) -> str:
@@ -118,19 +125,25 @@ class ChannelPruning(Callback):
         return key
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.recipe is None else {VERSION: SCHEMA.version, "recipe": self.recipe}
+        return state_of(self._rounds)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not is_empty(state_dict):
-            self.recipe = SCHEMA.read(state_dict)["recipe"]
+            self._rounds = rounds_in(state_dict)
 
     def start_from(self, state_dict: Mapping[str, Any]) -> None:
         """The next fit begins with the weights of another, whose `state_dict` this is, and as small as they are."""
-        self._goes_on_from = SCHEMA.read(state_dict)["recipe"]
+        self._goes_on_from = rounds_in(state_dict)
 
     def forget(self) -> None:
         """As if no module had been made smaller yet."""
-        self.removed = self.recipe = self._small = None
+        self.removed = self._small = None
+        self._rounds = ()
+
+    @property
+    def recipe(self) -> Mapping[str, Any] | None:
+        """What it removed, for `apply_recipe_`: None before."""
+        return self._rounds[-1] if self._rounds else None
 
     @property
     def settled(self) -> bool:
@@ -157,7 +170,7 @@ class ChannelPruning(Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles know nothing of a module."""
         own = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}  # the module's
-        return {**own, "_small": None, "_goes_on_from": None, "_calls": StepCalls()}
+        return {**own, "_small": None, "_goes_on_from": (), "_calls": StepCalls()}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -171,17 +184,33 @@ class ChannelPruning(Callback):
         if is_rebuilt_later(self, trainer, pl_module) or self._is_small(pl_module):
             return
         self.forget()  # another module than that of the fit before
-        before, self._goes_on_from = self._goes_on_from, None
+        before, self._goes_on_from = self._goes_on_from, ()
         path, trusted = checkpoint_path(trainer)
-        state = None if path is None else callback_state(path, self.state_key, trusted=trusted)
-        if before is not None:
+        if before:
             self._shrink_to(trainer, pl_module, before)
-        elif state is not None:
-            self._shrink_to(trainer, pl_module, SCHEMA.read(state)["recipe"])
+        elif path is not None:
+            self._resume(trainer, pl_module, callback_states(path, trusted=trusted))
         elif self.is_before:
             if self.distill is not None and self.distill.teacher is None:
                 self.distill.teacher = detached_copy(pl_module)
             self._prune(trainer, pl_module)
+
+    def _resume(self, trainer: Trainer, module: LightningModule, states: Mapping[str, Any]) -> None:
+        """Make the module as small as that of the checkpoint, whichever callback removed its channels.
+
+        Where this one did not yet, it does when its step comes; that of `at=0.0` is then the first one of this fit,
+        since the weights, which are larger, are yet to be loaded.
+        """
+        own = states.get(self.state_key)
+        if is_empty(own) and self.is_before and trainer.world_size > 1:
+            raise MisconfigurationException(
+                "Expected a checkpoint in which this ChannelPruning(at=0.0) has removed channels, got one without: in "
+                "several processes it cannot do so after the weights were loaded. Load them into the module, and call "
+                "`fit` without `ckpt_path`."
+            )
+        catch_up_(module, all_rounds(states), *averages(trainer))
+        if not is_empty(own):
+            self._rounds, self._small = rounds_in(own), weakref.ref(module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.distill is not None:
@@ -261,16 +290,15 @@ class ChannelPruning(Callback):
         recipe: dict[str, Any] = trainer.strategy.broadcast(self.removed.recipe if self.removed is not None else {})
         if not trainer.is_global_zero:
             apply_recipe_(module, recipe)
-        self.recipe, self._small = recipe, weakref.ref(module)
+        add_round(module, recipe)
+        self._rounds, self._small = rounds_of(module), weakref.ref(module)
         self._take_along(trainer, recipe)
         if self.removed is not None:
             self._say(trainer, self.removed)
 
-    def _shrink_to(self, trainer: Trainer, module: LightningModule, recipe: dict[str, Any]) -> None:
-        apply_recipe_(module, recipe)
-        for average in averages(trainer):  # made in a `setup` before this one
-            apply_recipe_(average, recipe)
-        self.recipe, self._small = recipe, weakref.ref(module)
+    def _shrink_to(self, trainer: Trainer, module: LightningModule, rounds: Rounds) -> None:
+        catch_up_(module, rounds, *averages(trainer))  # which were made in a `setup` before this one
+        self._rounds, self._small = rounds, weakref.ref(module)
 
     def _given(self, module: LightningModule) -> Any:
         return self.example_inputs if self.example_inputs is not None else module.example_input_array
