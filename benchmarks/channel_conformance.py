@@ -31,7 +31,8 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_autoarch.errors import AutoArchError
 from lightning_autoarch.prune.channels import Target, prune_channels_
-from lightning_autoarch.prune.cost import call, cost_of
+from lightning_autoarch.prune.cost import cost_of
+from lightning_autoarch.structure import run_on
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -52,13 +53,13 @@ def theirs(module: nn.Module, inputs: Any) -> str:
     except ImportError:
         return "skipped: not installed"
     before = cost_of(module, inputs).flops
-    outputs = [x.shape[-1] for x in tree_leaves(call(module, inputs)) if isinstance(x, Tensor)]
+    outputs = [x.shape[-1] for x in tree_leaves(run_on(module, inputs)) if isinstance(x, Tensor)]
     last = [m for m in module.modules() if isinstance(m, nn.Linear) and m.out_features in outputs]
     last += [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Conv1d) and m.out_channels < 8]
     importance = torch_pruning.importance.MagnitudeImportance()
     try:
         torch_pruning.pruner.MagnitudePruner(module, inputs, importance, pruning_ratio=0.3, ignored_layers=last).step()
-        call(module, inputs)
+        run_on(module, inputs)
     except Exception as error:  # whatever it raises is the result
         return f"{type(error).__name__}: {first_line(error, 60)}"
     share = cost_of(module, inputs).flops / before

@@ -13,7 +13,7 @@ from reported_nets import NETS
 from torch.utils._pytree import tree_leaves
 
 from lightning_autoarch.prune.channels import Target, prune_channels_
-from lightning_autoarch.prune.cost import call
+from lightning_autoarch.structure import run_on
 
 LEFT = {"LeNet, sizes in the code": {"b.weight"}}  # groups that the forward does not follow
 
@@ -32,7 +32,7 @@ def test_outputs_are_those_of_the_dense_net_without_these_channels(name: str) ->
     torch.backends.mha.set_fastpath_enabled(False)  # it would read the weights of norms past their forward
     try:
         with torch.no_grad():
-            got, want = call(module, inputs), call(dense_without(dense, inputs, removed.kept), inputs)
+            got, want = run_on(module, inputs), run_on(dense_without(dense, inputs, removed.kept), inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     for a, b in zip(tree_leaves(got), tree_leaves(want), strict=True):
