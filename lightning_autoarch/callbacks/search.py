@@ -65,6 +65,7 @@ from lightning_autoarch.training.loop import Budget, SearchLoop, check_budget, w
 from lightning_autoarch.training.module import Factory, ModuleBuilder
 from lightning_autoarch.training.optimizers import check_optimizers_hold_the_module
 from lightning_autoarch.training.parents import Inherit, Parents, check_inherit
+from lightning_autoarch.training.plain import OMITTED
 from lightning_autoarch.training.recorder import OnNan, Report, TrialRecorder
 from lightning_autoarch.training.searched_trainer import (
     SEARCHABLE,
@@ -624,7 +625,8 @@ def _load_weights(module: LightningModule, path: Path) -> None:
     weights = checkpoint.get("state_dict", {})
     try:
         WEIGHTS(weights, "state_dict")
-        module.on_load_checkpoint(checkpoint)
+        if OMITTED not in checkpoint:
+            module.on_load_checkpoint(checkpoint)
         module.load_state_dict(weights, strict=module.strict_loading)
     except (Mismatch, RuntimeError) as error:
         raise CheckpointError(f"The weights of {path} are not those of {type(module).__name__}: {error}") from error

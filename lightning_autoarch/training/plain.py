@@ -3,14 +3,15 @@
 What a trial needs to go on (weights, optimizers, states of callbacks) has to be plain: tensors, numbers, strings, lists
 and dicts. Otherwise the search ends at its first checkpoint, not after hours when one is read. Hyperparameters are not
 needed, as the module is built before: of those that are no plain data (a class, a member of an Enum, a module) the
-checkpoint holds what they were in words, by which `load_from_checkpoint` has to be given them.
+checkpoint holds what they were in words, by which `load_from_checkpoint` has to be given them. What a module's own
+`on_save_checkpoint` adds and is no plain data is left out; such a trial starts anew if it is interrupted.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from lightning_autoarch.errors import CheckpointError, SearchError
 from lightning_autoarch.reading import read_archive, read_part
 from lightning_autoarch.schema import described, first_strange
 from lightning_autoarch.search.choices import written
+
+OMITTED = "lightning_autoarch.omitted"  # the entries of the module that a trial's checkpoint was written without
 
 
 class CheckpointNotPlain(SearchError):
@@ -63,6 +66,24 @@ def put_hyperparameters_in_words(checkpoint: dict[str, Any]) -> None:
         checkpoint[kind.CHECKPOINT_HYPER_PARAMS_KEY] = {
             str(name): value if _reads_back(value) else _in_words(value) for name, value in _entries(held)
         }
+
+
+def omit_objects(checkpoint: dict[str, Any], own: Iterable[str]) -> list[str]:
+    """Leave out the entries of a checkpoint that the module has added and that cannot be read as data.
+
+    Args:
+        checkpoint: changed in place; `OMITTED` then lists what it was written without.
+        own: the keys that are the module's.
+
+    Returns:
+        The keys that were left out.
+    """
+    omitted = [key for key in own if not _reads_back(checkpoint[key])]
+    for key in omitted:
+        del checkpoint[key]
+    if omitted:
+        checkpoint[OMITTED] = [str(key) for key in omitted]
+    return omitted
 
 
 def _entries(held: Any) -> list[tuple[Any, Any]]:

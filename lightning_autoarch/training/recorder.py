@@ -23,13 +23,14 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.schema import VERSION, Schema, data, flag, mapping, optional, real, sequence, text, whole
 from lightning_autoarch.training.callbacks import shares, unsettled
 from lightning_autoarch.training.generators import held, restore, states
 from lightning_autoarch.training.isolation import RNG, rng_state, set_rng_state
-from lightning_autoarch.training.plain import check_reads_back, put_hyperparameters_in_words
+from lightning_autoarch.training.plain import check_reads_back, omit_objects, put_hyperparameters_in_words
 from lightning_autoarch.training.trial_files import BEST, LAST
 
 Report = Callable[[int, float], bool]  # (step, value) -> whether to stop the trial
@@ -107,6 +108,8 @@ class TrialRecorder(Checkpoint):
         self._improved = self._best_is_new = False
         self._saving: Trainer | None = None
         self._content: dict[str, Any] | None = None  # of the checkpoint that is being saved
+        self._before_module: frozenset[str] = frozenset()  # its keys before the module adds its own
+        self._told_omitted = False
         self._resumed: dict[str, Any] | None = None
 
     @property
@@ -278,6 +281,7 @@ class TrialRecorder(Checkpoint):
             self.directory.mkdir(parents=True, exist_ok=True)
             part.unlink(missing_ok=True)  # a link would be written through
             trainer.save_checkpoint(part, weights_only=False)
+            self._omit_objects(trainer, part)
             check_reads_back(part, self._content)
             os.replace(part, self.directory / name)
         except OSError as error:
@@ -294,7 +298,23 @@ class TrialRecorder(Checkpoint):
         """In a checkpoint of this trial, hyperparameters that are no plain data stand in words."""
         if self._saving is trainer:
             put_hyperparameters_in_words(checkpoint)
-            self._content = checkpoint
+            self._content, self._before_module = checkpoint, frozenset(checkpoint)  # the module's hook comes next
+
+    def _omit_objects(self, trainer: Trainer, path: Path) -> None:
+        """Write the checkpoint again without what the module has added to it and cannot be read as data."""
+        if self._content is None:
+            return
+        omitted = omit_objects(self._content, self._content.keys() - self._before_module)
+        if not omitted:
+            return
+        torch.save(self._content, path)
+        if not self._told_omitted:
+            self._told_omitted = True
+            rank_zero_warn(
+                f"`on_save_checkpoint` of {type(trainer.lightning_module).__name__} stores objects in "
+                f"{', '.join(f'`{key}`' for key in omitted)}. Checkpoints of trials hold data alone and leave them "
+                "out, so a trial that is interrupted starts from its beginning. The checkpoints of the fit have them."
+            )
 
 
 def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:

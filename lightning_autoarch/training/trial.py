@@ -24,7 +24,7 @@ from lightning.pytorch.utilities.memory import is_oom_error
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_autoarch.errors import AutoArchError, SearchError
+from lightning_autoarch.errors import AutoArchError, CheckpointError, SearchError
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.callbacks import fresh
 from lightning_autoarch.training.data import TrialData, split_architecture
@@ -32,7 +32,7 @@ from lightning_autoarch.training.heritage import STATE_KEY as HERITAGE
 from lightning_autoarch.training.heritage import Inherited, Parent, WeightInheritance
 from lightning_autoarch.training.isolation import isolated
 from lightning_autoarch.training.module import ModuleBuilder
-from lightning_autoarch.training.plain import CheckpointNotPlain
+from lightning_autoarch.training.plain import OMITTED, CheckpointNotPlain
 from lightning_autoarch.training.recorder import SCHEMA, STATE_KEY, CheckpointUnwritable, OnNan, Report, TrialRecorder
 from lightning_autoarch.training.snapshot import is_installed
 from lightning_autoarch.training.trial_files import BEST, last_checkpoint, read_lightning
@@ -156,12 +156,15 @@ def _run(spec: TrialSpec, recorder: TrialRecorder, heritage: Sequence[WeightInhe
 def saved_states(directory: Path | None) -> dict[str, Any]:
     """The states of the callbacks in a trial's last checkpoint, the recorder's among them; empty where it has none.
 
-    A checkpoint that cannot be gone on from, be it damaged or not of this program, is told and left alone.
+    A checkpoint from which the trial cannot continue, damaged or of another program, is left alone with a warning.
     """
     path = None
     try:
         path = None if directory is None else last_checkpoint(directory)
-        states: dict[str, Any] = {} if path is None else read_lightning(path).get("callbacks", {})
+        content = {} if path is None else read_lightning(path)
+        if OMITTED in content:
+            raise CheckpointError(f"{path} was written without what the module stores beside its weights.")
+        states: dict[str, Any] = content.get("callbacks", {})
         return {**states, STATE_KEY: SCHEMA.read(states.get(STATE_KEY))} if path is not None else {}
     except AutoArchError as error:
         rank_zero_warn(f"The trial in {directory} starts from its beginning, not from its last checkpoint: {error}")
