@@ -2,7 +2,8 @@
 
 An unpickler that refuses to run code can still be kept busy for ever, or made to fill the memory, by some hundred
 bytes: a tuple that holds one tuple twice, forty times over, has a hash of 2^40 steps; an empty set is one byte in the
-file and 216 in memory; an index of the memo can be any number. Here each of these is an error before anything is built.
+file and 216 in memory; an index of the memo can be any number; and multiples of 2^61 - 1 all have the same hash, so
+that a dict of them is built in quadratic time. Here each of these is an error before anything is built.
 
     symbol    of
     atoms     numbers, text, bytes, None: themselves
@@ -21,7 +22,8 @@ from __future__ import annotations
 import pickletools
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -32,6 +34,7 @@ BYTES_TIMES = 4  # the size of its file, beyond
 HASHES = 1_000_000  # symbols that any pickle may have hashed
 HASHES_TIMES = 8  # the size of its file, beyond
 DEPTH = 100  # of tuples within a key: a hash is a recursion
+SAME_HASH = 200  # keys of one container that may have the same hash: each is compared with all before it
 
 ATOMS = frozenset({
     "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
@@ -52,9 +55,14 @@ COSTS = {  # bytes of memory, roughly, where they are many more than those in th
 
 
 class Items(list[Any]):
-    """A list, a set, or a dict as keys and values in turn."""
+    """A list, a set, or a dict as keys and values in turn.
 
-    __slots__ = ()
+    Attributes:
+        hashes: how many keys have which hash; set with the first key whose hash others can share.
+    """
+
+    __slots__ = ("hashes",)
+    hashes: Counter[int]
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +79,7 @@ class Built:
     function: Any
     arguments: Any
     states: list[Any] = field(default_factory=list)
+    hashes: Counter[int] = field(default_factory=Counter)
 
     @property
     def name(self) -> str:
@@ -85,6 +94,7 @@ class Stored:
     key: str
     size: int
     itemsize: int
+    quantised: bool = False
 
 
 class Machine:
@@ -184,6 +194,20 @@ class Machine:
             elif isinstance(symbol, Built):
                 todo += [(part, depth + 1) for part in (symbol.arguments, *symbol.states)]
 
+    def _check_hashes(self, holder: Items | Built, keys: Iterable[Any]) -> None:
+        """Objects to many keys with one hash in one container. Those of text and bytes are random in each process."""
+        for key in keys:
+            if isinstance(key, str | bytes) or (isinstance(key, int) and abs(key) < sys.hash_info.modulus):
+                continue
+            if isinstance(holder, Items) and not hasattr(holder, "hashes"):
+                holder.hashes = Counter()
+            hashed = _hash_of(key)
+            holder.hashes[hashed] += 1
+            if holder.hashes[hashed] > SAME_HASH:
+                raise CheckpointError(
+                    f"Expected plain keys in {self._origin}, got many with the same hash: not loaded."
+                )
+
     def _remember(self, index: int) -> None:
         if index > 2 * len(self._memo) + 1000:  # an unpickler in C has a table up to there
             raise CheckpointError(f"Expected a memo without gaps in {self._origin}, got the index {shown(index)}.")
@@ -210,9 +234,11 @@ class Machine:
         """Put items into what is on top; every `hashed`-th of them is hashed, none for 0."""
         target = self._stack[-1]
         if hashed:
-            for key in items[::hashed]:
-                if not isinstance(key, str):
-                    self._hash(key)
+            keys = [key for key in items[::hashed] if not isinstance(key, str)]
+            for key in keys:
+                self._hash(key)
+            if isinstance(target, Items | Built):
+                self._check_hashes(target, keys)
         if isinstance(target, Items):
             target += items
         elif isinstance(target, Built):
@@ -290,6 +316,10 @@ class Machine:
         if self._called is not None:
             self._called(built)
         self._hash(arguments)  # a set, a counter, a dict are made of them
+        for part in arguments if isinstance(arguments, tuple) else ():
+            if isinstance(part, Items):
+                self._check_hashes(built, (item for item in part if not isinstance(item, Items)))
+                self._check_hashes(built, (item[0] for item in part if isinstance(item, tuple | Items) and item))
         self._stack.append(built)
 
     def _build(self, _: Any) -> None:
@@ -304,3 +334,14 @@ class Machine:
         if self._stored is None:
             raise TypeError("a persistent id, which means nothing here")
         self._stack.append(self._stored(identity))
+
+
+def _hash_of(symbol: Any) -> int:
+    """The hash of what a symbol stands for, as far as others can be made to share it."""
+    if isinstance(symbol, Built) and symbol.name == "builtins.complex":
+        return 0  # of two numbers, which can be chosen so that any hash comes out
+    if isinstance(symbol, Built) and symbol.name == "torch.Size":
+        return _hash_of(symbol.arguments)
+    if isinstance(symbol, tuple):
+        return hash(tuple(map(_hash_of, symbol)))
+    return 0 if isinstance(symbol, Items) else hash(symbol)

@@ -123,7 +123,8 @@ class TorchPickle:
                 "missing or cut off: copy it again."
             )
         view = identity[5] if len(identity) == 6 else None
-        return Stored(key, size if view is None else self._viewed(view, count) * itemsize, itemsize)
+        size = size if view is None else self._viewed(view, count) * itemsize
+        return Stored(key, size, itemsize, quantised=".Q" in kind.full)
 
     def _viewed(self, view: Any, count: int) -> int:
         """Elements of a storage that is a part of another, as files of before torch 1.6 have them."""
@@ -136,9 +137,11 @@ class TorchPickle:
         return CheckpointError(f"Expected what torch.save writes, got {self._origin} with {what}: not loaded.")
 
 
-def _tensor(pickle: TorchPickle, arguments: tuple[Any, ...], *, dtype_at: int | None = None) -> bool:
-    """A tensor within its storage."""
-    if len(arguments) < 4 or not isinstance(arguments[0], Stored):
+def _tensor(
+    pickle: TorchPickle, arguments: tuple[Any, ...], *, dtype_at: int | None = None, quantised: bool = False
+) -> bool:
+    """A tensor within its storage; a quantised one has a scale too, so it is made by a call of its own."""
+    if len(arguments) < 4 or not isinstance(arguments[0], Stored) or arguments[0].quantised is not quantised:
         return False
     storage, offset, size, stride = arguments[0], arguments[1], _sizes(arguments[2]), _sizes(arguments[3])
     itemsize = storage.itemsize
@@ -160,7 +163,7 @@ def _tensor_3(pickle: TorchPickle, arguments: tuple[Any, ...]) -> bool:
 def _quantised(pickle: TorchPickle, arguments: tuple[Any, ...]) -> bool:
     """Within its storage, and without a dimension that repeats: one of the whole size is made at first."""
     size = _sizes(arguments[2]) if len(arguments) == 7 else None
-    return _tensor(pickle, arguments) and size is not None and math.prod(size) <= arguments[0].size
+    return _tensor(pickle, arguments, quantised=True) and size is not None and math.prod(size) <= arguments[0].size
 
 
 def _meta(pickle: TorchPickle, arguments: tuple[Any, ...]) -> bool:
@@ -199,10 +202,19 @@ def _attributes(state: Any) -> bool:
 
 
 def _sparse(pickle: TorchPickle, arguments: tuple[Any, ...]) -> bool:
-    """Of tensors that lie within their storages; their indices are checked when these can be read."""
+    """Of tensors that lie within their storages and repeat nothing, as each entry takes time and memory later.
+
+    Their indices are checked when these can be read.
+    """
     if len(arguments) != 2 or not isinstance(arguments[1], tuple):
         return False
-    return all(part.name in DENSE for part in arguments[1] if isinstance(part, Built) and part.name != "torch.Size")
+    parts = [part for part in arguments[1] if isinstance(part, Built) and part.name != "torch.Size"]
+    return all(part.name in DENSE and not _repeats(part.arguments) for part in parts)
+
+
+def _repeats(arguments: tuple[Any, ...]) -> bool:
+    """Whether a tensor, which is known to lie within its storage, has more elements than this."""
+    return bool(math.prod(_sizes(arguments[2]) or ()) * arguments[0].itemsize > arguments[0].size)
 
 
 def _ordered(pickle: TorchPickle, arguments: tuple[Any, ...]) -> bool:

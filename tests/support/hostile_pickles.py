@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,8 @@ STRANGERS = {
 }  # fmt: skip
 
 DICT = Call(Global("collections.OrderedDict"))
+SAME = sys.hash_info.modulus  # of which all multiples have the hash 0
+DICT_OF_PAIRS = Call(Global("collections.OrderedDict"), ([[i * SAME, 1] for i in range(300)],))
 
 
 def bomb(levels: int) -> Raw:
@@ -38,6 +41,15 @@ def bomb(levels: int) -> Raw:
 
 def deep(levels: int, start: bytes, step: bytes) -> Raw:
     return Raw(start + step * levels)
+
+
+def same_hash(count: int, key: Callable[[int], bytes] = lambda i: code(i * SAME)) -> Raw:
+    """A dict whose keys all have one hash: each is compared with all before it."""
+    return Raw(b"}(" + b"".join(key(i) + b"N" for i in range(count)) + b"u")
+
+
+def complex_number(real: int, imaginary: int) -> bytes:
+    return b"cbuiltins\ncomplex\n" + b"".join(b"G" + struct.pack(">d", part) for part in (real, imaginary)) + b"\x86R"
 
 
 def weights(value: Any) -> dict[str, Any]:
@@ -159,6 +171,17 @@ CALLS: dict[str, Any] = {
     "set of a bomb": weights(Call(Global("builtins.set"), ([bomb(40)],))),
     "counter of a bomb": weights(Call(Global("collections.Counter"), (bomb(40),))),
     "dict made of a bomb": weights(Call(Global("collections.OrderedDict"), ([(bomb(40), 1)],))),
+    "keys with one hash": weights(same_hash(100_000)),
+    "tuples with one hash": weights(same_hash(100_000, lambda i: code(i * SAME) + b"\x85")),
+    "complex numbers with one hash": weights(same_hash(60_000, lambda i: complex_number(-1_000_003 * i, i))),
+    "set with one hash": weights(Call(Global("builtins.set"), ([i * SAME for i in range(300)],))),
+    "dict of pairs with one hash": weights(DICT_OF_PAIRS),
+    "quantised without a scale": as_weight(
+        Call(
+            Global("torch._utils._rebuild_tensor_v2"),
+            (storage(count=12, kind="torch.QInt8Storage"), 0, (4, 3), (3, 1), False, DICT),
+        )
+    ),
     "key that is deep": Raw(b"}" + deep(300_000, b")", b"\x85").code + b"K\x01s"),
     "key that is a list": Raw(b"}]K\x01s"),
     "name that is a tuple": {"0.weight": tensor(), (1, 2): tensor()},
@@ -223,6 +246,8 @@ SPARSE: dict[str, Callable[[], Any]] = {
     "csr rows that fall": lambda: sparse("csr", longs(0, 10**9, 1, 1, 1), longs(0), ONE, SHAPE),
     "csr rows that end late": lambda: sparse("csr", longs(0, 0, 0, 0, 10**9), longs(0), ONE, SHAPE),
     "csr rows that begin late": lambda: sparse("csr", longs(1, 1, 1, 1, 1), longs(0), ONE, SHAPE),
+    "entries that repeat one": lambda: sparse("coo", longs([0], [0]).expand(2, 10**10), ONE.expand(10**10), SHAPE),
+    "csr rows that repeat one": lambda: sparse("csr", longs(0).expand(10**9), longs(), torch.ones(0), (10**9 - 1, 3)),
     "csr 50000 x 50000": lambda: sparse(
         "csr", torch.zeros(50001, dtype=torch.long), longs(), torch.ones(0), (50000,) * 2
     ),
@@ -272,6 +297,10 @@ LOADED: dict[str, Callable[[], Any]] = {  # nothing is wrong with these
     "transposed": lambda: {"0.weight": torch.zeros(3, 4).T},
     "conjugate": lambda: {"0.weight": torch.zeros(4, 3, dtype=torch.complex64).conj()},
     "bytes and sets": lambda: {"0.weight": torch.zeros(4, 3), "x": [bytearray(b"abc"), b"abc", {1, 2}, 1 + 2j]},
+    "numbers and tuples as keys": lambda: {
+        "0.weight": torch.zeros(4, 3),
+        "x": {**{(i, i + 1): i for i in range(500)}, **{2.0**i: i for i in range(500)}},
+    },
     "a tuple of tuples": lambda: {"0.weight": torch.zeros(4, 3), "x": {((1, 2), (3, 4)): ((),) * 9}},
 }
 
