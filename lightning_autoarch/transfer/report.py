@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.errors import TransferError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +124,8 @@ class TransferReport:
     def _examples(self, status: str) -> list[str]:
         found = [tensor for tensor in self.tensors if tensor.status == status]
         lines = [
-            f"{status} `{tensor.name}`" + (f": {tensor.reason}" if tensor.reason else "") for tensor in found[:SHOWN]
+            f"{status} `{shown(tensor.name)}`" + (f": {shown(tensor.reason, 400)}" if tensor.reason else "")
+            for tensor in found[:SHOWN]
         ]
         return [*lines, f"{status}: {len(found) - SHOWN} more"] if len(found) > SHOWN else lines
 

@@ -78,3 +78,9 @@ def test_dataframe() -> None:
 def test_of_nothing() -> None:
     empty = TransferReport(())
     assert (empty.share, empty.counts, empty.parameters) == (0, {}, 0) and "0.0% of 0 parameters" in str(empty)
+
+
+def test_no_control_characters_of_a_file_reach_the_terminal() -> None:
+    report = transfer_weights(torch.nn.Linear(2, 2), {**torch.nn.Linear(2, 2).state_dict(), "\x1b[2J": torch.zeros(1)})
+    assert "\x1b" not in str(report)
+    assert "unexpected `\\x1b[2J`" in str(report)
