@@ -56,8 +56,13 @@ def check_reads_back(path: Path, content: Mapping[str, Any] | None) -> None:
         ) from error
 
 
-def put_hyperparameters_in_words(checkpoint: dict[str, Any]) -> None:
-    """In place of each hyperparameter in a Lightning checkpoint that cannot be read as data, what it was in words."""
+def put_hyperparameters_in_words(checkpoint: dict[str, Any]) -> bool:
+    """In place of each hyperparameter in a Lightning checkpoint that cannot be read as data, what it was in words.
+
+    Returns:
+        Whether there was one.
+    """
+    changed = False
     for kind in (LightningModule, LightningDataModule):
         held = checkpoint.get(kind.CHECKPOINT_HYPER_PARAMS_KEY)
         if held is None or _reads_back(held):
@@ -66,6 +71,8 @@ def put_hyperparameters_in_words(checkpoint: dict[str, Any]) -> None:
         checkpoint[kind.CHECKPOINT_HYPER_PARAMS_KEY] = {
             str(name): value if _reads_back(value) else _in_words(value) for name, value in _entries(held)
         }
+        changed = True
+    return changed
 
 
 def omit_objects(checkpoint: dict[str, Any], own: Iterable[str]) -> list[str]:

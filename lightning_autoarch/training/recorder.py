@@ -301,14 +301,14 @@ class TrialRecorder(Checkpoint):
             self._content, self._before_module = checkpoint, frozenset(checkpoint)  # the module's hook comes next
 
     def _omit_objects(self, trainer: Trainer, path: Path) -> None:
-        """Write the checkpoint again without what the module has added to it and cannot be read as data."""
+        """Write the checkpoint again without what the module's own hook has put into it and is no data."""
         if self._content is None:
             return
+        in_words = put_hyperparameters_in_words(self._content)
         omitted = omit_objects(self._content, self._content.keys() - self._before_module)
-        if not omitted:
-            return
-        torch.save(self._content, path)
-        if not self._told_omitted:
+        if in_words or omitted:
+            torch.save(self._content, path)
+        if omitted and not self._told_omitted:
             self._told_omitted = True
             rank_zero_warn(
                 f"`on_save_checkpoint` of {type(trainer.lightning_module).__name__} stores objects in "

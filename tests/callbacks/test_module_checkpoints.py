@@ -20,6 +20,7 @@ class Encoder:
 class Storing(nets.Net):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["encoder"], checkpoint["note"] = Encoder(), "plain"
+        checkpoint["hyper_parameters"] = {**self.hparams, "encoder": Encoder()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         assert isinstance(checkpoint["encoder"], Encoder)
@@ -36,4 +37,6 @@ def test_objects_are_left_out_of_trials(tmp_path: Path, after: str) -> None:
     content = torch.load(kept, weights_only=True)
     assert content[OMITTED] == ["encoder"]
     assert content["note"] == "plain"
+    assert content["hyper_parameters"]["width"] in (2, 3, 4)
+    assert isinstance(content["hyper_parameters"]["encoder"], str)
     assert content["state_dict"].keys() == module.state_dict().keys()
