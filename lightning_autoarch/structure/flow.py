@@ -21,7 +21,7 @@ from lightning_autoarch.structure.layout import Factors, Layout, fix_all, join, 
 PRODUCER, CONSUMER, ALONG = "producer", "consumer", "along"
 
 # Marks: a norm or mean over the channels (fewer channels change what is left; replicating all equally does not), and
-# a sum over them that no parameter scales (replicated channels count twice).
+# a sum over them that no parameter scales (replicated channels count twice), or an order that depends on their number.
 RESCALED, SUMMED = "rescaled", "summed"
 
 

@@ -125,17 +125,15 @@ def reshaped(sets: LabelSets, layout: Layout, shape: Sequence[int], where: str) 
     if 0 in layout.shape:
         fix_all(sets, layout.factors, f"a tensor without elements at {where}")
         return ()
-    pieces = _segments(layout.shape, shape)
-    for factor in layout.factors:
-        _keep_shuffled_whole(sets, factor, pieces)
+    pieces = segments(layout.shape, shape)
     result = [_reshape_one(f, layout.shape, shape, pieces) for f in layout.factors]
     return _disjoint(sets, settled(sets, result), where)
 
 
-def _segments(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+def segments(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """The finest runs of dimensions that have equally many elements, sizes 1 left out.
 
-    >>> _segments((2, 6, 5), (2, 3, 2, 5))
+    >>> segments((2, 6, 5), (2, 3, 2, 5))
     [([0], [0]), ([1], [1, 2]), ([2], [3])]
     """
     old = [d for d, n in enumerate(before) if n != 1]
@@ -169,22 +167,6 @@ def _reshape_one(
             for d in right:
                 target[d] = after[d]
     return np.broadcast_to(factor, full).reshape(target)
-
-
-def _keep_shuffled_whole(sets: LabelSets, factor: Labels, pieces: Sequence[tuple[list[int], list[int]]]) -> None:
-    """Channels in an (n, groups) grid that becomes a row, other than in their order: a shuffle.
-
-    They go with those at the same place in the other groups. Where the (groups, n) grid is cut first, there are as many
-    units as groups instead, which are few, and the halves that are taken next join even these.
-    """
-    for left, right in pieces:
-        dims = [d for d in left if factor.shape[d] > 1]
-        if len(dims) < 2 or len(right) > 1 or len(dims) < len(varying(factor)):
-            continue
-        roots = sets.roots(factor)
-        if (np.diff(roots.reshape(-1)) < 0).any():
-            first = tuple(slice(None) if d == dims[0] else slice(0, 1) for d in range(factor.ndim))
-            sets.merge(factor, factor[first])
 
 
 def _disjoint(sets: LabelSets, factors: Factors, where: str) -> Factors:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from lightning_autoarch.structure.flow import Call, Rule, wildcard
+from lightning_autoarch.structure.flow import SUMMED, Call, Rule, wildcard
 from lightning_autoarch.structure.labels import Labels, rigid, squeezed, varying
-from lightning_autoarch.structure.layout import Factors, Layout, join, live, reshaped, settled
+from lightning_autoarch.structure.layout import Factors, Layout, join, live, reshaped, segments, settled
 
 
 def same(call: Call) -> Sequence[Factors]:
@@ -19,7 +19,28 @@ def same(call: Call) -> Sequence[Factors]:
 
 def view(call: Call) -> Sequence[Factors]:
     """Another shape."""
-    return [reshaped(call.sets, call.layout("self"), tuple(call.outputs[0].shape), call.place)]
+    layout, shape = call.layout("self"), tuple(call.outputs[0].shape)
+    if 0 not in layout.shape:
+        for factor in layout.factors:
+            _couple_shuffled(call, factor, segments(layout.shape, shape))
+    return [reshaped(call.sets, layout, shape, call.place)]
+
+
+def _couple_shuffled(call: Call, factor: Labels, pieces: Sequence[tuple[list[int], list[int]]]) -> None:
+    """Channels in an (n, groups) grid that becomes a row, other than in their order: a shuffle.
+
+    They go with those at the same place in the other groups. Where the (groups, n) grid is cut first, there are as many
+    units as groups instead, which are few, and the halves that are taken next join even these. None is replicated: the
+    order depends on how many there are.
+    """
+    for left, right in pieces:
+        dims = [d for d in left if factor.shape[d] > 1]
+        if len(dims) < 2 or len(right) > 1 or len(dims) < len(varying(factor)):
+            continue
+        if (np.diff(call.sets.roots(factor).reshape(-1)) < 0).any():
+            first = tuple(slice(None) if d == dims[0] else slice(0, 1) for d in range(factor.ndim))
+            call.sets.merge(factor, factor[first])
+            call.flow.mark(factor, SUMMED)
 
 
 def permute(call: Call) -> Sequence[Factors]:

@@ -70,7 +70,7 @@ def _counts(group: ChannelGroup, width: int, generator: torch.Generator | None) 
         raise StructureError(f"Expected a width of `{group.name}` above {group.width}, got {width}.")
     if not group.replicable:
         raise StructureError(
-            f"`{group.name}` cannot be widened: its channels are summed where no parameter scales them."
+            f"`{group.name}` cannot be widened: its channels are summed where no parameter scales them, or shuffled."
         )
     tied = [member.name for member in group.members if member.role == "tied"]
     if tied:

@@ -76,7 +76,7 @@ def _impossible(units: Units) -> str:
     if units.fixed is not None:
         return f"they have to stay: {units.fixed}"
     if not units.replicable:
-        return "they are summed where no parameter scales them"
+        return "they are summed where no parameter scales them, or shuffled"
     tied = [name for (name, _), role in units.roles.items() if role == "tied"]
     return f"`{tied[0]}` both makes and reads them" if tied else ""
 

@@ -93,12 +93,12 @@ class Recurrent(nn.Module):
 class Shuffled(nn.Module):
     """Channels in an order that depends on their number."""
 
-    def __init__(self, width: int = 4) -> None:
+    def __init__(self, width: int = 4, grid: tuple[int, int] = (2, -1)) -> None:
         super().__init__()
-        self.first, self.last = nn.Conv2d(3, width, 1), nn.Conv2d(width, 2, 1)
+        self.first, self.last, self.grid = nn.Conv2d(3, width, 1), nn.Conv2d(width, 2, 1), grid
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.first(x)).unflatten(1, (2, -1))
+        x = F.relu(self.first(x)).unflatten(1, self.grid)
         return self.last(x.transpose(1, 2).flatten(1, 2))
 
 

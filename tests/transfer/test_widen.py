@@ -167,15 +167,6 @@ CASES: dict[str, Impossible] = {
 }
 
 
-@pytest.mark.parametrize("given", ["module", "state"])
-def test_an_order_that_depends_on_the_number_of_channels(given: str) -> None:
-    source, module, inputs = nets.Shuffled(4).eval(), nets.Shuffled(8).eval(), nets.image()
-    given_source = source if given == "module" else source.state_dict()
-    report = transfer_weights(module, given_source, on_mismatch="widen", example_inputs=inputs)
-    assert report.share == 1
-    torch.testing.assert_close(module(inputs), source(inputs))
-
-
 class TestImpossible:
     """An error that names the group, and nothing written; or near, and said so."""
 
@@ -194,6 +185,19 @@ class TestImpossible:
         report = widened(module, source, inputs, approximate=True)
         assert report.taken and any("approximate: " in tensor.reason for tensor in report)
         assert module(inputs).isfinite().all()
+
+    @pytest.mark.parametrize("given", ["module", "state"])
+    @pytest.mark.parametrize("grid", [(2, -1), (-1, 2), (-1, 4)])
+    def test_order_in_the_code(self, grid: tuple[int, int], given: str) -> None:
+        source, module = nets.Shuffled(4, grid), nets.Shuffled(8, grid)
+        before = bits(module)
+        with pytest.raises(TransferError, match=r"function kept; .* or shuffled"):
+            transfer_weights(
+                module, source if given == "module" else source.state_dict(), on_mismatch="widen",
+                example_inputs=nets.image(),
+            )  # fmt: skip
+        assert_untouched(module, before)
+        assert module.first.out_channels == 8
 
     def test_scale_in_the_code(self) -> None:
         source, module = (nets.Encoder(width, scaled=True).eval() for width in (8, 16))
