@@ -10,6 +10,7 @@ none), but the hyperparameters that the built module saves can:
                                           of 8, clipped to a maximum): no error, as many modules do so on purpose, but
                                           a warning, as the study and `hparams` then differ
     not saved                             a warning: a checkpoint of the winner does not hold it
+    saved as asked, but used nowhere      a warning (`training/unused.py` says how that is known)
 
 One value that comes back as the module had it may be the effect of clipping, so several are tried before this is an
 error. Values that cannot be compared (an object made of a name) count as taken.
@@ -29,6 +30,7 @@ from lightning_autoarch.errors import SearchError, SpaceError
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.arguments import Constructor
 from lightning_autoarch.training.nested import fields_of
+from lightning_autoarch.training.unused import warn_of_unused
 
 _MOST_BUILDS = 4  # one is enough where every name is taken
 _FACTORY = "ArchitectureSearch(factory=lambda **architecture: ...)"
@@ -55,7 +57,7 @@ def check_taken(
     """
     ignored: dict[str, tuple[Any, Any]] = {}
     settled: set[str] = set()
-    builds = 0
+    builds, taken = 0, dict[str, Any]()
     for architecture in draws:
         open_names = [
             name for name in architecture if name not in settled and _tells(constructor, original, architecture, name)
@@ -76,11 +78,14 @@ def check_taken(
             if verdict == "ignored":
                 ignored.setdefault(name, (architecture[name], constructor.saved_by(made, name)))
                 continue
+            if verdict == "taken":
+                taken[name] = architecture[name]
             settled.add(name)
             ignored.pop(name, None)
             _tell(verdict, prefix + name, architecture[name], constructor, made, name)
     if ignored:
         raise SearchError(_not_taken(ignored, prefix, constructor.cls.__name__))
+    warn_of_unused(constructor.cls, build, taken, prefix)
 
 
 def plain(value: Any) -> Any:
