@@ -100,7 +100,7 @@ class TestCudaSwitch:
         self, checkout: Path, tmp_path: Path, *, switch: str | None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Builds the extension into tmp_path/lib with LIGHTNING_AUTOARCH_CUDA=`switch`."""
-        env = {k: v for k, v in os.environ.items() if k != "LIGHTNING_AUTOARCH_CUDA"}
+        env = {k: v for k, v in os.environ.items() if not k.startswith("LIGHTNING_AUTOARCH_CUDA")}
         env |= {"CUDA_HOME": str(tmp_path / "cuda"), **environment}
         if switch is not None:
             env["LIGHTNING_AUTOARCH_CUDA"] = switch

@@ -95,4 +95,4 @@ def test_examples_run(arguments: list[str], tmp_path: Path, checkout: Path) -> N
         shutil.copy(file, tmp_path)
     done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "rank  trial" in done.stderr
+    assert "rank  trial" in done.stdout

@@ -166,8 +166,11 @@ def test_weights_of_the_winner_that_are_gone_are_named(tmp_path: Path) -> None:
     options: dict[str, Any] = {"after": "keep", "directory": tmp_path / "s"}
     nets.trainer(tmp_path, search(**options)).fit(nets.Net(), *nets.loaders())
     storage = f"sqlite:///{tmp_path / 's' / 'study.db'}"
-    elsewhere = search(after="keep", directory=tmp_path / "t", storage=storage)  # as another host would have it
-    nets.trainer(tmp_path, elsewhere).fit(nets.Net(), *nets.loaders())
+    elsewhere: dict[str, Any] = {"after": "keep", "directory": tmp_path / "t", "storage": storage}
+    with pytest.raises(SearchError, match=r"outside of .*/t, where nothing is read"):  # as another host would have it
+        nets.trainer(tmp_path, search(**elsewhere)).fit(nets.Net(), *nets.loaders())
+    shutil.copytree(tmp_path / "s" / "trials", tmp_path / "t" / "trials")  # as the message says
+    nets.trainer(tmp_path, search(**elsewhere)).fit(nets.Net(), *nets.loaders())
     shutil.rmtree(tmp_path / "s" / "trials")
     with pytest.raises(SearchError, match="weights of the winner"):
         nets.trainer(tmp_path, search(**options)).fit(nets.Net(), *nets.loaders())

@@ -18,7 +18,7 @@ ASK = "from lightning_autoarch.prune import _ops; print(_ops.instruction_set())"
 
 def run(chosen: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, VARIABLE: chosen, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, *arguments]
+    command = [sys.executable, "-P", *arguments]  # -P: the checkout, which has no extension, is not looked in first
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
