@@ -9,7 +9,7 @@ unknown at a time; a group that they leave open is as wide as here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lightning_autoarch.errors import TransferError
 from lightning_autoarch.structure import channel_groups
 from lightning_autoarch.transfer.assignment import Assignment, assign, importance, origins, place_shares
-from lightning_autoarch.transfer.rows import Place, Rows, rows_of
+from lightning_autoarch.transfer.rows import Place, Rows, Units, rows_of
 from lightning_autoarch.transfer.shapes import Fit, Shape
 from lightning_autoarch.transfer.state import StateDict
 from lightning_autoarch.transfer.targets import Target
@@ -51,12 +51,42 @@ class Coupling:
     rows: Rows
     widths: Mapping[int, int]  # of each group in the source
     assigned: Mapping[int, Assignment]
+    sources: Mapping[str, str]  # first name in the module -> name in the source
 
     @property
     def widened(self) -> dict[str, int]:
         """Name of each group that is replicated -> its width in the source."""
         units = enumerate(self.rows.units)
         return {u.name: self.widths[g] for g, u in units if self.assigned[g].status == "widened" and u.grain == 1}
+
+    def widened_units(self) -> Iterator[Units]:
+        """Of each group that is replicated."""
+        return (units for g, units in enumerate(self.rows.units) if self.assigned[g].status == "widened")
+
+    def divided(self) -> Iterator[tuple[Units, int]]:
+        """Of each group that is replicated in units of several channels, such as heads: how many these are at least."""
+        for units in self.widened_units():
+            counts = [self.rows.channels_of_a_unit(place, units) for place in units.roles if place in self.rows.rows]
+            size = max(units.grain, min(counts, default=1))
+            if size > 1:
+                yield units, size
+
+    def is_divided_alike(self, units: Units, source: Rows) -> bool:
+        """Whether the rows of the source itself are those that were taken to be there, wherever a group is."""
+        for name, dim in units.roles:
+            here = self.rows.rows.get((name, dim))
+            if here is None or name not in self.sources:
+                continue
+            there = source.rows.get((self.sources[name], dim), ())
+            expected = [(self.widths[s.group], s.block, self._groups_of_norm(self.rows.units[s.group])) for s in here]
+            found = [(source.units[s.group].width, s.block, self._groups_of_norm(source.units[s.group])) for s in there]
+            if found != expected:
+                return False
+        return True
+
+    @staticmethod
+    def _groups_of_norm(units: Units) -> int | None:
+        return units.width // units.grain if units.grain > 1 else None
 
     def fit(self, target: Target, old: Shape, adapt: Callable[[Shape], Fit | None]) -> Fit | None:
         """How a tensor of the source fits; None: nothing here that its shape alone would not say.
@@ -137,7 +167,7 @@ def couple(
         norms = importance(group, rows, widths, sources, state) if widths[group] > units.width else None
         missing = next((name for name, _ in units.roles if name in computed), "")
         assigned[group] = assign(units, widths[group], norms, missing, widen=wanted.widen)
-    return Coupling(wanted, rows, widths, assigned)
+    return Coupling(wanted, rows, widths, assigned, sources)
 
 
 def _widths(rows: Rows, sizes: Mapping[Place, int]) -> dict[int, int]:

@@ -24,7 +24,7 @@ from lightning_autoarch.transfer.grids import Grid
 from lightning_autoarch.transfer.names import Rule
 from lightning_autoarch.transfer.options import OnMismatch, check_min_share, checked_options
 from lightning_autoarch.transfer.plan import Plan
-from lightning_autoarch.transfer.proof import check_outputs, check_widths
+from lightning_autoarch.transfer.proof import check_function
 from lightning_autoarch.transfer.report import TransferReport, check_share
 
 
@@ -62,9 +62,10 @@ def transfer_weights(
             Its rows are classes, which "slice" does not cut.
         groups: for "slice", axes that count the same channels: the most important are kept instead of the first.
         example_inputs: arguments of the module's forward, as for `structure.channel_groups`. "widen" needs them; with
-            "slice" they find the `groups`. Of the sizes inside of the source only its tensors are known: it is taken to
-            have heads of the same size, and GroupNorm the same number of groups.
-        approximate: let "widen" come near where the function cannot be kept; the report says where.
+            "slice" they find the `groups`. They are given to the forward of a source that is a module, too.
+        approximate: let "widen" come near where the function cannot be kept; the report says where. Of a source that is
+            only tensors, what these do not say is assumed: heads of the same size, norms over as many groups, and the
+            same constants.
         lora_alpha: of low-rank adapters that the source holds beside its weights, which are then added to them; 0
             leaves them out. Such a file does not say it.
         grid: of position embeddings, where it cannot be known from the module: `((14, 14), (16, 12))`, rows and columns
@@ -77,7 +78,7 @@ def transfer_weights(
     Raises:
         TransferError: bad or unused rules or grids, nothing in common, a mismatch with "error", tied weights of which
             the source has different ones, adapters without their scale, a share below `min_share`, numbers that do not
-            fit, a function that "widen" cannot keep. The module is then as it was.
+            fit, a function that "widen" cannot keep, or cannot know to be kept. The module is then as it was.
         StructureError: the forward cannot be followed. Likewise.
         CheckpointError: the source cannot be read.
 
@@ -98,11 +99,8 @@ def transfer_weights(
         check_share(report, check_min_share(min_share))
         if accept is not None:
             accept(report)
-        widths = {} if plan.coupling is None or approximate else plan.coupling.widened
-        if isinstance(source, nn.Module):
-            if not approximate:
-                check_outputs(module, plan.writes, source, example_inputs, report)
-        elif widths:
-            check_widths(module, example_inputs, widths)
+        if plan.coupling is not None and not approximate:
+            run = source if isinstance(source, nn.Module) else None
+            check_function(module, plan.writes, run, example_inputs, report, plan.coupling)
         write_all(plan.writes)
     return report

@@ -3,8 +3,9 @@
 A source that is a module is run: outputs show what names and shapes do not, such as a scale made of a width
 (`x * sqrt(d_model)`), the number of heads of an attention, or of groups of a norm.
 
-Of one that is only tensors, a copy of the module is made as narrow: its forward must do the same on the same channels.
-A size that is written into the code (`x.unflatten(1, (2, -1))`) may mean another order of channels in another width.
+Of one that is only tensors, what they do not say is looked for first (see unstated.py). Then a copy of the module is
+made as narrow: its forward must do the same on the same channels. A size that is written into the code
+(`x.unflatten(1, (2, -1))`) may mean another order of channels in another width.
 """
 
 from __future__ import annotations
@@ -24,12 +25,42 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from lightning_autoarch.errors import StructureError, TransferError
 from lightning_autoarch.structure import left_as_it_was, remove_channels_
 from lightning_autoarch.transfer.commit import Write
+from lightning_autoarch.transfer.coupling import Coupling
 from lightning_autoarch.transfer.report import TransferReport
+from lightning_autoarch.transfer.unstated import check_constants, check_divisions
 
 WHOLE = {"loaded", "renamed", "widened", "identity", "unexpected"}
 
 
-def check_widths(module: nn.Module, example_inputs: Any, widths: Mapping[str, int]) -> None:
+def check_function(
+    module: nn.Module,
+    writes: Sequence[Write],
+    source: nn.Module | None,
+    example_inputs: Any,
+    report: TransferReport,
+    coupling: Coupling,
+) -> None:
+    """Whether a module will compute what its source does; nothing is written.
+
+    The outputs of a source that is a module are compared, where nothing but widened tensors changes them. Elsewhere, a
+    new output layer say, only the widened part is examined.
+
+    Raises:
+        TransferError: it will not, or this cannot be known.
+        StructureError: the forward of the source cannot be followed.
+    """
+    if not any(coupling.widened_units()):
+        return
+    if source is not None and WHOLE.issuperset(report.counts):
+        _check_outputs(module, writes, source, example_inputs)
+        return
+    check_divisions(module, example_inputs, coupling, source)
+    check_constants(module, example_inputs, coupling, source)
+    if coupling.widened:
+        _check_widths(module, example_inputs, coupling.widened)
+
+
+def _check_widths(module: nn.Module, example_inputs: Any, widths: Mapping[str, int]) -> None:
     """Raises TransferError if the module would not be the same with these widths of its groups, less than now."""
     kept = {id(value): value for each in module.modules() for value in vars(each).values() if not _is_copied(value)}
     try:
@@ -47,16 +78,8 @@ def _is_copied(value: Any) -> bool:
     return isinstance(value, nn.Module | Tensor | dict | list | tuple | set)
 
 
-def check_outputs(
-    module: nn.Module, writes: Sequence[Write], source: nn.Module, example_inputs: Any, report: TransferReport
-) -> None:
-    """Nothing is written; says nothing where other than widened tensors change the function, as the report says.
-
-    Raises:
-        TransferError: the outputs differ by more than rounding, in eval mode.
-    """
-    if "widened" not in report.counts or not WHOLE.issuperset(report.counts):
-        return
+def _check_outputs(module: nn.Module, writes: Sequence[Write], source: nn.Module, example_inputs: Any) -> None:
+    """Raises TransferError if the outputs will differ from the source's by more than rounding, in eval mode."""
     values = {id(write.target): write.value.to(write.target) for write in writes}
     tensors = [*module.named_parameters(), *module.named_buffers()]
     new = {name: values[id(tensor)] for name, tensor in tensors if id(tensor) in values}

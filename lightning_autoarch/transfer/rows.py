@@ -59,6 +59,10 @@ class Rows:
     rows: Mapping[Place, Row]
     unordered: Mapping[Place, frozenset[int]]
 
+    def channels_of_a_unit(self, place: Place, units: Units) -> int:
+        """How many indices of a dimension belong to one unit."""
+        return sum(segment.block for segment in self.rows[place] if self.units[segment.group] is units)
+
 
 def rows_of(module: nn.Module, groups: Sequence[ChannelGroup]) -> Rows:
     """The rows of `channel_groups(module, ...)`."""

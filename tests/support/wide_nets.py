@@ -80,6 +80,39 @@ class Heads(nn.Module):
         return self.head(x + self.out(out))
 
 
+class Attending(nn.Module):
+    """As many heads as asked for, and a head of its own to replace."""
+
+    def __init__(self, width: int = 8, heads: int = 2, classes: int = 2) -> None:
+        super().__init__()
+        self.embed, self.attend = nn.Linear(3, width), nn.MultiheadAttention(width, heads, batch_first=True)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        return self.head(self.attend(x, x, x, need_weights=False)[0])
+
+
+class Scaled(nn.Module):
+    """Multiplied by a constant that was made when the module was built: kept as a number, in a buffer, in a closure."""
+
+    def __init__(self, width: int = 9, how: str = "number", scale: float | None = None, classes: int = 2) -> None:
+        super().__init__()
+        scale = math.sqrt(width) if scale is None else scale
+        self.embed, self.head = nn.Linear(3, width), nn.Linear(width, classes)
+        self.scale = nn.Buffer(torch.tensor(scale), persistent=False) if how == "buffer" else scale
+        self.act = (lambda x: x.relu() / scale) if how == "closure" else (lambda x: x.relu() * self.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act(self.embed(x)))
+
+
+def grouped(width: int = 8, groups: int = 2) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, width, 1), nn.ReLU(), nn.Conv2d(width, width, 3, groups=groups), nn.ReLU(), nn.Conv2d(width, 2, 1)
+    )
+
+
 class Recurrent(nn.Module):
     def __init__(self, hidden: int = 4, kind: type[nn.RNNBase] = nn.LSTM, **options: object) -> None:
         super().__init__()
@@ -151,6 +184,7 @@ PAIRS: dict[str, Pair] = {
     "encoder, threefold": (Encoder, lambda: Encoder(24), sequence),
     "encoder, hidden": (Encoder, lambda: Encoder(8, 17), sequence),
     "heads": (Heads, lambda: Heads(5), sequence),
+    "grouped convolution": (grouped, lambda: grouped(16, 4), image),
     "lstm": (Recurrent, lambda: Recurrent(7), sequence),
     "lstm, deep": (
         lambda: Recurrent(num_layers=2, bidirectional=True),
@@ -159,3 +193,6 @@ PAIRS: dict[str, Pair] = {
     ),
     "gru": (lambda: Recurrent(kind=nn.GRU), lambda: Recurrent(9, nn.GRU), sequence),
 }
+
+# Into how many heads or groups the narrow one divides its channels: its tensors do not say it.
+DIVIDED = frozenset({"group norm", "group norm, few groups", "encoder", "encoder, threefold", "heads"})
