@@ -24,7 +24,7 @@ from lightning_autoarch.callbacks.transfer.lora import merge_lora
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.leaderboard import fixed
 from lightning_autoarch.training.callbacks import fresh
-from lightning_autoarch.training.destination import check_writable
+from lightning_autoarch.training.destination import check_writable, writable_directory
 from lightning_autoarch.training.folds import FoldScores, OfDataset, cross_validate, data_of
 from lightning_autoarch.training.inherit import SILENT
 from lightning_autoarch.training.isolation import isolated
@@ -108,7 +108,8 @@ def choose(
 
     Raises:
         AutoArchError: `output` cannot be written.
-        SearchError: no candidates, or none that could be trained (with the reasons), or as `cross_validate`.
+        SearchError: `directory` cannot be written to, there are no candidates, or none could be trained (with the
+            reasons), or as `cross_validate`.
 
     Example::
 
@@ -123,6 +124,8 @@ def choose(
     path = None if output is None else Path(output)
     if path is not None:
         check_writable(path, "output")
+    if directory is not None:
+        writable_directory(directory, "Give another `directory=`.")
     scores: dict[str, FoldScores] = {}
     failures: dict[str, str] = {}
     for name, callbacks in given.items():

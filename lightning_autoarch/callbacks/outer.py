@@ -7,9 +7,9 @@ before it is wrapped and moved, and before weights are restored. What Lightning 
 from __future__ import annotations
 
 import inspect
+import os
 import pickle
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -26,6 +26,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_autoarch.errors import CheckpointError, SearchError
 from lightning_autoarch.schema import is_empty
+from lightning_autoarch.training.destination import writable_directory
 from lightning_autoarch.training.links import Links
 from lightning_autoarch.training.recorder import TrialRecorder
 from lightning_autoarch.training.trial_files import checked_lightning, read_lightning
@@ -90,12 +91,26 @@ def check_no_spawning(trainer: Trainer) -> None:
         )
 
 
-def check_checkpoints_are_writable(trainer: Trainer) -> None:
-    """Raises SearchError where a ModelCheckpoint of the outer fit could not write after hours of search."""
+def check_results_are_writable(trainer: Trainer) -> None:
+    """Raises SearchError where the outer fit could not write its results, before hours of search instead of after them.
+
+    These are the directories of its callbacks that have a `dirpath`, such as ModelCheckpoint, of its loggers and of its
+    profiler. Those that are not on a local disk are left to Lightning.
+    """
     for callback in _callbacks(trainer):
-        place = callback.dirpath if isinstance(callback, ModelCheckpoint) else None
-        if place is not None and "://" not in str(place):
-            writable(place, "Give ModelCheckpoint another `dirpath=`.")
+        _check_local(getattr(callback, "dirpath", None), f"Give {type(callback).__name__} another `dirpath=`.")
+    for logger in trainer.loggers:
+        _check_local(logger.root_dir or logger.save_dir, f"Give {type(logger).__name__} another `save_dir=`.")
+    profiler = trainer.profiler  # type: ignore[attr-defined]
+    if getattr(profiler, "filename", None):  # else it writes no file
+        _check_local(profiler.dirpath, f"Give {type(profiler).__name__} another `dirpath=`.")
+    if any(isinstance(cb, ModelCheckpoint) and cb.dirpath is None for cb in _callbacks(trainer)):
+        _check_local(trainer.default_root_dir, "Give the Trainer another `default_root_dir=`.")
+
+
+def _check_local(directory: Any, remedy: str) -> None:
+    if isinstance(directory, str | os.PathLike) and "://" not in (place := os.fspath(directory)):
+        writable_directory(place, remedy)
 
 
 def come_first(search: Callback, trainer: Trainer) -> list[Callback]:
@@ -216,26 +231,6 @@ def _fetched(address: str) -> dict[str, Any]:
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"Expected a Lightning checkpoint of data alone at {address}: {reason:.200}") from error
     return checked_lightning(content, address)
-
-
-_REMEDY = "Give ArchitectureSearch a `directory=` for its study and checkpoints."
-
-
-def writable(directory: str | Path, remedy: str = _REMEDY) -> Path:
-    """The directory, made if it is not there.
-
-    Raises:
-        SearchError: it is not on this machine, or nothing can be written there; the message ends with the remedy.
-    """
-    if "://" in str(directory):
-        raise SearchError(f"The search keeps its files on a local disk, got {directory}. {remedy}")
-    try:
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        raise SearchError(f"The directory {directory} cannot be written to: {error}. {remedy}") from error
-    return Path(directory)
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:

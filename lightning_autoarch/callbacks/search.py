@@ -26,10 +26,10 @@ from lightning_autoarch.callbacks.joint.joint import JointSearch
 from lightning_autoarch.callbacks.outer import (
     Minima,
     callback_state,
-    check_checkpoints_are_writable,
     check_flavour,
     check_no_spawning,
     check_one_process,
+    check_results_are_writable,
     checkpoint_path,
     come_first,
     end_before_training,
@@ -38,7 +38,6 @@ from lightning_autoarch.callbacks.outer import (
     restore_minima,
     save_cli_config,
     set_up_again,
-    writable,
 )
 from lightning_autoarch.callbacks.progress import SearchProgress
 from lightning_autoarch.callbacks.unique import check_unique
@@ -55,6 +54,7 @@ from lightning_autoarch.search.study import Ledger, open_study, quiet_optuna, tu
 from lightning_autoarch.training.callbacks import fresh
 from lightning_autoarch.training.conditions import conditions_of
 from lightning_autoarch.training.data import TrialData, split_architecture
+from lightning_autoarch.training.destination import writable_directory
 from lightning_autoarch.training.facts import Facts
 from lightning_autoarch.training.folds import Folds, OfDataset, check_splitter, run_folds
 from lightning_autoarch.training.inherit import check_ends, check_trial_trainer, inherited_arguments
@@ -289,7 +289,7 @@ class ArchitectureSearch(Callback):
         if not self._resumes(trainer):
             check_one_process(trainer)
             save_cli_config(trainer, pl_module)
-            check_checkpoints_are_writable(trainer)
+            check_results_are_writable(trainer)
             with quiet_optuna(), seeded(self.seed):
                 self._search(trainer, pl_module, builder, data)
         self._rebuild(trainer, pl_module, builder, data)
@@ -598,7 +598,8 @@ class ArchitectureSearch(Callback):
 
     def _directory(self, trainer: Trainer, module: LightningModule) -> Path:
         default = f"{trainer.default_root_dir}/autoarch/{self._name(module)}"
-        return writable(default if self.directory is None else self.directory)
+        remedy = "Give ArchitectureSearch a `directory=` for its study and checkpoints."
+        return writable_directory(default if self.directory is None else self.directory, remedy)
 
 
 @rank_zero_only

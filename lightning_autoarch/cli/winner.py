@@ -13,6 +13,7 @@ from typing import Any
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.choices import as_python, import_path
 from lightning_autoarch.search.parameters import Categorical, Repeat
+from lightning_autoarch.training.destination import check_writable
 
 _MARK = "# Written by the subcommand `search`"
 
@@ -97,10 +98,15 @@ def _merged(whole: Any, written: Any) -> Any:
 
 
 def writable(path: Path) -> Path:
-    """Where the config may be written: found out before the search, not after it."""
+    """Where the config may be written: found out before the search, not after it.
+
+    Raises:
+        AutoArchError: it cannot be written.
+        SearchError: there is a file that `search` has not written.
+    """
+    check_writable(path, "output")
     if path.exists() and not path.read_text("utf-8", errors="replace").startswith(_MARK):
         raise SearchError(f"`{path}` was not written by `search` and is left alone: give another `--output`.")
-    path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 
 from lightning_autoarch.errors import SearchError
 from lightning_autoarch.training.data import TrialData, split_architecture
+from lightning_autoarch.training.destination import writable_directory
 from lightning_autoarch.training.inherit import SILENT
 from lightning_autoarch.training.isolation import seeded, trial_seed
 from lightning_autoarch.training.module import Factory, ModuleBuilder
@@ -158,13 +159,15 @@ def cross_validate(
         directory: keeps each fold's checkpoints, from which an interrupted call continues; None keeps nothing.
 
     Raises:
-        SearchError: the data cannot be split, `monitor` is not logged, or a fold failed (with the reason).
+        SearchError: the data cannot be split, `directory` cannot be written to, `monitor` is not logged, or a fold
+            failed (with the reason).
     """
     check_splitter(splitter)
     if (trainer_kwargs or {}).get("callbacks"):
         raise SearchError(
             "Expected no callbacks in `trainer_kwargs`, where all folds would share them: give those of each training."
         )
+    own = None if directory is None else writable_directory(directory, "Give another `directory=`.")
     builder = ModuleBuilder.of(module, factory)
     if factory is None:
         with seeded(seed):
@@ -177,7 +180,7 @@ def cross_validate(
         monitor=monitor,
         mode=mode,
         seed=seed,
-        directory=Path(directory) if directory is not None else None,
+        directory=own,
         callbacks=callbacks,
     )
     with seeded(seed):

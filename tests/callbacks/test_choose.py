@@ -208,6 +208,14 @@ def test_an_output_that_cannot_be_written_is_told_before_training(tmp_path: Path
         )  # fmt: skip
 
 
+def test_a_directory_that_cannot_be_written_to_is_found_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SearchError, match=r"file/all cannot be written to.*`directory=`"):
+        choose(net(), nets.loaders()[0], {"a": Untouched()}, monitor="val_loss", directory=tmp_path / "file" / "all")
+    with pytest.raises(SearchError, match=r"file/all cannot be written to.*`directory=`"):
+        cross_validate(net(), nets.loaders()[0], monitor="val_loss", directory=tmp_path / "file" / "all")
+
+
 def test_the_table() -> None:
     scores = {"full": FoldScores((0.8, 0.9)), "probe": FoldScores((0.7, 0.7))}
     assert str(Choice(scores, "full", "val_acc", "max", {"lora": "no peft"})) == (

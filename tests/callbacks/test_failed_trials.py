@@ -13,6 +13,8 @@ import optuna
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import SimpleProfiler
 
 from lightning_autoarch import ArchitectureSearch, Categorical, Int, SearchError
 
@@ -26,6 +28,28 @@ def fit(root: Path, callback: ArchitectureSearch, module: L.LightningModule) -> 
     trainer = nets.trainer(root, callback, max_epochs=1)
     trainer.fit(module, *nets.loaders())
     return trainer
+
+
+class OwnLogger(Logger):
+    """Says where it would write, and writes nothing."""
+
+    name, version = "own", 0
+
+    def __init__(self, save_dir: str | None = None, root_dir: str | None = None) -> None:
+        super().__init__()
+        self.places = save_dir, root_dir
+
+    @property
+    def save_dir(self) -> str | None:
+        return self.places[0]
+
+    @property
+    def root_dir(self) -> str | None:
+        return self.places[1]
+
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
 
 
 class Broken(nets.Net):
@@ -193,10 +217,40 @@ class TestUnwritable:
         fit(tmp_path, callback, nets.Net())
         assert [trial.state.name for trial in callback.study.trials] == ["COMPLETE"] * 3
 
-    def test_checkpoints_of_the_outer_fit_are_tried_first(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"callbacks": lambda bad: [ModelCheckpoint(bad)]}, "Give ModelCheckpoint another `dirpath=`"),
+            ({"logger": lambda bad: OwnLogger(str(bad))}, "Give OwnLogger another `save_dir=`"),
+            ({"logger": lambda bad: [OwnLogger(), OwnLogger(None, str(bad))]}, "Give OwnLogger another `save_dir=`"),
+            ({"profiler": lambda bad: SimpleProfiler(bad, "profile")}, "Give SimpleProfiler another `dirpath=`"),
+            ({"default_root_dir": str, "callbacks": lambda bad: [ModelCheckpoint()]}, "another `default_root_dir=`"),
+        ],
+    )
+    def test_places_of_the_outer_fit_are_tried_first(
+        self, options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
         (tmp_path / "file").touch()
-        keep, callback = ModelCheckpoint(tmp_path / "file" / "checkpoints"), search()
-        trainer = nets.trainer(tmp_path, callback, keep, enable_checkpointing=True)
-        with pytest.raises(SearchError, match=r"file/checkpoints cannot be written to.*`dirpath=`"):
+        given = {name: make(tmp_path / "file" / "inside") for name, make in options.items()}
+        callback = search(directory=tmp_path / "search")
+        trainer = nets.trainer(
+            tmp_path, callback, *given.pop("callbacks", []), **{"enable_checkpointing": True, **given}
+        )
+        with pytest.raises(SearchError, match=f"cannot be written to.*{message}"):
             trainer.fit(nets.Net(), *nets.loaders())
         assert callback.study is None
+
+    def test_places_that_are_not_on_this_machine_are_left_to_lightning(self, tmp_path: Path) -> None:
+        class Remote(Logger):
+            name, version, save_dir = "run", 0, "s3://bucket/logs"
+
+            def log_metrics(self, *args: Any, **kwargs: Any) -> None: ...
+
+            def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+        callback = search(n_trials=1)
+        nets.trainer(tmp_path, callback, max_epochs=1, logger=Remote(), log_every_n_steps=1).fit(
+            nets.Net(), *nets.loaders()
+        )
+        assert len(callback.study.trials) == 1

@@ -152,6 +152,16 @@ class TestSearch:
         assert not Path("autoarch").exists()
         assert Path("best.yaml").read_text() == "mine: 1\n"
 
+    @pytest.mark.parametrize("output", ["file/best.yaml", "folder", "x" * 300])
+    def test_output_that_cannot_be_written_is_found_before_the_search(
+        self, output: str, config: Write, capsys: Any
+    ) -> None:
+        Path("file").touch()
+        Path("folder").mkdir()
+        assert exit_code("search", "--config", config(), "--output", output) == 2
+        assert "`output`" in capsys.readouterr().err
+        assert not Path("autoarch").exists()
+
     def test_fast_dev_run_writes_nothing(self, config: Write, capsys: Any) -> None:
         path = config()
         main(["search", "--config", path, "--trainer.fast_dev_run", "true"])

@@ -100,7 +100,7 @@ class TestDivisions:
 class TestConstants:
     @pytest.mark.parametrize("how", ["number", "buffer", "closure"])
     def test_made_of_a_width(self, how: str) -> None:
-        source, module = built(partial(nets.Scaled, 9, how), partial(nets.Scaled, 36, how))
+        source, module = nets.Scaled(9, how), nets.Scaled(36, how)
         place = "the buffer `scale`" if how == "buffer" else "in `(mul|div)` in the forward of the module itself"
         assert_refused(module, source.state_dict(), torch.randn(2, 3), rf"{place}: `embed.weight` is 36 wide")
 
