@@ -188,7 +188,10 @@ def test_page_says_what_came_of_the_search(text):
     assert "layers: - {width: 132, act: gelu} - {width: 156, act: gelu}" in words
     assert "Its checkpoint, as the study says: /runs/search/trial_0015/best.ckpt" in words
     assert "the same architecture as trial 17, not trained again" in words
-    assert "stopped early at epoch 2 with" in words
+    assert "stopped early after 3 epochs with" in words
+    curves = page.figures[1]
+    assert curves["layout"]["xaxis"]["title"]["text"] == "epoch"
+    assert {x for trace in curves["data"] for x in trace["x"]} == {1, 2, 3, 4, 5, 6}
     assert "12 of 25" in words, "the share inside the 50% interval"
     assert len(page.figures) == 8
 
@@ -238,6 +241,28 @@ def test_plain_optuna_study():
     assert "model-based proposals do" in page.words
     assert "complete trials of at least two sizes" in page.words
     assert len(page.figures) == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "attrs", "name", "reason"),
+    [
+        (1, {"epochs": 1}, "epoch", "after 1 epoch"),
+        (4, {"epochs": 2}, "validation", "after 4 validations"),  # two in an epoch
+        (1, {"epochs": 2}, "validation", "after 1 validation"),  # one in two epochs
+        (2, {"epochs": 9, "fold_scores": [0.5, 0.5]}, "fold", "after 2 folds"),
+        (1, {}, "step", "at step 0"),  # of another program
+    ],
+)
+def test_steps_are_named_and_counted_as_people_do(values, attrs, name, reason):
+    study = optuna.create_study()
+    for state in (TrialState.COMPLETE, TrialState.PRUNED):
+        curve = dict.fromkeys(range(values), 0.5)
+        score = 0.5 if state is TrialState.COMPLETE else None
+        study.add_trial(create_trial(state=state, value=score, intermediate_values=curve, user_attrs=attrs))
+    page = Page(render_report(study))
+    assert f"stopped early {reason} with 0.5000" in " ".join(page.words.split())
+    axes = [figure["layout"]["xaxis"]["title"]["text"] for figure in page.figures]
+    assert name in axes
 
 
 def trial_of(value=None, state=TrialState.COMPLETE, x=0.5, **attrs) -> FrozenTrial:

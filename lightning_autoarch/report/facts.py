@@ -99,25 +99,47 @@ def expected_of(trial: FrozenTrial) -> tuple[float, float] | None:
 
 
 def curve_of(trial: FrozenTrial) -> list[tuple[int, float]]:
-    """The finite intermediate values, by epoch (by fold with cross-validation)."""
+    """The finite intermediate values by Optuna's step, which counts from 0."""
     return [(step, y) for step, y in sorted(trial.intermediate_values.items()) if real(y) is not None]
 
 
 def last_value(trial: FrozenTrial) -> tuple[int, float] | None:
-    """The last finite intermediate value and its epoch or fold."""
+    """The last finite intermediate value and its step."""
     curve = curve_of(trial)
     return curve[-1] if curve else None
 
 
-def step_word(record: Record) -> str:
-    """What a step of the intermediate values is in this study."""
+@dataclass(frozen=True)
+class StepUnit:
+    """What a step of the intermediate values is in a study, as people count it."""
+
+    name: str  # "epoch", "validation", "fold", or "step" in a study that another program made
+    first: int  # the number of Optuna's step 0
+
+    def position(self, step: int) -> str:
+        """Of the last value of a trial.
+
+        >>> StepUnit("epoch", 1).position(0), StepUnit("fold", 1).position(2), StepUnit("step", 0).position(0)
+        ('after 1 epoch', 'after 3 folds', 'at step 0')
+        """
+        if not self.first:
+            return f"at {self.name} {step}"
+        return f"after {step + self.first} {self.name}" + "s" * (step + self.first != 1)
+
+
+def step_unit(record: Record) -> StepUnit:
+    """Epochs only where every trial has as many values: there may be several validations in an epoch, or one in two."""
     attrs = [trial.user_attrs for trial in record.trials]
     if any("fold_scores" in a for a in attrs):
-        return "fold"
-    return "epoch" if any("epochs" in a for a in attrs) else "step"
+        return StepUnit("fold", 1)
+    pairs = [(trial, real(trial.user_attrs.get("epochs"))) for trial in record.trials if trial.intermediate_values]
+    counts = [(max(trial.intermediate_values) + 1, epochs) for trial, epochs in pairs if epochs is not None]
+    if not counts:
+        return StepUnit("step", 0)
+    return StepUnit("epoch" if all(n == epochs for n, epochs in counts) else "validation", 1)
 
 
-def reason_of(trial: FrozenTrial, step: str) -> str:
+def reason_of(trial: FrozenTrial, unit: StepUnit) -> str:
     """Why a trial is not ranked, in a few words."""
     kind, last = fate(trial), last_value(trial)
     if kind == "failed":
@@ -130,5 +152,5 @@ def reason_of(trial: FrozenTrial, step: str) -> str:
         broken = ", ".join(broken_constraints(trial))
         return f"breaks a constraint: {broken}"
     if kind == "pruned":
-        return f"stopped early at {step} {last[0]} with {fixed(last[1])}" if last else "stopped early"
-    return f"at {step} {last[0]} with {fixed(last[1])}" if last else ""
+        return f"stopped early {unit.position(last[0])} with {fixed(last[1])}" if last else "stopped early"
+    return f"{unit.position(last[0])} with {fixed(last[1])}" if last else ""

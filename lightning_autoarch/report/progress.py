@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightning_autoarch.report.facts import Record, curve_of, origin_of, step_word
+from lightning_autoarch.report.facts import Record, curve_of, origin_of, step_unit
 from lightning_autoarch.report.page import Plots, nothing, section
 from lightning_autoarch.report.plot import (
     BLUE,
@@ -124,16 +124,18 @@ def _with_curves(record: Record) -> list[FrozenTrial]:
 def curves_figure(record: Record, trials: Sequence[FrozenTrial]) -> go.Figure:
     """Intermediate values by step, the best trial on top; trials that did not end are dotted and end in a cross."""
     ranked, best = {trial.number for trial in record.ranked}, record.best.number if record.best else -1
+    unit = step_unit(record)
     traces: list[go.Scatter] = []
     for trial in reversed(trials):
         trace = _best_curve(trial) if trial.number == best else _curve(trial, trial.number in ranked)
+        trace.x = [step + unit.first for step, _ in curve_of(trial)]
         trace.showlegend = all(trace.name != other.name for other in traces)
         traces.append(trace)
     steps = {step for trial in trials for step, _ in curve_of(trial)}
     values = [y for trial in trials for _, y in curve_of(trial)]
     return figure(
         traces,
-        x=step_word(record),
+        x=unit.name,
         y=plain(record.score, 40),
         xaxis={"dtick": 1} if len(steps) < 10 else {},
         yaxis={"range": robust_range(values, record.maximize)},

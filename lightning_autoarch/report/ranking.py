@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from lightning_autoarch.report.facts import Record, reason_of, step_word
+from lightning_autoarch.report.facts import Record, StepUnit, reason_of, step_unit
 from lightning_autoarch.report.page import Plots, nothing, section, table
 from lightning_autoarch.search.leaderboard import (
     HERITAGE,
@@ -55,7 +55,7 @@ def leaderboard(record: Record, plots: Plots) -> str:
         body += _block_legend(best) + (nothing(_FAMILIES) if families else "")
     others = record.of("pruned", "failed", "infeasible", "running", "duplicate", "refused")
     if others:
-        body += "<h3>Not ranked</h3>" + _not_ranked(others[:MAX_ROWS], step_word(record)) + _more(len(others))
+        body += "<h3>Not ranked</h3>" + _not_ranked(others[:MAX_ROWS], step_unit(record)) + _more(len(others))
     return section("Leaderboard", body)
 
 
@@ -67,18 +67,18 @@ def failures(record: Record, plots: Plots) -> str:
     if not groups:
         return section("Failures", nothing("No trial failed."))
     rows = [
-        [escape(kind), str(len(trials)), _numbers(trials), _clipped(reason_of(trials[0], step_word(record)))]
+        [escape(kind), str(len(trials)), _numbers(trials), _clipped(reason_of(trials[0], step_unit(record)))]
         for kind, trials in sorted(groups.items(), key=lambda group: -len(group[1]))
     ]
     header = ["reason", "times", "trials", "for example"]
     return section("Failures", table(header, rows, css="wide", text_columns=(2, 3), word_columns=(0,)))
 
 
-def _not_ranked(trials: list[FrozenTrial], step: str) -> str:
+def _not_ranked(trials: list[FrozenTrial], unit: StepUnit) -> str:
     rows = []
     for trial in trials:
         epochs, time, params, _ = _cost(trial)
-        why = _clipped(reason_of(trial, step))
+        why = _clipped(reason_of(trial, unit))
         rows.append([str(trial.number), fate(trial), why, epochs, time, params, _architecture(trial)])
     header = ["trial", "is", "why", "epochs", "time", "params", "architecture"]
     return table(header, rows, css="wide", text_columns=(2, 6), word_columns=(1,))

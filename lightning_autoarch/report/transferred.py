@@ -35,7 +35,7 @@ def finetuned_table(tuned: FineTuned) -> str:
     parts = [] if tuned.report is None else [str(tuned.report)]
     if any(_thaws(block) for block in tuned.blocks):
         rows = [(block.name, *_times(block)) for block in tuned.blocks]
-        parts.append(columns([("block", "trained from epoch", "step"), *rows]))
+        parts.append(columns([("block", "trained from epoch", "after steps"), *rows]))
     if rows := score_rows(tuned.before, tuned.after):
         parts.append(columns([("", "before", "after"), *rows]))
     return "\n\n".join(parts)
@@ -194,8 +194,8 @@ def _course(blocks: Sequence[Block]) -> str:
         ]
         for block in blocks
     ]
-    header = ["block", "parameters", "trained from epoch", "step", "of it frozen", "learning rate"]
-    said = nothing("From the input to the output; epochs count from 0, and steps are those of optimizers until then.")
+    header = ["block", "parameters", "trained from epoch", "after steps", "of it frozen", "learning rate"]
+    said = nothing("From the input to the output; the first epoch is 1, and steps are those of the optimizers before.")
     return section("How it was trained", table(header, rows, text_columns=(0,)) + said)
 
 
@@ -205,11 +205,11 @@ def _thaws(block: Block) -> bool:
 
 
 def _times(block: Block) -> tuple[str, str]:
-    """The epochs and the steps from which on a block was trained."""
+    """The epochs from which on a block was trained, the first being 1, and the optimizer steps before."""
     if block.frozen == block.parameters:
         return "never", ""
-    epochs, steps = ("" if times is None else _range(*times) for times in (block.epochs, block.steps))
-    return epochs, steps
+    epochs = "" if block.epochs is None else _range(block.epochs[0] + 1, block.epochs[1] + 1)
+    return epochs, "" if block.steps is None else _range(*block.steps)
 
 
 def _range(low: float, high: float) -> str:

@@ -55,9 +55,9 @@ def test_of_weights_that_were_transferred(tmp_path: Path, report: TransferReport
 def test_how_it_was_trained(tmp_path: Path, report: TransferReport) -> None:
     text = write_transfer_report(report, tmp_path / "p.html", blocks=BLOCKS).read_text("utf-8")
     body = text[text.index("How it was trained") :]
-    assert '>20</td><td data-label="trained from epoch">2</td>' in body
-    assert ">0 to 1</td>" in body and ">× 0.7 to 1</td>" in body and ">never</td>" in body
-    assert '<td data-label="trained from epoch"></td><td data-label="step">500 to 900</td>' in body
+    assert '>20</td><td data-label="trained from epoch">3</td>' in body
+    assert ">1 to 2</td>" in body and ">× 0.7 to 1</td>" in body and ">never</td>" in body
+    assert '<td data-label="trained from epoch"></td><td data-label="after steps">500 to 900</td>' in body
     alone = write_transfer_report(report, tmp_path / "p.html").read_text("utf-8")
     assert "How it was trained" not in alone and "Scores" not in alone
 
@@ -65,10 +65,10 @@ def test_how_it_was_trained(tmp_path: Path, report: TransferReport) -> None:
 def test_when_blocks_thawed_as_text() -> None:
     lines = finetuned_table(FineTuned(None, {}, {}, BLOCKS)).splitlines()
     assert [line.split() for line in lines] == [
-        ["block", "trained", "from", "epoch", "step"], ["body", "2"], ["head", "0", "to", "1"], ["old", "never"],
-        ["top", "500", "to", "900"],
+        ["block", "trained", "from", "epoch", "after", "steps"],
+        ["body", "3"], ["head", "1", "to", "2"], ["old", "never"], ["top", "500", "to", "900"],
     ]  # fmt: skip
-    assert lines[4].index("500") > lines[1].index("2")
+    assert lines[4].index("500") > lines[1].index("3")
     assert finetuned_table(FineTuned(None, {}, {}, (Block("all", 5, 0, (0, 0), (1.0, 1.0), (0, 0)),))) == ""
 
 
