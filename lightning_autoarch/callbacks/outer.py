@@ -55,20 +55,6 @@ def is_rebuilt_later(callback: Callback, trainer: Trainer, module: LightningModu
     return any(isinstance(other, Rebuilding) and not other.has_searched(module) for other in behind)
 
 
-def check_flavour(trainer: object, module: object) -> None:
-    """The Trainer and module must be of the package that this callback is of.
-
-    Raises:
-        SearchError: `pytorch_lightning` beside `lightning.pytorch`: two packages whose classes do not know each other.
-    """
-    for name, given, expected in (("Trainer", trainer, Trainer), ("module", module, LightningModule)):
-        if not isinstance(given, expected):
-            raise SearchError(
-                f"Expected a {name} of `lightning.pytorch`, got {type(given).__module__}.{type(given).__name__}. "
-                "Write `import lightning as L` everywhere instead of `import pytorch_lightning`."
-            )
-
-
 def check_one_process(trainer: Trainer) -> None:
     """Raises SearchError where several processes train one module."""
     if trainer.world_size > 1:

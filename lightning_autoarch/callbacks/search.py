@@ -22,11 +22,11 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, r
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
+from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.joint.joint import JointSearch
 from lightning_autoarch.callbacks.outer import (
     Minima,
     callback_state,
-    check_flavour,
     check_no_spawning,
     check_one_process,
     check_results_are_writable,
@@ -278,7 +278,7 @@ class ArchitectureSearch(Callback):
             return
         if any(isinstance(cb, TrialRecorder) for cb in trainer.callbacks):  # type: ignore[attr-defined]
             return  # a trial of ours, whose module brings the search along in its `configure_callbacks`
-        check_flavour(trainer, pl_module)
+        check_flavour(self, trainer, pl_module, SearchError)
         check_no_spawning(trainer)
         earlier = come_first(self, trainer)
         self._sigint = signal.getsignal(signal.SIGINT)

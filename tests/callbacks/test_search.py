@@ -675,15 +675,6 @@ def test_several_devices_are_refused(tmp_path: Path) -> None:
         check_one_process(Two())  # type: ignore[arg-type]
 
 
-def test_the_other_lightning_package_is_named(tmp_path: Path) -> None:
-    from lightning_autoarch.callbacks.outer import check_flavour
-
-    class Foreign: ...
-
-    with pytest.raises(SearchError, match="import lightning as L"):
-        check_flavour(Foreign(), nets.Net())
-
-
 def test_choices_of_python_types_survive(tmp_path: Path) -> None:
     callback = search(space={"dropout": Categorical([0.0, 0.5]), "width": Int(np.int64(2), np.int64(9))})
     module = nets.Net()

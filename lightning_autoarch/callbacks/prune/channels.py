@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
+from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.outer import callback_states, checkpoint_path, is_rebuilt_later
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.hooks import averages, total_steps
@@ -181,6 +182,7 @@ class ChannelPruning(Callback):
                 "ChannelPruning cannot change the parameters of a module that DistributedDataParallel holds: prune "
                 "before the training, `at=0.0`, or after it, `at=1.0`."
             )
+        check_flavour(self, trainer, pl_module)
         if is_rebuilt_later(self, trainer, pl_module) or self._is_small(pl_module):
             return
         self.forget()  # another module than that of the fit before

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.prune.capture import is_compiled, watching
 from lightning_autoarch.callbacks.prune.names import number
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
@@ -99,6 +100,7 @@ class Distillation(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             check_whole_parameters(self, trainer)
+            check_flavour(self, trainer, pl_module)
             _come_before_pruning(self, trainer.callbacks)  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

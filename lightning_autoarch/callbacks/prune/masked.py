@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter, UninitializedParameter
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.outer import is_trial
 from lightning_autoarch.callbacks.prune.checks import (
     check_apart,
@@ -229,6 +230,7 @@ class MaskedTraining(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             check_whole_parameters(self, trainer)
+            check_flavour(self, trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.distill is not None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.prune.fraction import fraction_done, is_finite
 from lightning_autoarch.callbacks.prune.names import number
 from lightning_autoarch.callbacks.prune.steps import StepHooks, loss_scale, optimizers_of
@@ -90,6 +91,7 @@ class Regularization(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             check_whole_parameters(self, trainer)
+            check_flavour(self, trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end()

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.outer import checkpoint_path, is_rebuilt_later, is_trial
 from lightning_autoarch.callbacks.transfer.course import Block
 from lightning_autoarch.callbacks.transfer.ddp import check_strategy
@@ -112,7 +113,10 @@ class FineTuning(Callback):
         return {**own, "_fit": None, "_taken_by": None, "_loaded": None, "_goes_on_from": None}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit" or is_rebuilt_later(self, trainer, pl_module):
+        if stage != "fit":
+            return
+        check_flavour(self, trainer, pl_module)
+        if is_rebuilt_later(self, trainer, pl_module):
             return
         self._end()
         self._loaded, self._clock, self._begun = None, None, False
@@ -143,6 +147,7 @@ class FineTuning(Callback):
         Raises:
             TransferError, CheckpointError: as `setup` does.
         """
+        check_flavour(self, trainer, pl_module)
         _call_configure_model(trainer)
         if not self._has_weights(pl_module):
             self._take_over(trainer, pl_module, self._planned(pl_module))
