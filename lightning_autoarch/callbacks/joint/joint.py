@@ -98,7 +98,7 @@ class JointSearch:
             pair.start_outer_from(checkpoint.get("callbacks", {}))
 
     def _check_shapes(self, after: str) -> None:
-        alone = [pair.trial for pair in self.pairs if pair.outer is None and pair.may_reshape(self.space)]
+        alone = [pair.trial for pair in self.pairs if pair.outer is None and reshapes(pair.trial)]
         if alone:
             raise SearchError(
                 f"The weights of a trial with {type(alone[0]).__name__} do not fit into the module of the outer fit, "

@@ -40,13 +40,16 @@ def obstacles(callback: Callback) -> dict[str, str]:
 
 
 def reshapes(callback: Callback) -> bool:
-    """Whether weights of a module that is trained with it do not fit into one without."""
-    return isinstance(callback, ChannelPruning) or _has_adapters(callback)
+    """Whether weights of a module that is trained with it do not fit into one without.
+
+    Those of one with adapters do: they are saved as what they add up to.
+    """
+    return isinstance(callback, ChannelPruning)
 
 
 def reshapes_before_training(callback: Callback) -> bool:
     """Whether a module that is trained with it takes no weights of one without."""
-    return (isinstance(callback, ChannelPruning) and callback.is_before) or _has_adapters(callback)
+    return isinstance(callback, ChannelPruning) and callback.is_before
 
 
 def _has_adapters(callback: Callback) -> bool:

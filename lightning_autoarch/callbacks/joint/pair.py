@@ -90,13 +90,6 @@ class Pair:
                 if node.name.startswith(self.family.prefix):
                     self._check_values(callback, node, [self._part(draw) for draw in draws])
 
-    def may_reshape(self, space: SearchSpace) -> bool:
-        """Whether the weights of a trial may not fit into the plain module."""
-        if obstacles.reshapes(self.trial):
-            return True
-        parameter = space.parameters.get(self.family.prefix + "strategy") if self.family is not None else None
-        return isinstance(parameter, Categorical) and "lora" in parameter.choices
-
     def warn_of_a_plain_fit(self) -> None:
         """Where the outer fit trains the winner, but without what its trial had."""
         if self.outer is None and self.family is not None:

@@ -346,10 +346,24 @@ class TestTheWinner:
 
     def test_adapters_only_in_trials(self, tmp_path: Path) -> None:
         pytest.importorskip("peft", reason="peft is not installed: the extra `lora` has it")
-        space = {"transfer.strategy": Categorical(["full", "lora"])}
-        with pytest.raises(SearchError, match=r"TransferLearning do not fit.*`after=\"train\"`"):
-            fit(tmp_path, search(space, after="keep", trial_callbacks=[TransferLearning(pretrained())]))
-        assert not list(tmp_path.rglob("study.db"))
+        space = {"lr": Float(1e-2, 1e-1), "transfer.strategy": Categorical(["lora"])}
+        start = Start()
+        found = search(space, n_trials=1, after="keep", trial_callbacks=[TransferLearning(pretrained())])
+        with pytest.warns(UserWarning, match=r"without transfer.*TransferLearning"):
+            module = fit(tmp_path, found, start, max_epochs=1)
+        assert same(start.weights, checkpoint(found)["state_dict"])  # what the adapters of the trial have learned
+        assert start.weights.keys() == module.state_dict().keys() == pretrained().keys()
+        assert not torch.equal(start.weights["net.0.weight"], pretrained()["net.0.weight"])
+
+    def test_adapters_only_in_the_outer_fit(self, tmp_path: Path) -> None:
+        pytest.importorskip("peft", reason="peft is not installed: the extra `lora` has it")
+        start, transfer = Start(), TransferLearning(pretrained(), strategy="lora", lora={"r": 2})
+        found = search({"lr": Float(1e-2, 1e-1)}, n_trials=1, after="keep")
+        module = fit(tmp_path, found, transfer, start, max_epochs=1)
+        kept = checkpoint(found)["state_dict"]
+        assert same(start.weights, kept)  # the trial knew nothing of `pretrained`
+        assert module.state_dict().keys() == kept.keys()
+        assert not torch.equal(module.state_dict()["net.0.weight"], kept["net.0.weight"])
 
     def test_a_second_search_with_the_same_callback(self, tmp_path: Path) -> None:
         transfer, start = TransferLearning(pretrained()), Start()
