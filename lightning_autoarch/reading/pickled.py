@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 import torch
@@ -34,6 +34,19 @@ OWN = (
     "torch._dynamo.",
 )  # of what torch itself calls safe, which needs more care
 SHOWN = 8  # names in an error
+
+
+class UnknownNames(CheckpointError):
+    """A file names classes or functions that are neither torch's nor declared safe.
+
+    Args:
+        message: of the error.
+        names: all of them, with their modules.
+    """
+
+    def __init__(self, message: str, names: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 class TorchPickle:
@@ -79,10 +92,11 @@ class TorchPickle:
         if blocked:
             names = ", ".join(f"`{shown(name)}`" for name in blocked[:SHOWN])
             more = f" and {len(blocked) - SHOWN} more" if len(blocked) > SHOWN else ""
-            raise CheckpointError(
+            raise UnknownNames(
                 f"Expected tensors and plain containers in {self._origin}, got {names}{more}, which could run code "
                 "when it is loaded. Save the `state_dict()` alone; if you trust the file and its classes, name them "
-                "by `trusted`, or to `torch.serialization.add_safe_globals`."
+                "by `trusted`, or to `torch.serialization.add_safe_globals`.",
+                blocked,
             )
 
     def _is_known(self, name: str) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
-from lightning_autoarch.errors import CheckpointError, SearchError
-from lightning_autoarch.reading import read_archive, read_part
+from lightning_autoarch.errors import CheckpointError, SearchError, shown
+from lightning_autoarch.reading import UnknownNames, read_archive, read_part
 from lightning_autoarch.schema import described, first_strange
 from lightning_autoarch.search.choices import written
 
+SHOWN = 20  # names in an error
 OMITTED = "lightning_autoarch.omitted"  # the entries of the module that a trial's checkpoint was written without
 
 
@@ -40,19 +42,18 @@ def check_reads_back(path: Path, content: Mapping[str, Any] | None) -> None:
     Raises:
         CheckpointNotPlain: it cannot; the message names what stands in the way.
     """
-    strange = ("", None) if content is None else first_strange(content)
-    if strange is None:
+    if content is not None and first_strange(content) is None:
         return
     try:
         read_archive(path)  # classes that the user has declared safe are read
     except CheckpointError as error:
         path.unlink(missing_ok=True)
-        where, what = strange
         raise CheckpointNotPlain(
-            f"The checkpoint of a trial would hold {described(what)} under {where or 'its root'}, which cannot be read "
-            "without running code: the trial could not be continued, nor its weights be used. Let that state be "
-            "tensors and plain Python, such as `float(x)` or `x.tolist()`; or declare the class safe before the "
-            "search, in every process: `torch.serialization.add_safe_globals([...])`."
+            f"The checkpoint of a trial would hold {_unreadable(content)}, which cannot be read without running code "
+            f"({_reason(error)}): the trial could not be continued, nor its weights be used. Let that state be tensors "
+            "and plain Python, such as `float(x)` or `x.tolist()`. Or, where a file of somebody else could do no harm "
+            "with these classes and functions, declare all of them safe before the search, in every process: "
+            "`torch.serialization.add_safe_globals([...])`."
         ) from error
 
 
@@ -91,6 +92,29 @@ def omit_objects(checkpoint: dict[str, Any], own: Iterable[str]) -> list[str]:
     if omitted:
         checkpoint[OMITTED] = [str(key) for key in omitted]
     return omitted
+
+
+def _unreadable(content: Any, where: str = "") -> str:
+    """The first thing in nested data that cannot be read, and where it is, in words."""
+    if content is None:
+        return "an object"
+    for key, part in _parts(content):
+        if not _reads_back(part):
+            return _unreadable(part, f"{where}[{described(key)}]")
+    return f"{described(content)} under {where or 'its root'}"
+
+
+def _parts(content: Any) -> list[tuple[Any, Any]]:
+    if type(content) in (dict, OrderedDict):
+        return list(content.items())
+    return list(enumerate(content)) if type(content) in (list, tuple) else []
+
+
+def _reason(error: CheckpointError) -> str:
+    """Every name that is not known to be safe: those of what an object holds as well as its own."""
+    if not isinstance(error, UnknownNames):
+        return str(error)
+    return "it needs " + ", ".join(f"`{shown(name)}`" for name in error.names[:SHOWN])
 
 
 def _entries(held: Any) -> list[tuple[Any, Any]]:
