@@ -205,9 +205,10 @@ class Constructor:
     def _unknown(self, name: str, prefix: str, elsewhere: Iterable[str]) -> SpaceError:
         key = keys_of(name)[0]
         if key in self._named and key != name:
+            otherwise = "" if prefix else ", or give `ArchitectureSearch(factory=lambda **architecture: ...)`"
             return SpaceError(
                 f"`{prefix}{name}` of the space is inside of `{key}`, which {self.cls.__name__} does not save: let "
-                f"`save_hyperparameters` save it."
+                f"`save_hyperparameters` save it{otherwise}."
             )
         known = [prefix + each for each in self.known_names()]
         near = did_you_mean(prefix + key, [*known, *elsewhere])
