@@ -42,6 +42,7 @@ from lightning_autoarch.training.nested import (
     value_at,
 )
 
+_FACTORY = "`ArchitectureSearch(factory=lambda **architecture: ...)`"
 _INTERNAL = ("_instantiator", "_class_path")  # what LightningCLI adds to hyperparameters
 _NOT_TAKEN = re.compile(r"got (?:multiple values for|an unexpected keyword) (?:keyword )?argument '(\w+)'")
 
@@ -205,7 +206,7 @@ class Constructor:
     def _unknown(self, name: str, prefix: str, elsewhere: Iterable[str]) -> SpaceError:
         key = keys_of(name)[0]
         if key in self._named and key != name:
-            otherwise = "" if prefix else ", or give `ArchitectureSearch(factory=lambda **architecture: ...)`"
+            otherwise = "" if prefix else f", or give {_FACTORY}"
             return SpaceError(
                 f"`{prefix}{name}` of the space is inside of `{key}`, which {self.cls.__name__} does not save: let "
                 f"`save_hyperparameters` save it{otherwise}."
@@ -214,7 +215,7 @@ class Constructor:
         near = did_you_mean(prefix + key, [*known, *elsewhere])
         return SpaceError(
             f"`{prefix}{name}` of the space is no argument of {self.cls.__name__}.__init__.{near} "
-            f"Its arguments are {listed(known)}."
+            f"Its arguments are {listed(known)}." + ("" if prefix else f" To search for others give {_FACTORY}.")
         )
 
     def _call(self, function: Callable[..., Any], changes: Mapping[str, Any]) -> Any:

@@ -12,6 +12,9 @@ none), but the hyperparameters that the built module saves can:
     not saved                             a warning: a checkpoint of the winner does not hold it
     saved as asked, but used nowhere      a warning (`training/unused.py` says how that is known)
 
+Where no candidate can be built, nor the module itself as it was, that is an error: it does not save what `__init__`
+takes (but, say, the hyperparameters of its parts), and all trials would fail.
+
 One value that comes back as the module had it may be the effect of clipping, so several are tried before this is an
 error. Values that cannot be compared (an object made of a name) count as taken.
 """
@@ -53,11 +56,11 @@ def check_taken(
         prefix: of the names in the space.
 
     Raises:
-        SearchError: a name of the space is ignored.
+        SearchError: a name of the space is ignored, or nothing can be built, not even the original again.
     """
     ignored: dict[str, tuple[Any, Any]] = {}
     settled: set[str] = set()
-    builds, taken = 0, dict[str, Any]()
+    builds, failures, taken = 0, 0, dict[str, Any]()
     for architecture in draws:
         open_names = [
             name for name in architecture if name not in settled and _tells(constructor, original, architecture, name)
@@ -72,6 +75,7 @@ def check_taken(
         except SpaceError:
             raise
         except Exception:  # an impossible architecture is a failed trial, not the end of the search
+            failures += 1
             continue
         for name in open_names:
             verdict = _verdict(constructor, original, made, name, architecture[name])
@@ -83,9 +87,25 @@ def check_taken(
             settled.add(name)
             ignored.pop(name, None)
             _tell(verdict, prefix + name, architecture[name], constructor, made, name)
+    if 0 < builds == failures:
+        _check_same_again(constructor, build, prefix)
     if ignored:
         raise SearchError(_not_taken(ignored, prefix, constructor.cls.__name__))
     warn_of_unused(constructor.cls, build, taken, prefix)
+
+
+def _check_same_again(constructor: Constructor, build: Callable[[Architecture], Any], prefix: str) -> None:
+    """Raises SearchError where the original cannot be made again, without any change."""
+    try:
+        build({})
+    except Exception as error:  # whatever `__init__` raises
+        kind = constructor.cls.__name__
+        otherwise = "" if prefix else f", or give {_FACTORY}"
+        raise SearchError(
+            f"{kind} cannot be made again from the hyperparameters that it has saved, so every trial would fail: "
+            f"{type(error).__name__}: {error!s:.200}. Let `save_hyperparameters` save what `{kind}.__init__` takes"
+            f"{otherwise}."
+        ) from error
 
 
 def plain(value: Any) -> Any:

@@ -69,6 +69,16 @@ class Impossible(Saving):
         super().__init__(width, lr)
 
 
+class OfParts(L.LightningModule):
+    """Takes a part, and saves the hyperparameters of that part."""
+
+    def __init__(self, body: Saving, lr: float = 0.01) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["body"])
+        self.hparams["body"] = dict(body.hparams)
+        self.net, self.width = body, body.net.out_features
+
+
 def told(check: Callable[[], Any]) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -87,6 +97,13 @@ class TestTaken:
     def test_a_value_that_is_ignored_is_an_error(self) -> None:
         with pytest.raises(SearchError, match=r"asked width=152, Deaf saved width=8, whatever the value"):
             self.check(Deaf())
+
+    def test_what_cannot_be_made_again_is_an_error(self) -> None:
+        with pytest.raises(SearchError, match=r"OfParts cannot be made again .*no attribute 'hparams'.*factory=lambda"):
+            self.check(OfParts(Saving()), [{"lr": 0.5}])
+        with pytest.raises(SearchError, match="cannot be made again"):
+            self.check(OfParts(Saving()), [{"body.width": 4}])
+        assert self.check(Impossible(), [{"width": 152}]) == []  # the module itself could be made again
 
     def test_a_derived_value_is_told(self) -> None:
         [said] = self.check(Rounding(), [{"width": 99}])
