@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import optuna
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
+from torch import Tensor
 
 from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.joint.joint import JointSearch
@@ -42,6 +44,7 @@ from lightning_autoarch.callbacks.outer import (
 from lightning_autoarch.callbacks.progress import SearchProgress
 from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.errors import CheckpointError, SearchError, SpaceError
+from lightning_autoarch.reading.tensors import plain_tensor
 from lightning_autoarch.schema import VERSION, Mismatch, Schema, data, is_empty, mapping, optional, real, whole
 from lightning_autoarch.search.board import html_table, leaderboard
 from lightning_autoarch.search.choices import written
@@ -616,6 +619,16 @@ def _with_columns_of_metrics(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def _without_sparse(weights: object, path: Path) -> object:
+    """Weights without their sparse tensors, which are checked here: no other state holds any."""
+    if not isinstance(weights, Mapping):
+        return weights
+    sparse = {n: w for n, w in weights.items() if isinstance(w, Tensor) and w.layout is not torch.strided}
+    for name, tensor in sparse.items():
+        plain_tensor(str(name), tensor, str(path), from_file=True)
+    return {name: weight for name, weight in weights.items() if name not in sparse}
+
+
 def _load_weights(module: LightningModule, path: Path) -> None:
     """The weights of a trial's checkpoint.
 
@@ -625,7 +638,7 @@ def _load_weights(module: LightningModule, path: Path) -> None:
     checkpoint = read_lightning(path)
     weights = checkpoint.get("state_dict", {})
     try:
-        WEIGHTS(weights, "state_dict")
+        WEIGHTS(_without_sparse(weights, path), "state_dict")
         if OMITTED not in checkpoint:
             module.on_load_checkpoint(checkpoint)
         module.load_state_dict(weights, strict=module.strict_loading)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_autoarch.structure import left_as_it_was, run_on
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def seconds_of_each(modules: Sequence[nn.Module], example_inputs: Any, runs: int
     return [statistics.median(own[2:]) for own in times]
 
 
-def detached_copy(module: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module:
+def detached_copy(module: ModuleT, memo: Mapping[int, Any] | None = None) -> ModuleT:
     """A deep copy without the Trainer that a LightningModule knows.
 
     Args:
@@ -122,8 +125,10 @@ def detached_copy(module: nn.Module, memo: Mapping[int, Any] | None = None) -> n
         memo: id of an object -> what the copy has in its place.
     """
     trainer = getattr(module, "_trainer", None)
-    computed = [tensor for tensor in _attributes(module) if tensor.grad_fn is not None]  # which torch does not copy
-    known = {id(tensor): tensor.detach().clone() for tensor in computed} | dict(memo or {})
+    computed = [tensor for tensor in _attributes(module) if tensor.grad_fn is not None]
+    without_storage = [tensor for tensor in (*module.buffers(), *_attributes(module)) if tensor.layout in COMPRESSED]
+    not_copied_by_torch = (*computed, *without_storage)
+    known = {id(tensor): tensor.detach().clone() for tensor in not_copied_by_torch} | dict(memo or {})
     return copy.deepcopy(module, known if trainer is None else {**known, id(trainer): None})
 
 

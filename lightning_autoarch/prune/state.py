@@ -60,7 +60,10 @@ def _checked(name: object, value: object) -> Tensor:
     if not kind and value.is_meta:
         kind = "one on the meta device"
     if kind:
-        raise PruneTypeError(f"Expected a plain dense tensor under `{name}`, got {kind}: export before converting it.")
+        raise PruneTypeError(
+            f"Expected a plain dense tensor under `{name}`, got {kind}: export before converting it; a sparse buffer that "
+            "need not be stored is registered with `persistent=False`."
+        )
     return value.detach()
 
 

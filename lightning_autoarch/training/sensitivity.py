@@ -8,7 +8,6 @@ Layers whose curve stays flat can be pruned further than those whose curve rises
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_autoarch.errors import SearchError, did_you_mean
+from lightning_autoarch.prune.cost import detached_copy
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.magnitude import magnitude_masks, prune_
 from lightning_autoarch.prune.masked import MaskedWeights, prune_further
@@ -77,11 +77,11 @@ def sensitivity(
     def score(candidate: LightningModule) -> float:
         return _validated(candidate, data, monitor, arguments, seed)
 
-    dense = score(copy.deepcopy(module))
+    dense = score(detached_copy(module))
     rows = []
     for name in chosen:
         for sparsity in levels:
-            candidate = copy.deepcopy(module)
+            candidate = detached_copy(module)
             _prune_one_(examine_targets(candidate, targets, exclude), name, sparsity)
             value = score(candidate)
             rows.append((name, sparsity, value, value - dense))

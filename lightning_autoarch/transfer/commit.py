@@ -54,7 +54,7 @@ def write_all(writes: Sequence[Write]) -> None:
 def _is_plain(write: Write) -> bool:
     if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
         return False
-    same = write.target.device == write.value.device and write.value.layout is torch.strided
+    same = write.target.device == write.value.device and write.target.layout is write.value.layout is torch.strided
     return same and type(write.target) in PLAIN and type(write.value) in PLAIN
 
 

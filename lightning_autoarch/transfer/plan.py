@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from lightning_autoarch.errors import TransferError
@@ -34,7 +35,7 @@ from lightning_autoarch.transfer.spellings import plain_name
 from lightning_autoarch.transfer.stacks import stacks_of
 from lightning_autoarch.transfer.state import StateDict, like
 from lightning_autoarch.transfer.targets import Target, check_writable, targets_of
-from lightning_autoarch.transfer.values import check_kind, check_packing, plain, same_numbers
+from lightning_autoarch.transfer.values import check_kind, check_packing, plain, same_numbers, unlike_sparse
 
 COUNTER, STATISTICS = "num_batches_tracked", "running_mean"
 SUGGESTED = 32  # names for which a near one is looked for
@@ -155,6 +156,9 @@ class Plan:
 
     def _take(self, target: Target, source: str) -> None:
         check_writable(target)
+        if target.tensor.layout is not torch.strided:
+            self._take_sparse(target, source)
+            return
         fit = self._fit(target, source)
         if fit.status == "skipped" and self.options.on_mismatch == "error":
             raise TransferError(f"Expected `{target.name}` to fit, got {fit.reason}; skip, slice or reinit it.")
@@ -163,6 +167,16 @@ class Plan:
             self.copies[target.name] = Write(fit.destination(target.tensor), value)
         said = "; ".join(filter(None, (self.spelled.reasons.get(target.name, ""), fit.reason)))
         self._note(target, fit.status, said, source, fit.taken)
+
+    def _take_sparse(self, target: Target, source: str) -> None:
+        """A sparse tensor, such as the adjacency of a graph, is taken over as it is, and never made dense."""
+        value = self._read(source)
+        problem = unlike_sparse(value, target.tensor)
+        if problem and self.options.on_mismatch == "error":
+            raise TransferError(f"Expected `{target.name}` to fit, got {problem}; skip or reinit it.")
+        if not problem:
+            self.copies[target.name] = Write(target.tensor, value)
+        self._note(target, "skipped" if problem else "loaded", problem, source, 0 if problem else target.numel)
 
     def _read(self, source: str) -> Tensor:
         tensor = self.state[source]

@@ -63,6 +63,7 @@ def check_function(
 def _check_widths(module: nn.Module, example_inputs: Any, widths: Mapping[str, int]) -> None:
     """Raises TransferError if the module would not be the same with these widths of its groups, less than now."""
     kept = {id(value): value for each in module.modules() for value in vars(each).values() if not _is_copied(value)}
+    kept |= {id(buffer): buffer for buffer in module.buffers() if buffer.layout is not torch.strided}
     try:
         narrow = copy.deepcopy(module, kept)
         remove_channels_(narrow, example_inputs, {name: range(width) for name, width in widths.items()})

@@ -61,12 +61,14 @@ def check_writable(target: Target) -> None:
             f"Expected `{name}` to be writable, got one made under `torch.inference_mode`; build outside."
         )
     if tensor.layout is not torch.strided:
-        raise TransferError(f"Expected `{name}` to be dense, got {tensor.layout}.")
+        return
     if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
         raise TransferError(f"Expected `{name}` with memory for each element, got an expanded view; `clone()` it.")
 
 
 def _memory(tensor: Tensor) -> object:
     if is_lazy(tensor) or tensor.is_meta or type(tensor) not in (Tensor, nn.Parameter) or not tensor.numel():
+        return id(tensor)
+    if tensor.layout is not torch.strided:
         return id(tensor)
     return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()

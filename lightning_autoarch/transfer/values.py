@@ -63,6 +63,18 @@ def plain(name: str, tensor: Tensor, new: Tensor, state: StateDict) -> Tensor:
     return tensor
 
 
+def unlike_sparse(old: Tensor, new: Tensor) -> str:
+    """Why `old` cannot be copied into the sparse tensor `new`, or an empty string."""
+    shapes = tuple(old.shape), tuple(new.shape)
+    pairs = (("layout", old.layout, new.layout), ("shape", *shapes), ("dtype", old.dtype, new.dtype))
+    for what, there, here in pairs:
+        if there != here:
+            return f"the {what} {there} in the source, {here} here, where it is sparse"
+    if new.layout is not torch.sparse_coo and old._nnz() != new._nnz():  # torch copies no others
+        return f"{old._nnz()} entries in the source, {new._nnz()} here, where it is sparse"
+    return ""
+
+
 def _rank(tensor: Tensor) -> int:
     """0 for integers and booleans, 1 for reals, 2 for complex numbers."""
     if tensor.is_quantized:

@@ -112,7 +112,7 @@ def compared(
 def copied(module: LightningModule) -> tuple[list[LightningModule], list[str]]:  # none; why there is none
     """A copy of the module as it is, where it can be copied."""
     try:
-        return [detached_copy(module)], []  # type: ignore[list-item]
+        return [detached_copy(module)], []
     except Exception as error:  # whatever it holds that cannot be copied: a file, a lock
         return [], [f"FLOPs and latency before are not known: the module cannot be copied ({_first_line(error)})."]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.prune.cost import detached_copy
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.reading.weights import read_with_weights, with_plain_weights
 
@@ -45,7 +45,7 @@ def make_teacher(module: LightningModule, given: Given, layer: str) -> nn.Module
 
 def _copied(module: nn.Module) -> nn.Module:
     try:
-        twin = copy.deepcopy(module)
+        twin = detached_copy(module)
     except Exception as error:  # whatever an attribute of the user's raises
         raise PruneTypeError(
             f"{type(module).__name__} cannot be copied as a teacher: {error} Pass a `teacher` of its own, or name by "
