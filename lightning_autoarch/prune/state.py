@@ -61,8 +61,8 @@ def _checked(name: object, value: object) -> Tensor:
         kind = "one on the meta device"
     if kind:
         raise PruneTypeError(
-            f"Expected a plain dense tensor under `{name}`, got {kind}: export before converting it; a sparse buffer that "
-            "need not be stored is registered with `persistent=False`."
+            f"Expected a plain dense tensor under `{name}`, got {kind}: export before converting it; a sparse buffer "
+            "that need not be stored is registered with `persistent=False`."
         )
     return value.detach()
 
