@@ -34,7 +34,7 @@ from lightning_autoarch.callbacks.transfer.fitting import Fitting
 from lightning_autoarch.callbacks.transfer.known import Known, gone_on, taken_over
 from lightning_autoarch.callbacks.transfer.lora import add_lora, check_lora
 from lightning_autoarch.callbacks.transfer.merged import check_averages, restore_adapters, saved_adapters
-from lightning_autoarch.callbacks.transfer.order import come_before_tuners
+from lightning_autoarch.callbacks.transfer.order import check_alone, come_before_tuners
 from lightning_autoarch.callbacks.transfer.recipe import Plan, Recipe
 from lightning_autoarch.callbacks.transfer.resume import SCHEMA, check_state
 from lightning_autoarch.callbacks.transfer.sources import Source
@@ -121,6 +121,7 @@ class FineTuning(Callback):
         self._end()
         self._loaded, self._clock, self._begun = None, None, False
         check_strategy(self, trainer)
+        check_alone(self, trainer)
         check_validation(self.recipe, trainer)
         come_before_tuners(self, trainer)
         _call_configure_model(trainer)

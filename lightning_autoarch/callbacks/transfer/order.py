@@ -1,8 +1,8 @@
-"""The callbacks that this one must come before.
+"""The callbacks that this one must come before, and those that it cannot be with.
 
 Lightning's finders of a learning rate and a batch size train inside of their own `on_fit_start`. What they try is what
 is trained afterwards only if groups and frozen layers stand by then. The finder of a learning rate leaves one rate for
-all groups, which then is multiplied again.
+all groups, which then is multiplied again. Lightning's `BaseFinetuning` freezes and thaws layers itself.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.callbacks import BaseFinetuning, BatchSizeFinder, LearningRateFinder
 
 from lightning_autoarch.callbacks.transfer.groups import Split
+from lightning_autoarch.errors import TransferError
 
 
 def come_before_tuners(callback: Callback, trainer: Trainer) -> None:
@@ -22,6 +23,19 @@ def come_before_tuners(callback: Callback, trainer: Trainer) -> None:
     here = callbacks.index(callback) if callback in callbacks else 0
     if finders and finders[0] < here:
         callbacks.insert(finders[0], callbacks.pop(here))
+
+
+def check_alone(callback: Callback, trainer: Trainer) -> None:
+    """Raises TransferError where another callback freezes and thaws layers too."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    other = next((each for each in callbacks if isinstance(each, BaseFinetuning)), None)
+    if other is not None:
+        name = type(other).__name__
+        raise TransferError(
+            f"{type(callback).__name__} and {name} both freeze layers and decide when they train. Leave {name} out and "
+            'choose a `strategy`, such as "gradual" or "lp_ft"; or keep it, and take the weights over before `fit` by '
+            "`transfer_weights(module, checkpoint)`."
+        )
 
 
 class FoundRates:

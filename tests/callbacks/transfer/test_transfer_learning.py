@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import BackboneFinetuning, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies import FSDPStrategy
 from nets import loaders
 from torch import nn
@@ -155,6 +155,11 @@ class TestWeights:
         module.head = nn.LazyLinear(1)
         with pytest.raises(TransferError, match=r"`head.weight` with a shape: run a batch"):
             TransferLearning(source()).setup(L.Trainer(**QUIET, max_epochs=1), module, "fit")
+
+    def test_another_callback_that_freezes_layers(self) -> None:
+        module = Tuned()
+        with pytest.raises(TransferError, match=r"TransferLearning and BackboneFinetuning both.*Leave BackboneFinetun"):
+            fit(module, BackboneFinetuning(1), TransferLearning(source()))
 
     @pytest.mark.parametrize("first", [True, False])
     def test_averages_begin_with_them(self, first: bool) -> None:
