@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.outer import callback_states, checkpoint_path, is_rebuilt_later
 from lightning_autoarch.callbacks.prune.distillation import Distillation
+from lightning_autoarch.callbacks.prune.followers import Followers, prune_with_followers_
 from lightning_autoarch.callbacks.prune.hooks import averages, total_steps
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.step_calls import StepCalls
@@ -25,7 +26,7 @@ from lightning_autoarch.callbacks.prune.steps import optimizers_of
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.errors import StructureError
-from lightning_autoarch.prune.channels import Removed, Target, check_prunable, prune_channels_
+from lightning_autoarch.prune.channels import Removed, Target, check_prunable
 from lightning_autoarch.prune.cost import detached_copy
 from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.rounds import (
@@ -115,6 +116,8 @@ class ChannelPruning(Callback):
         self._rounds: Rounds = ()  # what the module lost, up to the round of this callback
         self._unchecked = False  # whether it was not tried yet if the module can be made smaller
         self._calls = StepCalls()  # what stands for example inputs that are not given
+        self._followers = Followers()  # nets that the training copies weights into
+        self._left: list[str] = []  # those that kept their sizes
         self._step: int | None = None  # after which it prunes; None: not in the course of the fit
         self._small: weakref.ref[LightningModule] | None = None  # the module that was made smaller
         self._goes_on_from: Rounds = ()  # of a fit whose weights come after `setup`
@@ -139,7 +142,7 @@ class ChannelPruning(Callback):
     def forget(self) -> None:
         """As if no module had been made smaller yet."""
         self.removed = self._small = None
-        self._rounds = ()
+        self._rounds, self._left = (), []
 
     @property
     def recipe(self) -> Mapping[str, Any] | None:
@@ -171,7 +174,7 @@ class ChannelPruning(Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles know nothing of a module."""
         own = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}  # the module's
-        return {**own, "_small": None, "_goes_on_from": (), "_calls": StepCalls()}
+        return {**own, "_small": None, "_goes_on_from": (), "_calls": StepCalls(), "_followers": Followers()}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -226,7 +229,11 @@ class ChannelPruning(Callback):
                 self._check(pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._given(pl_module) is None and not self._is_small(pl_module):
+        if self._is_small(pl_module):
+            return
+        if not self.is_after:
+            self._followers.begin(pl_module, optimizers_of(trainer))
+        if self._given(pl_module) is None:
             self._calls.begin(pl_module, batch)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -247,11 +254,19 @@ class ChannelPruning(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._calls.forget()
+        self._followers.forget()
         if self.distill is not None:
             self.distill.teardown(trainer, pl_module, stage)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._left and isinstance(exception, RuntimeError):
+            names = ", ".join(f"`{path}`" for path in self._left)
+            exception.add_note(
+                f"ChannelPruning: {names} kept their sizes, as nothing was copied into them before. If that is at "
+                "fault, prune later, or when the training is over: `ChannelPruning(..., at=1.0)`."
+            )
         self._calls.forget()
+        self._followers.forget()
         if self.distill is not None:
             self.distill.on_exception(trainer, pl_module, exception)
 
@@ -268,7 +283,7 @@ class ChannelPruning(Callback):
             return
         self._calls.check(module, self.target, self._options)
         if not self.is_after:
-            self._calls.tell_twins(module)
+            self._calls.tell_twins(module, self._followers.alike)
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -282,12 +297,11 @@ class ChannelPruning(Callback):
 
     def _prune(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:
-            self.removed = prune_channels_(
-                module,
-                self._inputs(module),
-                self.target,
-                optimizers=optimizers_of(trainer),
-                **self._options,
+            optimizers = optimizers_of(trainer)
+            pairs = self._followers.found(module, optimizers)
+            self._left = self._calls.tell_left(self._followers.alike.keys() - pairs)
+            self.removed = prune_with_followers_(
+                module, self._inputs(module), self.target, pairs, optimizers=optimizers, **self._options
             )
         recipe: dict[str, Any] = trainer.strategy.broadcast(self.removed.recipe if self.removed is not None else {})
         if not trainer.is_global_zero:

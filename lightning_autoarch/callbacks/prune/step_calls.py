@@ -5,7 +5,7 @@ The step itself is the example: what it calls with gradients is followed, howeve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Container, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -86,19 +86,40 @@ class StepCalls:
                 "go inside of its parts only."
             )
 
-    def tell_twins(self, module: LightningModule) -> None:
-        """Warn of a net that ran without learning and is shaped as one that learns: a target network, an average."""
+    def tell_twins(self, module: LightningModule, followers: Container[str]) -> None:
+        """Tell of a net that ran without learning and is shaped as one that learns: a target network, an average.
+
+        Args:
+            module: that was recorded.
+            followers: paths of nets that are pruned with the other one, if the training copies weights into them.
+        """
         assert self._recorder is not None
         learning = [module.get_submodule(call.path) for call in self._recorder.calls.calls]
         names = {id(m): name for name, m in module.named_modules()}
         for path in self._recorder.still:
             twin = next((m for part in learning for m in part.modules() if _alike(m, module.get_submodule(path))), None)
-            if twin is not None:
+            if twin is not None and path in followers:
+                rank_zero_info(
+                    f"`{path}` has the shapes of `{names[id(twin)]}` and does not learn: it is pruned with it if the "
+                    "training has copied weights into it by then."
+                )
+            elif twin is not None:
                 rank_zero_warn(
                     f"`{path}` has the shapes of `{names[id(twin)]}` and does not learn, so it is not pruned with it. "
                     "If the training copies weights from one to the other, prune when it is over: "
                     "`ChannelPruning(..., at=1.0)`."
                 )
+
+    def tell_left(self, paths: Collection[str]) -> list[str]:
+        """Warn of those of these nets that ran without learning: they keep their size. Returns their paths."""
+        left = [path for path in (self._recorder.still if self._recorder is not None else ()) if path in paths]
+        for path in left:
+            rank_zero_warn(
+                f"`{path}` has the shapes of a net that loses channels, but the training has not copied weights into "
+                "it so far, so it is not pruned. If it will, it fails: prune later, or when the training is over, "
+                "`ChannelPruning(..., at=1.0)`."
+            )
+        return left
 
 
 def _as_example(calls: Calls) -> Any:
