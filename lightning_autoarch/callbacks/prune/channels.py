@@ -50,8 +50,9 @@ class ChannelPruning(Callback):
     """Removes the least important channels physically: the module comes back smaller, dense and faster.
 
     Parameters stay the same objects, and the state of the optimizers is cut along, so that training goes on.
-    Checkpoints from then on are of the small module; `load_pruned` loads them, and `fit(ckpt_path=...)` with this
-    callback resumes.
+    What the training copies weights into, an averaged copy or a target network, loses the same channels; see
+    `Followers`. Checkpoints from then on are of the small module; `load_pruned` loads them, and `fit(ckpt_path=...)`
+    with this callback resumes.
 
     Args:
         share: of the units that go; or one of the next three, each the share that stays.
