@@ -42,13 +42,25 @@ struct LoopsOf {
     }
   }
 
-  // Calls f(first element of a block) for the blocks of a batch: a few pages side by side rather than one after the
-  // other, since a core waits less for memory that it reads in several places.
+  // Calls f(first element of a block) for the blocks of the batch at x: a few pages side by side rather than one after
+  // the other, since a core waits less for memory that it reads in several places. Those of the next batch are asked for
+  // meanwhile: the processor itself does not look beyond the end of a page.
   template <typename F>
-  static void side_by_side(F&& f) {
+  static void side_by_side(const Storage* x, F&& f) {
     constexpr std::int64_t stretch = batch<Storage> / tuning::streams;
     for (std::int64_t i = 0; i < stretch; i += 64)
-      for (std::int64_t start = i; start < batch<Storage>; start += stretch) f(start);
+      for (std::int64_t start = i; start < batch<Storage>; start += stretch) {
+        prefetch_block(x + start + batch<Storage>);
+        f(start);
+      }
+  }
+
+  static void prefetch_block(const Storage* x) {
+#if defined(__GNUC__)
+    for (std::size_t i = 0; i < 64; i += 64 / sizeof(Storage)) __builtin_prefetch(x + i);
+#else
+    (void)x;
+#endif
   }
 
   static std::uint64_t at_least(const Storage* x, Storage key) {
@@ -60,7 +72,7 @@ struct LoopsOf {
     typename Simd::template Sieve<Storage> sieve(bracket.low, bracket.high, infinity, into->next);
     std::int64_t done = 0;
     for (; done + batch<Storage> <= n && sieve.next < into->end; done += batch<Storage>)
-      side_by_side([&](std::int64_t i) { sieve(x + done + i, candidates.word((done + i) / 64)); });
+      side_by_side(x + done, [&](std::int64_t i) { sieve(x + done + i, candidates.word((done + i) / 64)); });
     for (; done + 64 <= n && sieve.next < into->end; done += 64) sieve(x + done, candidates.word(done / 64));
     if (n - done < 64 && done < n && sieve.next < into->end) {
       Storage tail[64] = {};
@@ -134,9 +146,9 @@ struct LoopsOf {
     for (; left > 0 && done + 64 <= n; done += 64) mark_block(x + done, done / 64, all);
     const bool by_key = zero && !candidates.given && !cut.everything;  // and nothing else decides: in one pass
     for (; by_key && done + batch<Storage> <= n; done += batch<Storage>)
-      side_by_side([&](std::int64_t i) { out[(done + i) / 64] = Simd::cut(x + done + i, cut.key); });
+      side_by_side(x + done, [&](std::int64_t i) { out[(done + i) / 64] = Simd::cut(x + done + i, cut.key); });
     for (; done + batch<Storage> <= n; done += batch<Storage>)
-      side_by_side([&](std::int64_t i) { mark_block(x + done + i, (done + i) / 64, all); });
+      side_by_side(x + done, [&](std::int64_t i) { mark_block(x + done + i, (done + i) / 64, all); });
     blocks(x + done, n - done,
            [&](const Storage* part, std::int64_t b, std::uint64_t exist) { mark_block(part, done / 64 + b, exist); });
     *equal_left = left;

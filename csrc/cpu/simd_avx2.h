@@ -127,6 +127,11 @@ struct Avx2 {
         inside = bits<Storage>([&](int i) { return take(key<Storage>(load(x + i)), Vector::lanes(candidates >> i)); });
       met_ += __builtin_popcountll(candidates);
       if (++uncounted_ == flushed_after) flush();
+      // Most blocks have none, one or two: those are stored without a branch, which would be mispredicted as often.
+      for (int i = 0; i < 2; ++i, inside &= inside - 1) {
+        *next = magnitude_key(x[__builtin_ctzll(inside | std::uint64_t{1} << 63)]);
+        next += inside != 0;
+      }
       for (; inside; inside &= inside - 1) *next++ = magnitude_key(x[__builtin_ctzll(inside)]);
     }
 
