@@ -10,7 +10,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from lightning_utilities.core.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.outer import callback_states, checkpoint_path, is_rebuilt_later
 from lightning_autoarch.callbacks.prune.distillation import Distillation
-from lightning_autoarch.callbacks.prune.followers import Followers, prune_with_followers_
+from lightning_autoarch.callbacks.prune.followers import Followers, prune_with_followers_, why_not
 from lightning_autoarch.callbacks.prune.hooks import averages, total_steps
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.step_calls import StepCalls
@@ -285,6 +285,19 @@ class ChannelPruning(Callback):
         self._calls.check(module, self.target, self._options)
         if not self.is_after:
             self._calls.tell_twins(module, self._followers.alike)
+            self._check_followers(module)
+
+    def _check_followers(self, module: LightningModule) -> None:
+        """Warn where nets that may come to follow another one could not lose channels with it."""
+        still = self._calls.still
+        pairs = {path: others[0] for path, others in self._followers.alike.items() if path in still}
+        reason = why_not(module, self._inputs(module), self.target, pairs, **self._options) if pairs else None
+        if reason is not None:
+            names = ", ".join(f"`{path}`" for path in pairs)
+            rank_zero_warn(
+                f"If the training copies weights into {names}, whose results then keep their channels, the pruning "
+                f"will fail: {reason} Prune when the training is over: `ChannelPruning(..., at=1.0)`."
+            )
 
     @property
     def _options(self) -> dict[str, Any]:

@@ -20,7 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_autoarch.prune.channels import Removed, Target, prune_channels_
+from lightning_autoarch.errors import StructureError
+from lightning_autoarch.prune.channels import ALL, Removed, Target, prune_channels_
+from lightning_autoarch.prune.cost import detached_copy
+from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.targets import Patterns
 from lightning_autoarch.structure import Calls, ModuleCall, apply_recipe_, left_as_it_was, run_on
 
@@ -97,6 +100,18 @@ def prune_with_followers_(
     both = {part: {**removed.recipe[part], **more[part]} for part in ("tensors", "attributes")}
     after = replace(removed.after, parameters=sum(p.numel() for p in module.parameters()))
     return replace(removed, recipe={**removed.recipe, **both}, after=after)
+
+
+def why_not(module: nn.Module, example_inputs: Any, target: Target, pairs: Pairs, **options: Any) -> str | None:
+    """Why `prune_with_followers_` would fail, tried on a copy; None where it would not. A latency is not measured."""
+    known = target.parameters is not None or target.flops is not None
+    try:
+        prune_with_followers_(
+            detached_copy(module), example_inputs, target if known else Target(share=ALL), pairs, **options
+        )
+    except (PruneValueError, StructureError) as error:
+        return str(error)
+    return None
 
 
 def _followed(recipe: Mapping[str, Any], pairs: Pairs) -> dict[str, Any]:

@@ -110,9 +110,14 @@ class StepCalls:
                     "`ChannelPruning(..., at=1.0)`."
                 )
 
+    @property
+    def still(self) -> tuple[str, ...]:
+        """Paths of what ran in the recorded step without learning."""
+        return self._recorder.still if self._recorder is not None else ()
+
     def tell_left(self, paths: Collection[str]) -> list[str]:
         """Warn of those of these nets that ran without learning: they keep their size. Returns their paths."""
-        left = [path for path in (self._recorder.still if self._recorder is not None else ()) if path in paths]
+        left = [path for path in self.still if path in paths]
         for path in left:
             rank_zero_warn(
                 f"`{path}` has the shapes of a net that loses channels, but the training has not copied weights into "

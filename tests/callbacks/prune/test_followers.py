@@ -99,6 +99,23 @@ class TwoCritics(Base):
         return torch.optim.SGD([*self.one.parameters(), *self.two.parameters()], 0.1)
 
 
+class Narrow(Base):
+    """Nearly all that may go is between a part that is followed and the next one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 64), nn.Linear(64, 4)
+        self.slow = copy.deepcopy(self.body).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.body(x))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        with torch.no_grad():
+            wanted = self.slow(batch[0])[:, :4]
+        return F.mse_loss(self(batch[0]), wanted)
+
+
 class Taught(Base):
     """A frozen teacher with the shapes of the student."""
 
@@ -179,6 +196,14 @@ def test_a_target_that_is_copied_into_later_is_told() -> None:
     assert "`target_a`, `target_b` kept their sizes" in failed.value.__notes__[-1]
     fit(later := TwoCritics(every=2))  # in the second step: before the pruning
     assert hidden(later) == dict.fromkeys(["one", "two", "target_b", "target_a"], 8)
+
+
+def test_what_could_not_go_is_told_in_the_first_step() -> None:
+    trainer = L.Trainer(**QUIET, callbacks=[ChannelPruning(parameters=0.5, at=2, round_to=1)])
+    data = DataLoader(TensorDataset(torch.randn(8, 6)), 4)
+    early, late = "copies weights into `slow`.*Nothing may go.*at=1.0", "not copied weights into it so far"
+    with pytest.warns(UserWarning, match=early), pytest.warns(UserWarning, match=late):
+        trainer.fit(Narrow(), data)
 
 
 def test_a_checkpoint_has_both(tmp_path: Path) -> None:
