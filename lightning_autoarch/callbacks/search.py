@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import math
-import shutil
 import signal
-import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import optuna
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from torch import Tensor
@@ -41,44 +35,33 @@ from lightning_autoarch.callbacks.outer import (
     save_cli_config,
     set_up_again,
 )
-from lightning_autoarch.callbacks.progress import SearchProgress
+from lightning_autoarch.callbacks.search_fit import SearchFit
 from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.errors import CheckpointError, SearchError, SpaceError
 from lightning_autoarch.reading.tensors import plain_tensor
 from lightning_autoarch.schema import VERSION, Mismatch, Schema, data, is_empty, mapping, optional, real, whole
-from lightning_autoarch.search.board import html_table, leaderboard
+from lightning_autoarch.search.board import html_table
 from lightning_autoarch.search.choices import written
-from lightning_autoarch.search.conditions import Conditions
 from lightning_autoarch.search.space import Architecture, SearchSpace
-from lightning_autoarch.search.storage import open_storage
-from lightning_autoarch.search.storage_errors import storage_errors_told
-from lightning_autoarch.search.strategies import STRATEGIES, named_sampler
-from lightning_autoarch.search.study import Ledger, open_study, quiet_optuna, turn
-from lightning_autoarch.training.callbacks import fresh
-from lightning_autoarch.training.conditions import conditions_of
+from lightning_autoarch.search.strategies import STRATEGIES
+from lightning_autoarch.search.study import quiet_optuna
 from lightning_autoarch.training.data import TrialData, split_architecture
-from lightning_autoarch.training.destination import writable_directory
-from lightning_autoarch.training.facts import Facts
-from lightning_autoarch.training.folds import Folds, OfDataset, check_splitter, run_folds
-from lightning_autoarch.training.inherit import check_ends, check_trial_trainer, inherited_arguments
+from lightning_autoarch.training.folds import Folds, OfDataset, check_splitter
+from lightning_autoarch.training.inherit import check_trial_trainer
 from lightning_autoarch.training.isolation import seeded, trial_seed
-from lightning_autoarch.training.limits import Constraint, Limits, check_sizes_can_be_met
+from lightning_autoarch.training.limits import Constraint
 from lightning_autoarch.training.links import Links
-from lightning_autoarch.training.loop import Budget, SearchLoop, check_budget, winner_of
+from lightning_autoarch.training.loop import Budget, check_budget
 from lightning_autoarch.training.module import Factory, ModuleBuilder
 from lightning_autoarch.training.optimizers import check_optimizers_hold_the_module
-from lightning_autoarch.training.parents import Inherit, Parents, check_inherit
+from lightning_autoarch.training.parents import Inherit, check_inherit
 from lightning_autoarch.training.plain import OMITTED
-from lightning_autoarch.training.recorder import OnNan, Report, TrialRecorder
+from lightning_autoarch.training.recorder import OnNan, TrialRecorder
 from lightning_autoarch.training.searched_trainer import (
-    SEARCHABLE,
-    check_trainer_names,
-    check_trainer_values,
     set_on_,
     trainer_part,
 )
-from lightning_autoarch.training.trial import RETRIED, TrialResult, TrialSpec, run_trial
-from lightning_autoarch.training.trial_files import inside, own_directory, read_lightning, weights_of
+from lightning_autoarch.training.trial_files import read_lightning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +69,6 @@ if TYPE_CHECKING:
 WEIGHTS = mapping(data())  # extra state need not be tensors
 After = Literal["train", "keep", "stop"]
 
-_DRAWS = 20  # architectures among which some are built before the first trial, to see that names of the space are taken
 COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")  # by `torch.compile`
 SCHEMA = Schema(
     "ArchitectureSearch",
@@ -294,7 +276,9 @@ class ArchitectureSearch(Callback):
             save_cli_config(trainer, pl_module)
             check_results_are_writable(trainer)
             with quiet_optuna(), seeded(self.seed):
-                self._search(trainer, pl_module, builder, data)
+                found = SearchFit(self, trainer, pl_module, builder, data, self._links, self._joint).run()
+            self._take({"architecture": found.architecture, "score": found.score, "trial": found.trial})
+            self._weights = None if self.after == "train" else found.weights()
         self._rebuild(trainer, pl_module, builder, data)
         set_up_again(self, trainer, pl_module, earlier)
         self._searched = weakref.ref(pl_module)
@@ -362,227 +346,6 @@ class ArchitectureSearch(Callback):
         self.best_architecture, self.best_score = self.space.restored(known["architecture"]), known["score"]
         self._winner = known["trial"]
 
-    def _search(self, trainer: Trainer, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
-        self._check_trainer(trainer)
-        self._check_buildable(module, builder, data)
-        spec = self._spec(trainer, builder, data)
-        facts = Facts(
-            builder,
-            data,
-            flops=True if self.max_flops is not None else None,
-            trainer=spec.trainer,
-            completed=partial(self._links.completed, datamodule=data.datamodule),
-        )
-        assert self._joint is not None
-        limits = Limits(facts, self.max_params, self.max_flops, self.constraints, [self._joint.why_not])
-        directory = None if trainer.fast_dev_run else self._directory(trainer, module)  # type: ignore[attr-defined]
-        conditions = None if directory is None else self._conditions(spec)
-        sampler, known = self._sampler(facts, limits), self._known(trainer, module)
-        ledger = self._open(directory, self._name(module), sampler, known, conditions)
-        self._check_imported(ledger)
-        if again := ledger.retry(RETRIED):
-            rank_zero_info(f"{again} trials of the study that an exception ended are run again.")
-        self._enqueue(ledger, limits)
-        if not ledger.trials():
-            check_sizes_can_be_met(limits, self.space)
-        budget = dataclasses.replace(self.budget, n_trials=1) if directory is None else self.budget
-        progress = self._progress(ledger, budget)
-        parents = None
-        if self.inherit is not None and directory is not None:
-            parents = Parents(self.inherit, ledger, directory, self.keep_top_k)
-        loop = SearchLoop(
-            ledger=ledger,
-            run_trial=lambda number, architecture, report: self._run(
-                spec if parents is None else parents.added(spec, number, architecture),
-                directory,
-                number,
-                architecture,
-                report,
-            ),
-            limits=limits,
-            facts=facts,
-            budget=budget,
-            observer=progress,
-            directory=directory,
-            keep_top_k=self.keep_top_k,
-        )
-        try:
-            loop.run()
-        except KeyboardInterrupt:
-            progress.close()
-            done = len(ledger.finished())
-            rank_zero_info(
-                f"The search was stopped after {done} of {budget.n_trials} trials. What is done is kept: start the "
-                f"same script again to continue the study `{ledger.study.study_name}` in {directory}."
-            )
-            raise
-        finally:
-            progress.close()
-        self._conclude(trainer, ledger, directory, limits)
-
-    def _check_trainer(self, trainer: Trainer) -> None:
-        check_trainer_names(trainer_part(self.space.parameters), self.trial_trainer, trainer)
-        rng = np.random.default_rng(0)
-        check_trainer_values(self.space.architecture(self.space.random(rng)) for _ in range(_DRAWS))
-
-    def _check_buildable(self, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
-
-        names, data_names = split_architecture(dict.fromkeys(self.space.parameters))
-        rng = np.random.default_rng(0)
-        self._links.check(self.space.parameters)
-        random = [self.space.architecture(self.space.random(rng)) for _ in range(_DRAWS)]
-        draws = [split_architecture(self._links.completed(each, data.datamodule)) for each in random]
-        example, data_example = draws[0]
-        builder.check(names, example, [*data.names(), *(f"trainer.{name}" for name in SEARCHABLE)])
-        data.check(data_names, data_example)
-        assert self._joint is not None
-        self._joint.check(self.after)
-        with seeded(self.seed):
-            builder.check_taken(module, [draw for draw, _ in draws])
-            data.check_taken([draw for _, draw in draws])
-            builder.tell_losses(module, example)
-
-    def _enqueue(self, ledger: Ledger, limits: Limits) -> None:
-        for architecture in self.enqueue:
-            flat = self.space.flatten(architecture, partial=True)
-            reason = limits.violation(architecture) if self.space.is_whole(flat) else None
-            if reason is not None:
-                rank_zero_warn(f"The enqueued {architecture} is not tried: {reason}.")
-            else:
-                ledger.enqueue([architecture])
-
-    def _known(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-        """The values of the space's parameters that a search without them has trained with."""
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        of_data = {} if datamodule is None else {f"data.{name}": value for name, value in datamodule.hparams.items()}
-        values = {**({} if self.factory is not None else module.hparams), **of_data}
-        return {name: copy.deepcopy(values[name]) for name in self.space.parameters if name in values}
-
-    def _conditions(self, spec: TrialSpec) -> Conditions:
-        """What the scores depend on; of callbacks that the space varies, only which they are."""
-        assert self._joint is not None
-        varied = [pair.trial for pair in self._joint.pairs if pair.names]
-        callbacks = [cb for cb in self.trial_callbacks if not any(cb is other for other in varied)]
-        others = {
-            "folds": self.folds and dataclasses.replace(self.folds, seed=0),
-            "inherit": self.inherit,
-            "on_nan": self.on_nan,
-            "varied callbacks": [type(callback) for callback in varied],
-        }
-        return conditions_of(spec.builder, spec.data, spec.trainer, callbacks, self.space.parameters, others)
-
-    def _open(
-        self,
-        directory: Path | None,
-        name: str,
-        sampler: BaseSampler,
-        known: dict[str, Any],
-        conditions: Conditions | None,
-    ) -> Ledger:
-        storage = self.storage
-        if directory is None:
-            storage = optuna.storages.InMemoryStorage()
-        elif storage is None:
-            storage = inside(directory, "study.db")
-            if storage is None:
-                raise SearchError(
-                    f"Expected the study {directory / 'study.db'} inside of its directory, got a symbolic link that "
-                    "leads out of it. Name the file that you mean by `storage`."
-                )
-        pruner = self.pruner or optuna.pruners.NopPruner()
-        with storage_errors_told(), turn(directory):  # two that make the same tables at once fail
-            opened = open_storage(storage)
-            self.study = open_study(
-                opened,
-                name,
-                self.space,
-                self.monitor,
-                self.mode,
-                sampler,
-                pruner,
-                known=known,
-                conditions=conditions,
-                accept_changes=self.accept_changes,
-            )
-        return Ledger(self.study, self.space, directory)
-
-    def _check_imported(self, ledger: Ledger) -> None:
-        """What a study brings along that was not made by this search."""
-        if ignored := ledger.ignored():
-            rank_zero_warn(
-                f"Trials of the study `{ledger.study.study_name}` that are no architectures of this space are ignored, "
-                f"{ignored}."
-            )
-        leader = ledger.imported_leader()
-        if leader is not None and self.after != "train":
-            raise SearchError(
-                f"`after={self.after!r}` needs the weights of the best trial, but #{leader.number} of the study "
-                f'`{ledger.study.study_name}` was made elsewhere and has none. Take `after="train"`, or another '
-                "`study_name`."
-            )
-
-    def _sampler(self, facts: Facts, limits: Limits) -> BaseSampler:
-        if isinstance(self.strategy, BaseSampler):
-            return self.strategy
-        return named_sampler(self.strategy, self.space, facts.features, limits.allows, self.seed)
-
-    def _spec(self, trainer: Trainer, builder: ModuleBuilder, data: TrialData) -> TrialSpec:
-        """The trial that all trials are variations of."""
-        searched = trainer_part(self.space.parameters)  # each trial has its own, whatever an earlier winner has set
-        of_outer = {name: value for name, value in inherited_arguments(trainer).items() if name not in searched}
-        arguments = {**of_outer, **self.trial_trainer}
-        check_ends(arguments, self.trial_callbacks)
-        fresh(self.trial_callbacks)  # raises here what would fail every trial
-        return TrialSpec(
-            architecture={},
-            builder=builder,
-            data=data,
-            trainer=arguments,
-            monitor=self.monitor,
-            mode=self.mode,
-            seed=self.seed,
-            callbacks=self.trial_callbacks,
-            on_nan=self.on_nan,
-        )
-
-    def _run(
-        self, spec: TrialSpec, directory: Path | None, number: int, architecture: Architecture, report: Report
-    ) -> TrialResult:
-        own = None if directory is None else own_directory(directory, number)
-        assert self._joint is not None
-        spec = dataclasses.replace(
-            spec,
-            architecture=self._links.completed(architecture, spec.data.datamodule),
-            trainer={**spec.trainer, **trainer_part(architecture)},
-            seed=trial_seed(self.seed, number),
-            directory=own,
-            callbacks=self._joint.callbacks(architecture),
-        )
-        return run_trial(spec, report) if self.folds is None else run_folds(spec, self.folds, report)
-
-    def _progress(self, ledger: Ledger, budget: Budget) -> SearchProgress:
-        ranking = ledger.ranking()
-        best = (float(ranking[0].value or 0.0), ranking[0].number) if ranking else None
-        done = len(ledger.finished())
-        if done:
-            rank_zero_info(
-                f"The study `{ledger.study.study_name}` holds {done} of {budget.n_trials} trials already; "
-                "another `study_name` or `directory` starts anew."
-            )
-        return SearchProgress(budget.n_trials, done, self.mode, best)
-
-    def _conclude(self, trainer: Trainer, ledger: Ledger, directory: Path | None, limits: Limits) -> None:
-        winner = winner_of(ledger, limits.unmet())
-        found = written(ledger.architecture(winner))
-        self._take({"architecture": found, "score": winner.value, "trial": winner.number})
-        if directory is not None and self.after != "train":
-            self._weights = weights_of(directory, winner.number, winner.user_attrs.get("checkpoint"))
-        table = leaderboard(ledger.study, columns=shutil.get_terminal_size((100, 24)).columns)
-        _show(f"{table}\nWinner: trial #{winner.number}, {self.monitor} {winner.value:.6g}.")
-        summary = {"search/best_score": float(winner.value or 0.0), "search/trials": len(ledger.finished())}
-        for logger in trainer.loggers:
-            logger.log_metrics(summary, step=0)
-
     def _rebuild(self, trainer: Trainer, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
         assert self.best_architecture is not None
         architecture, parameters = split_architecture(self._links.completed(self.best_architecture, data.datamodule))
@@ -595,21 +358,6 @@ class ArchitectureSearch(Callback):
         if self._weights is not None:
             self._joint.start_outer_from(read_lightning(self._weights))
         reattach(trainer, module)
-
-    def _name(self, module: LightningModule) -> str:
-        return self.study_name or type(module).__name__
-
-    def _directory(self, trainer: Trainer, module: LightningModule) -> Path:
-        default = f"{trainer.default_root_dir}/autoarch/{self._name(module)}"
-        remedy = "Give ArchitectureSearch a `directory=` for its study and checkpoints."
-        return writable_directory(default if self.directory is None else self.directory, remedy)
-
-
-@rank_zero_only
-def _show(text: str) -> None:
-    """A result goes to standard output, unlike messages."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 def _with_columns_of_metrics(table: pd.DataFrame) -> pd.DataFrame:
