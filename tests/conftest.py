@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported: small nets on a busy machine run many times slower with two threads than with one.
@@ -13,6 +14,7 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import hypothesis
 import pytest
 import torch
+from guarded import Guard
 from optuna_migrations import read_migrations_once
 from torchvision_operators import declare_missing
 
@@ -58,3 +60,10 @@ def why_no_gpu() -> str:
 def checkout() -> Path:
     """The source tree that the tests lie in."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def guard() -> Iterator[Guard]:
+    """A process whose forks read hostile inputs; started where a test asks for it."""
+    with Guard() as guard:
+        yield guard

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import sqlite3
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
-from guarded import Guard
+from guarded import Case, Guard
 
 from lightning_autoarch.errors import CheckpointError
 
@@ -55,14 +54,30 @@ def misbehave(outside: str) -> None:
     import this  # noqa: F401
 
 
+def end_or_give(number: int) -> int:
+    if number < 0:
+        signal.raise_signal(-number)
+    return number
+
+
+KEPT = []
+
+
+def keep(megabytes: int) -> None:
+    KEPT.append(os.urandom(megabytes << 20))
+
+
+def make(name: str) -> None:
+    os.mkdir(name)
+    os.rmdir(name)
+
+
+def connect(name: str) -> None:
+    sqlite3.connect(name).close()
+
+
 def read_inside(name: str) -> str:
     return Path(name).read_text()
-
-
-@pytest.fixture(scope="module")
-def guard() -> Iterator[Guard]:
-    with Guard() as guard:
-        yield guard
 
 
 def test_what_is_returned(guard: Guard, tmp_path: Path) -> None:
@@ -92,6 +107,34 @@ def test_memory(guard: Guard, tmp_path: Path) -> None:
     assert problem.endswith("MiB of memory for 0 bytes")
     assert guard.run(eat, 100, folder=tmp_path, size=80 << 20).problems() == []
     assert guard.run(claim, folder=tmp_path).kind == "raised"
+
+
+def test_many_calls(guard: Guard, tmp_path: Path) -> None:
+    """One after another; the folder, the peak and the events are those of each."""
+    places = [tmp_path / f"{i}" for i in range(4)]
+    for place in places:
+        place.mkdir()
+        (place / "x").write_text(place.name)
+    outcomes = guard.run_all(read_inside, [Case((place / "x",), place) for place in places])
+    assert [(each.value, each.problems()) for each in outcomes] == [(str(i), []) for i in range(4)]
+    elsewhere = guard.run_all(read_inside, [Case((places[0] / "x",), place) for place in places[:2]])
+    assert [len(each.events) for each in elsewhere] == [0, 1]
+    outcomes = guard.run_all(end_or_give, [Case((number,), tmp_path) for number in (1, -11, 3, -24, 5)])
+    assert [each.kind for each in outcomes] == ["returned", "crashed", "returned", "timeout", "returned"]
+    sizes = guard.run_all(eat, [Case((number,), tmp_path) for number in (30, 100, 30)])
+    assert [bool(each.problems()) for each in sizes] == [False, True, False]
+    held = guard.run_all(keep, [Case((40,), tmp_path) for _ in range(3)])
+    assert [each.problems() for each in held] == [[]] * 3  # what only seems too large in company is run alone
+
+
+def test_writes(guard: Guard, tmp_path: Path) -> None:
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    assert guard.run(make, folder / "a", folder=folder, writes=True).problems() == []
+    assert len(guard.run(make, folder / "b", folder=folder).events) == 2
+    assert len(guard.run(make, tmp_path / "c", folder=folder, writes=True).events) == 2
+    assert guard.run(connect, tmp_path / "x.db", folder=folder, writes=True).events
+    assert guard.run(connect, folder / "x.db", folder=folder, writes=True).problems() == []
 
 
 def test_audit(guard: Guard, tmp_path: Path) -> None:

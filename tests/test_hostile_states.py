@@ -29,6 +29,7 @@ from lightning_autoarch import (
     load_pruned,
 )
 from lightning_autoarch.callbacks.prune.dynamic import RigL
+from lightning_autoarch.callbacks.prune.teacher import make_teacher
 from lightning_autoarch.errors import AutoArchError, CheckpointError
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.schedule import CubicSparsity
@@ -210,6 +211,32 @@ class TestRecipes:
         assert load_pruned(Net(), content)(torch.ones(1, 4)).tolist() == [[21.0, 21.0]]
         n, found = wrong(lambda changed: load_pruned(Net(), changed), content)
         assert found == [] and n > 300
+
+
+class Strict(Net):
+    """With a way of its own to read a state_dict."""
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
+        state[f"{prefix}version"]  # a KeyError
+        super()._load_from_state_dict(state, prefix, *rest)  # type: ignore[no-untyped-call]
+
+
+class TestErrorsOfTheModule:
+    def test_load_pruned(self) -> None:
+        weights = {"a.weight": torch.ones(4, 4), "a.bias": torch.ones(4), "b.weight": torch.ones(2, 4)}
+        content = {"state_dict": {**weights, "b.bias": torch.ones(2)}}
+        with pytest.raises(CheckpointError, match=r"weights of Strict.*KeyError: 'version'") as caught:
+            load_pruned(Strict(), content, RECIPE)
+        assert isinstance(caught.value.__cause__, KeyError)
+
+    def test_teacher(self, tmp_path: Any) -> None:
+        class Taught(Strict, L.LightningModule):
+            pass
+
+        torch.save(Net().state_dict(), tmp_path / "x.pt")
+        with pytest.raises(AutoArchError, match="weights of another module: KeyError: 'version'") as caught:
+            make_teacher(Taught(), tmp_path / "x.pt", "")
+        assert isinstance(caught.value.__cause__, KeyError)
 
 
 class TestRandomNumbers:

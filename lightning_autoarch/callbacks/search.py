@@ -37,9 +37,9 @@ from lightning_autoarch.callbacks.outer import (
 )
 from lightning_autoarch.callbacks.search_fit import SearchFit
 from lightning_autoarch.callbacks.unique import check_unique
-from lightning_autoarch.errors import CheckpointError, SearchError, SpaceError
+from lightning_autoarch.errors import CheckpointError, SearchError, SpaceError, shown
 from lightning_autoarch.reading.tensors import plain_tensor
-from lightning_autoarch.schema import VERSION, Mismatch, Schema, data, is_empty, mapping, optional, real, whole
+from lightning_autoarch.schema import VERSION, Schema, data, is_empty, mapping, optional, real, whole
 from lightning_autoarch.search.board import html_table
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.space import Architecture, SearchSpace
@@ -390,5 +390,8 @@ def _load_weights(module: LightningModule, path: Path) -> None:
         if OMITTED not in checkpoint:
             module.on_load_checkpoint(checkpoint)
         module.load_state_dict(weights, strict=module.strict_loading)
-    except (Mismatch, RuntimeError) as error:
-        raise CheckpointError(f"The weights of {path} are not those of {type(module).__name__}: {error}") from error
+    except Exception as error:  # hooks and `_load_from_state_dict` of the user's module may raise anything
+        raise CheckpointError(
+            f"The weights of {path} are not those of {type(module).__name__}: {type(error).__name__}: "
+            f"{shown(str(error), 1000)}"
+        ) from error

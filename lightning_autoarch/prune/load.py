@@ -56,10 +56,10 @@ def load_pruned(module: M, checkpoint: str | Path | Mapping[str, Any], recipe: M
     catch_up_(module, rounds)
     try:
         module.load_state_dict(state)
-    except (RuntimeError, TypeError) as error:
+    except Exception as error:  # `_load_from_state_dict` and hooks of the user's module may raise anything
         where = "the given dict" if isinstance(checkpoint, Mapping) else checkpoint
         raise CheckpointError(
             f"Expected the weights of {type(module).__name__}, with the shapes of the recipe, in {where}, got others: "
-            f"{shown(str(error), 1000)}"
+            f"{type(error).__name__}: {shown(str(error), 1000)}"
         ) from error
     return module

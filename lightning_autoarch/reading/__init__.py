@@ -1,7 +1,10 @@
 """Files that `torch.save` wrote, somewhere, by somebody: read as data, in proportion to their size.
 
+    symbols   what a pickle would build, as symbols
+    budget    what it may take: memory and time in proportion to its file
     opcodes   what a pickle would do, followed without doing it
-    pickled   which calls `torch.save` writes, and with what
+    calls     which calls `torch.save` writes, and with what
+    pickled   the pickles of one file: their calls, their storages
     archive   a file, looked through and then loaded by torch
     tensors   what came out, as plain tensors
 

@@ -11,17 +11,21 @@ import io
 import mmap
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
 from lightning_autoarch.errors import CheckpointError, shown
-from lightning_autoarch.reading.opcodes import Items
+from lightning_autoarch.reading.budget import BYTES, BYTES_TIMES
 from lightning_autoarch.reading.pickled import TorchPickle
+from lightning_autoarch.reading.symbols import Items
 
 ZIPPED = b"PK\x03\x04"
 HEADER = 30  # bytes before the name of a record in a zip
+SHORTEST_RECORD = 46  # bytes of a record in the directory of a zip
+PER_RECORD = 650  # bytes of what zipfile makes of it
 PICKLES_BEFORE = 3  # in an old file: a magic number, a version, the machine
 LONGEST_FIRST = 1000  # bytes that these may be long
 KERAS = "load it with `keras.saving.load_model`, and pass a dict of its weights as tensors"
@@ -40,8 +44,9 @@ def read_archive(path: Path) -> Any:
         if zipped:
             _check_zip(file, size, str(path))
             return _load(path, str(path), mmap=True)
-        _check_old(file, size, str(path))
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:  # which torch does not take for a tar
+            _check_old(mapped, size, str(path))
+            mapped.seek(0)
             return _load(mapped, str(path), mmap=False)
 
 
@@ -51,7 +56,7 @@ def read_part(data: bytes, origin: str) -> Any:
     Raises:
         CheckpointError: as `read_archive`.
     """
-    file = io.BytesIO(data)
+    file: IO[bytes] = io.BytesIO(data)
     check = _check_zip if data.startswith(ZIPPED) else _check_old
     check(file, len(data), origin)
     file.seek(0)
@@ -69,19 +74,45 @@ def _load(file: Any, origin: str, *, mmap: bool) -> Any:
 
 def _check_zip(file: IO[bytes], size: int, origin: str) -> None:
     try:
-        with zipfile.ZipFile(file) as archive:
-            records = archive.infolist()
-            _check_records(records, archive.start_dir, file, origin)
-            pickles = [record for record in records if record.filename.count("/") == 1 and _name(record) == "data.pkl"]
-            if len(pickles) != 1:
-                raise CheckpointError(f"Expected a file of torch.save, got the zip {origin} without a `data.pkl`.")
-            with archive.open(pickles[0]) as pickle:
-                storages = {_name(record)[5:]: record.file_size for record in records if _in_data(record)}
-                TorchPickle(origin, size, storages).follow(io.BytesIO(pickle.read()))
+        pickle, storages = _parts(file, size, origin)
+        TorchPickle(origin, size, storages, len(pickle)).follow(io.BytesIO(pickle))
     except CheckpointError:
         raise
     except Exception as error:  # a parser of hostile bytes
         raise _broken(origin, error) from error
+
+
+def _parts(file: IO[bytes], size: int, origin: str) -> tuple[bytes, dict[str, int]]:
+    """The pickle of a zip, and the bytes of each storage. What zipfile holds of its records is let go of here."""
+    with zipfile.ZipFile(_Measured(file, size, origin)) as archive:
+        records, start = archive.infolist(), archive.start_dir
+    _check_records(records, start, file, origin)
+    pickles = [record for record in records if record.filename.count("/") == 1 and _name(record) == "data.pkl"]
+    if len(pickles) != 1:
+        raise CheckpointError(f"Expected a file of torch.save, got the zip {origin} without a `data.pkl`.")
+    file.seek(_start(file, pickles[0]))
+    data = file.read(pickles[0].file_size)
+    if zlib.crc32(data) != pickles[0].CRC:
+        raise CheckpointError(f"Expected a whole file of torch.save, got {origin}, whose pickle is damaged.")
+    return data, {_name(record)[5:]: record.file_size for record in records if _in_data(record)}
+
+
+class _Measured:
+    """A file for zipfile, which reads the directory of a zip in one piece and makes an object of each record in it."""
+
+    def __init__(self, file: IO[bytes], size: int, origin: str) -> None:
+        self._file, self._origin = file, origin
+        self._most = (BYTES + BYTES_TIMES * size) // PER_RECORD * SHORTEST_RECORD
+
+    def read(self, count: int = -1) -> bytes:
+        if count > self._most:
+            raise CheckpointError(
+                f"Expected records in proportion to the size of {self._origin}, got many more: not loaded."
+            )
+        return self._file.read(count)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def _check_records(records: list[zipfile.ZipInfo], size: int, file: IO[bytes], origin: str) -> None:
@@ -136,13 +167,13 @@ def _in_data(record: zipfile.ZipInfo) -> bool:
     return _name(record).startswith("data/")
 
 
-def _check_old(file: IO[bytes], size: int, origin: str) -> None:
+def _check_old(file: Any, size: int, origin: str) -> None:
     """A row of pickles, then each storage after its number of elements."""
     for _ in range(PICKLES_BEFORE):
         TorchPickle(origin, LONGEST_FIRST).follow(file)
     pickle = TorchPickle(origin, size)
     pickle.follow(file)
-    keys = TorchPickle(origin, size).follow(file)
+    keys = pickle.follow(file)
     if not isinstance(keys, Items) or not all(isinstance(key, str) for key in keys):
         raise CheckpointError(f"Expected a whole file of torch.save, got {origin}, which is broken: copy it again.")
     rest = size - file.tell()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from lightning_autoarch.errors import shown
 from lightning_autoarch.transfer.names import INNER, Rule
 from lightning_autoarch.transfer.view import SourceView, Within
 
@@ -67,7 +68,7 @@ def _run(load: Hook, owner: nn.Module, state: Within, path: str, metadata: dict[
     except Exception as error:  # code of the user's module, which may raise anything
         warnings.warn(
             f"The state_dict hooks of `{path.rstrip('.') or type(owner).__name__}` ({type(owner).__name__}) failed on "
-            f"this source and were skipped; {type(error).__name__}: {error}",
+            f"this source and were skipped; {type(error).__name__}: {shown(str(error), 300)}",
             stacklevel=2,
         )
 

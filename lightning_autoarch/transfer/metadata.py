@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lightning_autoarch.errors import CheckpointError, shown
+from lightning_autoarch.reading.budget import Budget
 from lightning_autoarch.reading.opcodes import Machine
 from lightning_autoarch.transfer.sharded import inside
 
@@ -73,7 +74,7 @@ def read_metadata(folder: Path) -> dict[str, ChunkedTensor]:
         if (size := file.stat().st_size) > LONGEST:
             raise CheckpointError(f"Expected metadata of at most {LONGEST:,} bytes, got {size:,} in {file}.")
         data = file.read_bytes()
-        Machine(str(file), size).follow(io.BytesIO(data))
+        Machine(str(file), Budget(str(file), size)).follow(io.BytesIO(data))
         held = _Unpickler(file, data).load()
     except CheckpointError:
         raise

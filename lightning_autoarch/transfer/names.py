@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from lightning_autoarch.errors import TransferError, did_you_mean
+from lightning_autoarch.errors import TransferError, did_you_mean, shown
 
 Rule: TypeAlias = tuple[str, str]
 Shape: TypeAlias = tuple[int, ...]
@@ -139,14 +139,14 @@ def _check_collisions(renamed: Mapping[str, str]) -> None:
     for name, key in renamed.items():
         if key in seen:
             raise TransferError(
-                f"Expected each tensor of the source to keep a name of its own, got `{key}` for both `{seen[key]}` "
-                f"and `{name}`; make the rules narrower."
+                f"Expected each tensor of the source to keep a name of its own, got `{shown(key)}` for both "
+                f"`{shown(seen[key])}` and `{shown(name)}`; make the rules narrower."
             )
         seen[key] = name
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(f"`{shown(name)}`" for name in names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _splits(name: str) -> Iterator[Rule]:

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.errors import TransferError, shown
 from lightning_autoarch.transfer.commit import Write
 from lightning_autoarch.transfer.coupled import important_channels
 from lightning_autoarch.transfer.coupling import Coupling, Wanted, couple
@@ -103,8 +103,8 @@ class Plan:
         if not self.pairs:
             first, here = next(iter(self.state), "nothing"), next(iter(self.targets), "nothing")
             raise TransferError(
-                f"Expected names that source and module share, got none: `{first}`, ... there and `{here}`, ... here. "
-                f"Give `rules`.{suggestion(first, self.source_shapes.get(first, ()), self.shapes)}"
+                f"Expected names that source and module share, got none: `{shown(first)}`, ... there and `{here}`, ... "
+                f"here. Give `rules`.{suggestion(first, self.source_shapes.get(first, ()), self.shapes)}"
             )
 
     def _kept(self) -> set[str]:
@@ -150,8 +150,8 @@ class Plan:
             other = self.pairs[name]
             if not same_numbers(self.state[first], self.state[other]):
                 raise TransferError(
-                    f"Expected one tensor for `{names[0]}` and `{name}`, which are tied, got different ones: `{first}` "
-                    f"and `{other}`. Leave one out by a rule."
+                    f"Expected one tensor for `{shown(names[0])}` and `{shown(name)}`, which are tied, got "
+                    f"different ones: `{shown(first)}` and `{shown(other)}`. Leave one out by a rule."
                 )
 
     def _take(self, target: Target, source: str) -> None:
@@ -182,7 +182,7 @@ class Plan:
         tensor = self.state[source]
         if tuple(tensor.shape) != self.source_shapes[source] or tensor.is_meta:
             raise TransferError(
-                f"Expected `{source}` of shape {self.source_shapes[source]} as the source says, got "
+                f"Expected `{shown(source)}` of shape {self.source_shapes[source]} as the source says, got "
                 f"{tuple(tensor.shape)} on {tensor.device}."
             )
         return tensor
@@ -292,13 +292,13 @@ class Plan:
             if name in self.spelled.left_out:
                 reason = "the module's own loading hooks leave it out"
             elif name in self.names.renamed:
-                reason = f"`{self.names.renamed[name]}` by a rule, which is no name here"
+                reason = f"`{shown(self.names.renamed[name])}` by a rule, which is no name here"
             yield TensorReport(name, "unexpected", reason, name, None, shape)
 
     def _near(self, target: Target, left: dict[str, Shape]) -> str:
         made = self.names.renamed.get(target.name)
         if made is not None:
-            return f"a rule makes `{made}` of it in the source"
+            return f"a rule makes `{shown(made)}` of it in the source"
         return suggestion(target.name, target.shape, left)
 
     def _left(self) -> dict[str, Shape]:

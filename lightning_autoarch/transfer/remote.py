@@ -1,4 +1,4 @@
-"""Checkpoints that lie elsewhere: a URL through `torch.hub`'s downloader, `hf://` through `huggingface_hub`.
+"""Checkpoints that lie elsewhere: a URL, read up to a limit of size, or `hf://` through `huggingface_hub`.
 
     https://host/path/weights.pt                      kept in `torch.hub.get_dir()`/autoarch, by the whole URL
     hf://owner/name                                   the usual files: model.safetensors, ..., an index with its shards
@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
 import re
+import tempfile
+import urllib.request
 from pathlib import Path, PurePosixPath
+from typing import IO
 from urllib.parse import urlsplit
 
 import torch
@@ -25,7 +29,9 @@ HUB_NAME = re.compile(r"^hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?
 USUAL = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 LONGEST_NAME = 100  # characters of a file that is kept
-BLOCK = 1 << 20  # bytes hashed at a time
+BLOCK = 1 << 20  # bytes read or hashed at a time
+LARGEST_DOWNLOAD = 32 << 30  # bytes of a file that a URL may lead to
+SECONDS = 60  # without an answer
 
 
 def is_remote(source: str) -> bool:
@@ -72,12 +78,49 @@ def _fetch_url(url: str, sha256: str | None) -> Path:
     path = folder / safe
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        try:  # to a file aside, and renamed when it is whole
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256 and sha256.lower(), progress=False)
+        try:
+            _download(url, path, sha256)
+        except CheckpointError:
+            raise
         except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
             what = shown(str(error), 300)
             raise CheckpointError(f"Expected a checkpoint at {shown(url)}, could not take it: {what}") from error
     return path
+
+
+def _download(url: str, path: Path, sha256: str | None) -> None:
+    """To a file aside, which is renamed when it is whole and removed when it is not."""
+    handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=SECONDS) as answer:
+            said = answer.headers.get("Content-Length")
+            if said is not None and int(said) > LARGEST_DOWNLOAD:
+                raise _too_large(url, f"one of {int(said):,}")
+            size = _copied(answer, file, url)
+        if said is not None and size != int(said):
+            raise OSError(f"the download ended after {size:,} of {int(said):,} bytes")
+        if sha256 is not None:
+            check_digest(Path(aside), sha256)
+        os.replace(aside, path)
+    finally:
+        Path(aside).unlink(missing_ok=True)
+
+
+def _copied(answer: IO[bytes], file: IO[bytes], url: str) -> int:
+    size = 0
+    while block := answer.read(BLOCK):
+        size += len(block)
+        if size > LARGEST_DOWNLOAD:
+            raise _too_large(url, "more")
+        file.write(block)
+    return size
+
+
+def _too_large(url: str, got: str) -> CheckpointError:
+    return CheckpointError(
+        f"Expected a checkpoint of at most {LARGEST_DOWNLOAD:,} bytes at {shown(url)}, got {got}: not downloaded. If "
+        "it is what you want, download it yourself and give the path."
+    )
 
 
 def _fetch_hub(source: str) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.errors import TransferError, shown
 from lightning_autoarch.transfer.state import LazyStateDict, StateDict
 
 PACKED = (torch.int8, torch.uint8, torch.int32)
@@ -20,7 +20,7 @@ def check_packing(names: Collection[str]) -> None:
     for name in names:
         if name.endswith(".qweight"):
             raise TransferError(
-                f"Expected weights, got the codes `{name}` of a quantised source; pass the state_dict of "
+                f"Expected weights, got the codes `{shown(name)}` of a quantised source; pass the state_dict of "
                 "its dequantised module."
             )
 
@@ -32,13 +32,13 @@ def check_kind(name: str, old: Tensor, new: Tensor, state: StateDict) -> str:
         TransferError: what would be taken for numbers are codes of a quantised tensor.
     """
     if old.is_meta and not isinstance(state, LazyStateDict):
-        raise TransferError(f"Expected `{name}` with values in the source, got a tensor on the meta device.")
+        raise TransferError(f"Expected `{shown(name)}` with values in the source, got a tensor on the meta device.")
     companions = [f"{name}{end}" for end in QUANTISED_NAMES if f"{name}{end}" in state]
     floats = new.is_floating_point() or new.is_complex()
     if companions or (floats and old.dtype in PACKED and old.dim() > 1 and not old.is_quantized):
         raise TransferError(
-            f"Expected numbers for `{name}`, got {old.dtype} codes of a quantised tensor; load the source with the "
-            "library that made it and pass the state_dict of the dequantised module."
+            f"Expected numbers for `{shown(name)}`, got {old.dtype} codes of a quantised tensor; load the source with "
+            "the library that made it and pass the state_dict of the dequantised module."
         )
     if _rank(old) > _rank(new):
         return f"{old.dtype} in the source, {new.dtype} here"
@@ -90,7 +90,8 @@ def _scaled(name: str, tensor: Tensor, state: StateDict) -> Tensor:
     scale = state[found[0]].float()
     if scale.numel() != 1:
         raise TransferError(
-            f"Expected one scale for `{name}`, got {tuple(scale.shape)} of `{found[0]}`; dequantise the source first."
+            f"Expected one scale for `{shown(name)}`, got {tuple(scale.shape)} of `{shown(found[0])}`; "
+            "dequantise the source first."
         )
     return tensor.float() * scale.reshape(())
 
@@ -105,10 +106,10 @@ def _check_range(name: str, tensor: Tensor, new: Tensor) -> None:
         finite = torch.where(torch.isfinite(tensor), tensor, 0).abs().max()
         if finite > largest:
             raise TransferError(
-                f"Expected `{name}` within {new.dtype}, got {float(finite):g}, which would be infinite."
+                f"Expected `{shown(name)}` within {new.dtype}, got {float(finite):g}, which would be infinite."
             )
     elif _rank(new) == 0 and not torch.equal(tensor.to(new.dtype).to(tensor.dtype), tensor):
-        raise TransferError(f"Expected `{name}` within {new.dtype}, got {tensor.dtype} values that do not fit.")
+        raise TransferError(f"Expected `{shown(name)}` within {new.dtype}, got {tensor.dtype} values that do not fit.")
 
 
 def same_numbers(a: Tensor, b: Tensor) -> bool:

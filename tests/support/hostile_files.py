@@ -90,7 +90,41 @@ def at(text: bytes, offset: int, value: bytes, *, number: int = 0) -> Callable[[
 LOCAL, CENTRAL, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 BIG = b"\xff\xff\xff\x7f"
 
+
+def listed(count: int) -> Callable[[bytearray], bytes]:
+    """A directory in which the first record stands again and again, each time under another number."""
+
+    def change(data: bytearray) -> bytes:
+        place, end = data.index(CENTRAL), data.index(END)
+        entry = bytes(data[place : place + 28]) + struct.pack("<HHH", 1, 0, 0) + bytes(data[place + 34 : place + 46])
+        directory = (entry + b"x") * count
+        tail = struct.pack("<4s4H2LH", END, 0, 0, 0xFFFF, 0xFFFF, len(directory), place, 0)
+        assert end > place
+        return bytes(data[:place]) + directory + tail
+
+    return change
+
+
+def zip64(size: int, offset: int = 0) -> Callable[[bytearray], bytes]:
+    """Behind a good file a second end, which says of the directory what does not fit into 32 bits."""
+
+    def change(data: bytearray) -> bytes:
+        place = len(data)
+        record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, size, offset)
+        locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, place, 1)
+        return (
+            bytes(data) + record + locator + struct.pack("<4s4H2LH", END, 0, 0, 0xFFFF, 0xFFFF, 2**32 - 1, 2**32 - 1, 0)
+        )
+
+    return change
+
+
 ZIPS: dict[str, Write] = {
+    "directory of many records": changed(torch_file, listed(200_000)),
+    "zip64: directory of 2^62": changed(torch_file, zip64(2**62)),
+    "zip64: directory behind the end": changed(torch_file, zip64(100, 2**62)),
+    "zip64: directory of nothing": changed(torch_file, zip64(0)),
+    "zip64: directory of the whole file": changed(torch_file, zip64(1000)),
     "compressed": rezipped(lambda name, data: [(name, data)], zipfile.ZIP_DEFLATED),
     "a bomb that is compressed": rezipped(lambda name, data: [(name, data + bytes(4 << 20))], zipfile.ZIP_DEFLATED),
     "twice": rezipped(lambda name, data: [(name, data)] * 2),

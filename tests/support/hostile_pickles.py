@@ -86,7 +86,28 @@ PLAIN = "torch.Tensor"
 FROM_NUMPY = "torch._utils._rebuild_device_tensor_from_numpy"
 DATA_OF = "torch._utils._rebuild_device_tensor_from_cpu_tensor"
 
+
+def many_calls(name: str, argument: bytes, count: int = 5000) -> Raw:
+    """A call of one name with one argument that stands in the file once, again and again."""
+    again = b"h\x01h\x02R"
+    return Raw(b"](" + code(Global(name)) + b"q\x01" + argument + b"q\x02R" + again * count + b"e")
+
+
+def long_list(count: int) -> bytes:
+    return b"](" + b"".join(map(code, range(count))) + b"e"
+
+
+LONG_TEXT = code("x" * 50_000) + code("latin1") + b"\x86"
 CALLS: dict[str, Any] = {
+    "many sets of one list": weights(many_calls("builtins.set", long_list(9000) + b"\x85")),
+    "many counters of one list": weights(many_calls("collections.Counter", long_list(9000) + b"\x85")),
+    "many byte arrays of one text": weights(many_calls("builtins.bytearray", LONG_TEXT)),
+    "many codes of one text": weights(many_calls("_codecs.encode", LONG_TEXT)),
+    "many sizes of one tuple": weights(many_calls("torch.Size", b"(" + b"K\x01" * 50_000 + b"t\x85")),
+    "many states of one dict": weights(
+        Raw(b"](}(" + b"".join(code(f"{i}") + b"N" for i in range(3000)) + b"uq\x02"
+            + (code(DICT) + b"h\x02b") * 5000 + b"e")
+    ),
     "bytes of 10 GB": weights(Call(Global("builtins.bytearray"), (10**10,))),
     "bytes of a bool": weights(Call(Global("builtins.bytearray"), (True,))),
     "bytes of a list": weights(Call(Global("builtins.bytearray"), ([1] * 9,))),
@@ -189,10 +210,10 @@ CALLS: dict[str, Any] = {
     "memo at 2^31": Raw(b"}r" + struct.pack("<I", 2**31)),
     "memo at 2^32": Raw(b"}r" + struct.pack("<I", 2**32 - 1)),
     "memo that is empty": Raw(b"}h\x07"),
-    "a million sets": Raw(b"(" + b"\x8f" * 10**6 + b"t"),
-    "a million dicts": Raw(b"(" + b"}" * 10**6 + b"t"),
-    "a million marks": Raw(b"(" * 10**6),
-    "a million puts": Raw(b"}" + b"".join(b"r" + struct.pack("<I", i) for i in range(10**6))),
+    "many sets": Raw(b"(" + b"\x8f" * 400_000 + b"t"),
+    "many dicts": Raw(b"(" + b"}" * 900_000 + b"t"),
+    "many marks": Raw(b"(" * 900_000),
+    "many puts": Raw(b"}" + b"".join(b"r" + struct.pack("<I", i) for i in range(750_000))),
     "end of no mark": Raw(b"t"),
     "tuple of nothing": Raw(b"\x87"),
     "text longer than the file": Raw(b"X\xff\xff\xff\x7fabc"),

@@ -76,7 +76,7 @@ class TestUrl:
 
     def test_other_hash_is_not_kept(self, server: str, tmp_path: Path) -> None:
         digest = serve(tmp_path, "w.pt", {"w": torch.ones(1)})
-        with pytest.raises(CheckpointError, match="hash"):
+        with pytest.raises(CheckpointError, match="Expected SHA-256"):
             read_checkpoint(f"{server}/w.pt", sha256="0" * 64)
         assert not [path for path in (tmp_path / "hub").rglob("*") if path.is_file()]
         assert read_checkpoint(f"{server}/w.pt", sha256=digest)["w"] == 1
@@ -106,6 +106,33 @@ class TestUrl:
         with pytest.raises(CheckpointError, match=r"could not take it"):
             read_checkpoint(f"{server}/w.pt")
         assert not [path for path in (tmp_path / "hub").rglob("*") if path.is_file()]
+
+    @pytest.mark.parametrize("said", ["too much", "nothing", "less", "more", "no number"])
+    def test_size(self, said: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A server may say how much it sends, say nothing, or lie."""
+        monkeypatch.setattr(remote, "LARGEST_DOWNLOAD", 3000)
+        sent = 0 if said == "too much" else 2000 if said in ("less", "more") else 3001
+        length = {"too much": "3001", "less": "1999", "more": "2001", "no number": "x"}.get(said)
+
+        def answer(self: Quiet) -> None:
+            self.send_response(200)
+            if length is not None:
+                self.send_header("Content-Length", length)
+            self.end_headers()
+            self.wfile.write(b"x" * sent)
+
+        monkeypatch.setattr(Quiet, "do_GET", answer)
+        expected = {
+            "too much": "got one of 3,001",
+            "nothing": "at most 3,000 bytes.*got more",
+            "more": "ended after",
+            "less": "begins",
+            "no number": "could not take it",
+        }
+        with pytest.raises(CheckpointError, match=expected[said]):
+            read_checkpoint(f"{server}/w.pt")
+        left = [path for path in (tmp_path / "hub").rglob("*") if path.is_file()]
+        assert [path.stat().st_size for path in left] == ([1999] if said == "less" else [])  # no more than it has said
 
     def test_what_is_no_url(self, server: str) -> None:
         with pytest.raises(CheckpointError, match="Expected the URL of a checkpoint"):

@@ -16,7 +16,7 @@ from lightning_autoarch.callbacks.prune.channels import ChannelPruning
 from lightning_autoarch.callbacks.prune.costs import Costs, FirstBatch, compared, copied, stored
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.scores import Scores, validated
-from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.errors import CheckpointError, shown
 from lightning_autoarch.prune.optional import MissingPackageError
 from lightning_autoarch.prune.sparse_file import save_sparse
 from lightning_autoarch.transfer.checkpoint import read_checkpoint
@@ -64,10 +64,20 @@ def load_weights(module: LightningModule, path: str | Path) -> None:
     for name, shape in own.items():
         if name not in state or state[name].shape != shape:
             got = f"{tuple(state[name].shape)}" if name in state else "none"
-            raise CheckpointError(f"Expected `{name}` of shape {tuple(shape)} in {path}, got {got}: of another module.")
+            raise CheckpointError(
+                f"Expected `{shown(name)}` of shape {tuple(shape)} in {path}, got {got}: of another module."
+            )
     if strange := [name for name in state if name not in own]:
-        raise CheckpointError(f"{path} has `{strange[0]}`, which {type(module).__name__} has not: of another module.")
-    module.load_state_dict(state)
+        raise CheckpointError(
+            f"{path} has `{shown(strange[0])}`, which {type(module).__name__} has not: of another module."
+        )
+    try:
+        module.load_state_dict(state)
+    except Exception as error:  # `_load_from_state_dict` and hooks of the user's module may raise anything
+        raise CheckpointError(
+            f"The weights of {path} are not those of {type(module).__name__}: {type(error).__name__}: "
+            f"{shown(str(error), 1000)}"
+        ) from error
 
 
 def prune_trained(

@@ -12,7 +12,7 @@ from lightning.fabric.utilities.cloud_io import _load
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.errors import CheckpointError, shown
 from lightning_autoarch.prune.cost import detached_copy
 from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.reading.weights import read_with_weights, with_plain_weights
@@ -91,9 +91,10 @@ def _loaded(module: nn.Module, path: str | Path) -> nn.Module:
     weights = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else {}
     try:
         module.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except Exception as error:  # `_load_from_state_dict` and hooks of the user's module may raise anything
         raise PruneValueError(
-            f"{path} holds the weights of another module: {error} Pass a teacher of another architecture as a module."
+            f"{path} holds the weights of another module: {type(error).__name__}: {shown(str(error), 1000)} "
+            "Pass a teacher of another architecture as a module."
         ) from error
     return module
 
