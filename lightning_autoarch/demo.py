@@ -1,4 +1,4 @@
-"""`autoarch demo`: the whole way on real data in under a minute: search, train the winner, say what came of it.
+"""`autoarch demo`: the whole way on real data in under a minute: search, train the winner, print the result.
 
 The data are the handwritten digits that ship with scikit-learn. Candidates are compared on the validation images; the
 last word have the test images, which neither the search nor the training sees, against the module's default arguments
@@ -151,7 +151,7 @@ def demo(directory: str | os.PathLike[str] = DIRECTORY, n_trials: int = N_TRIALS
             result = _searched(directory, n_trials)
     else:
         print(f"Done already: {directory} holds a search of {result['trials']} trials and its winner.")
-    print(_told(directory, result, _report(directory)))
+    print(_summary(directory, result, _report(directory)))
     return result
 
 
@@ -211,7 +211,7 @@ def _plan(n_trials: int) -> str:
     )
 
 
-def _told(directory: Path, result: dict[str, Any], report: str) -> str:
+def _summary(directory: Path, result: dict[str, Any], report: str) -> str:
     winner, default = result["winner"], result["default"]
     next_trials = 2 * int(result["trials"])
     return f"""

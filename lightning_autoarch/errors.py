@@ -1,4 +1,4 @@
-"""The errors that the package raises on purpose. Each message says what was expected, what came, and what to do."""
+"""Errors that the package raises on purpose. Each message says what was expected, what was given, and what to do."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TransferError(AutoArchError, ValueError):
 
 
 def shown(value: object, limit: int = 120) -> str:
-    """A name or a value of a file, study or config as it may stand in a message.
+    """A name or a value of a file, study or config as it may be in a message.
 
     Control characters, line breaks among them, are escaped, and the middle of what is long is left out. Whatever is
     neither text nor a plain number is named by its type: the `repr` of a small file's content can be of any length.

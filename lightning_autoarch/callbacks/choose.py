@@ -1,7 +1,7 @@
 """`choose`: which of several sets of callbacks (ways to fine-tune, or to prune) is best, by cross-validation.
 
 All are scored on the same folds with the same seeds, so that they differ in nothing else; what one is behind the best
-is therefore told fold by fold:
+is therefore reported fold by fold:
 
     d_i = s_i - s_i(best)        mean of d_i, and its standard error
 
@@ -36,7 +36,7 @@ Candidates = Mapping[str, Callback | Sequence[Callback]]
 
 @dataclass(frozen=True)
 class Choice:
-    """What came of it. `str()` is a table, the best first.
+    """The result. `str()` is a table, the best first.
 
     Attributes:
         scores: of each candidate that could be trained, by name.

@@ -32,7 +32,7 @@ from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.conditions import Conditions
 from lightning_autoarch.search.space import Architecture, SearchSpace
 from lightning_autoarch.search.storage import open_storage
-from lightning_autoarch.search.storage_errors import storage_errors_told
+from lightning_autoarch.search.storage_errors import storage_errors_translated
 from lightning_autoarch.search.strategies import named_sampler
 from lightning_autoarch.search.study import Ledger, open_study, turn
 from lightning_autoarch.training.callbacks import fresh
@@ -283,7 +283,7 @@ class SearchFit:
                     "leads out of it. Name the file that you mean by `storage`."
                 )
         pruner = self.search.pruner or optuna.pruners.NopPruner()
-        with storage_errors_told(), turn(directory):  # two that make the same tables at once fail
+        with storage_errors_translated(), turn(directory):  # two that make the same tables at once fail
             opened = open_storage(storage)
             self.search.study = open_study(
                 opened,

@@ -1,6 +1,6 @@
 """What the hyperparameters of a checkpoint would have imported: only what the user names too.
 
-jsonargparse imports what stands under a `class_path`, and a dotted name given for an argument that takes a class or a
+jsonargparse imports the value of a `class_path`, and a dotted name given for an argument that takes a class or a
 function. The hyperparameters of somebody else's checkpoint are data, so neither is taken from them alone.
 """
 

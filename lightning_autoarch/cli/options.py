@@ -16,8 +16,8 @@ from lightning_autoarch.transfer.thawing import Strategy
 
 ABOUT_OWN = {
     "search": "Search an architecture, write a config with it, train nothing afterwards.",
-    "prune": "Load weights, train on while pruning, say what came of it, save a plain checkpoint.",
-    "transfer": "Take over weights, fine-tune, say what came of it, save a plain checkpoint.",
+    "prune": "Load weights, train on while pruning, print the result, save a plain checkpoint.",
+    "transfer": "Take over weights, fine-tune, print the result, save a plain checkpoint.",
 }
 FITTING = (None, "fit", "search")  # the subcommands in which `search:` means something; None: `run=False`
 SPARSITY = 0.9  # where `prune:` has no schedule
@@ -62,7 +62,7 @@ class _TransferOptions(TransferLearning):
             they are loaded is then done: only for a file whose maker you trust.
     """
 
-    # Only for jsonargparse to read: a config names files, not modules, and a wrong strategy is told in one line.
+    # Only for jsonargparse to read: a config names files, not modules, and a wrong strategy is an error of one line.
     def __init__(
         self, checkpoint: str | None = None, *, strategy: str = "full", trusted: Sequence[str] = (), **kwargs: Any
     ) -> None:

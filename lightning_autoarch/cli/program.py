@@ -70,7 +70,7 @@ def _report(args: Sequence[str]) -> None:
 
 
 def _demo(args: Sequence[str]) -> None:
-    """Search on handwritten digits, train the winner, say what came of it."""
+    """Search on handwritten digits, train the winner, print the result."""
     from lightning_autoarch.demo import DIRECTORY, N_TRIALS, demo
 
     parser = argparse.ArgumentParser(prog="autoarch demo", description=_demo.__doc__)

@@ -42,7 +42,7 @@ class PruneCommand(LightningCLI):
         output: str = "pruned.ckpt",
         report: str | None = None,
     ) -> None:
-        """Load weights, train on while pruning, say what came of it, save a plain checkpoint.
+        """Load weights, train on while pruning, print the result, save a plain checkpoint.
 
         Args:
             model: pruned.

@@ -33,7 +33,7 @@ class TransferCommand(LightningCLI):
         output: str = "finetuned.ckpt",
         report: str | None = None,
     ) -> None:
-        """Take over weights, fine-tune, say what came of it, save a plain checkpoint.
+        """Take over weights, fine-tune, print the result, save a plain checkpoint.
 
         Args:
             model: fine-tuned.

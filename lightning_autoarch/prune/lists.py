@@ -53,7 +53,7 @@ def _walkable(given: object) -> bool:
 
 
 def _what(given: object) -> str:
-    """What came instead of a list, and what to pass."""
+    """What was given instead of a list, and what to pass."""
     if isinstance(given, Tensor):
         return "one tensor: pass `[tensor]`, or `list(tensor)` of a stack"
     kind = type(given).__qualname__

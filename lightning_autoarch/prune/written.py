@@ -1,4 +1,4 @@
-"""What surrounds every operation: its name in torch.profiler, and autograd told of what was written behind its back."""
+"""What surrounds every operation: its name in torch.profiler, and autograd's notice of what was written without it."""
 
 from __future__ import annotations
 

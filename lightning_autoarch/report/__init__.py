@@ -1,10 +1,10 @@
-"""A study as one HTML page: what was searched, how it went, what came out, and whether the surrogate could be believed.
+"""A study as one HTML page: what was searched, how it went, what was found, and how good the surrogate was.
 
     study or file ─► source (opened, never made) ─► facts (a `Record`) ─► sections (words, tables, figures) ─► page
 
 A pruning and a transfer have a page each, of the same looks: `write_pruning_report`, `write_transfer_report`.
 
-A page needs no network: plotly.js stands in it once.
+A page needs no network: plotly.js is in it once.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ LEVELS = (0.50, 0.80, 0.95)
 
 @dataclass(frozen=True)
 class Proposal:
-    """What was expected of a trial, and what came."""
+    """What was expected of a trial, and what was observed."""
 
     number: int
     mean: float
@@ -74,7 +74,7 @@ def verdict(proposals: Sequence[Proposal]) -> str:
 
 
 def mean_error(proposals: Sequence[Proposal]) -> float:
-    """Mean absolute difference of what was expected and what came."""
+    """Mean absolute difference between expected and observed scores."""
     return fmean(abs(proposal.observed - proposal.mean) for proposal in proposals)
 
 

@@ -1,4 +1,4 @@
-"""The first words of a report and the last: what came of the search, and what was searched."""
+"""The beginning and the end of a report: the result of the search, and what was searched."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOST_CHARACTERS = 1000  # of a path
 
 
 def summary(record: Record, plots: Plots) -> str:
-    """What was searched, what came of it, and where the winner is."""
+    """What was searched, the result, and where the winner is."""
     head = f'<p class="eyebrow">Architecture search</p>\n<h1>{escape(record.name)}</h1>\n'
     best, names = record.best, _names(record)
     text = f"This search {'maximises' if record.maximize else 'minimises'} <code>{escape(record.score)}</code>"

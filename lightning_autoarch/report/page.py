@@ -1,6 +1,6 @@
 """The HTML around a report: one file, which asks the network for nothing.
 
-plotly.js stands in it once; the figures are data for it, in one JSON element. A content security policy forbids every
+plotly.js is in it once; the figures are data for it, in one JSON element. A content security policy forbids every
 request, so that neither plotly nor a text that slipped through could make one.
 """
 
@@ -88,7 +88,7 @@ def nothing(sentence: str) -> str:
 
 
 def marked(sentence: str) -> str:
-    """A sentence as HTML, what stands in backticks as code.
+    """A sentence as HTML, with text in backticks as code.
 
     >>> marked("`x` < 2")
     '<code>x</code> &lt; 2'

@@ -14,7 +14,7 @@ ALL = "all of them"
 
 def pruned_table(
     pruned: Pruned,
-    sizes: Mapping[str, int],  # of a file, in words -> bytes, as `sizes_on_disk` returns them
+    sizes: Mapping[str, int],  # description of a file -> bytes, as `sizes_on_disk` returns them
 ) -> str:
     """Some lines of text.
 

@@ -41,12 +41,12 @@ def leaderboard(record: Record, plots: Plots) -> str:
         return section("Leaderboard", nothing("There is no trial yet."))
     best = record.ranked[:MAX_ROWS]
     families = any(heritage(trial)[0] for trial in best)
-    told = [i for i in range(len(SHARES)) if any(shares(trial)[i] for trial in best)]
-    between = (*(HERITAGE if families else ()), *(SHARES[i] for i in told))
+    filled = [i for i in range(len(SHARES)) if any(shares(trial)[i] for trial in best)]
+    between = (*(HERITAGE if families else ()), *(SHARES[i] for i in filled))
     header = ["rank", "trial", escape(record.score), *between, "epochs", "time", "params", "flops", "architecture"]
     rows = [
         [str(rank), str(trial.number), score_text(trial), *(heritage(trial) if families else ()),
-         *(shares(trial)[i] for i in told), *_cost(trial), _architecture(trial)]
+         *(shares(trial)[i] for i in filled), *_cost(trial), _architecture(trial)]
         for rank, trial in enumerate(best, start=1)
     ]  # fmt: skip
     body = nothing("No trial is complete.")
@@ -106,7 +106,7 @@ def _architecture(trial: FrozenTrial) -> str:
 
 
 def _block_legend(trials: tuple[FrozenTrial, ...]) -> str:
-    """What the values of a repeated block are, as the table has no room for their names."""
+    """What the values of a repeated block are, as their names do not fit into the table."""
     blocks: dict[str, dict[str, None]] = {}
     for trial in trials:
         for name, value in architecture_of(trial).items():

@@ -1,4 +1,4 @@
-"""What the surrogate expected of each proposal, with its uncertainty, against what came."""
+"""What the surrogate expected of each proposal, with its uncertainty, against the score that was observed."""
 
 from __future__ import annotations
 
@@ -93,11 +93,11 @@ def proposals_of(record: Record) -> list[Proposal]:
 
 
 def expected_by_trial(record: Record, proposals: Sequence[Proposal]) -> go.Figure:
-    """Proposal by proposal: what was expected, with its 80 % and 95 % intervals, and what came."""
+    """Proposal by proposal: what was expected, with its 80 % and 95 % intervals, and what was observed."""
     traces = [_intervals(proposals, 0.95, 1.5, FAINT), _intervals(proposals, 0.80, 6, "rgba(128,128,128,0.55)")]
     for name, colour, chosen in (
-        ("came, inside 95%", GREEN, [p for p in proposals if p.level <= 0.95]),
-        ("came, outside", RED, [p for p in proposals if p.level > 0.95]),
+        ("observed, inside 95%", GREEN, [p for p in proposals if p.level <= 0.95]),
+        ("observed, outside", RED, [p for p in proposals if p.level > 0.95]),
     ):
         if chosen:
             traces.append(_came([p.number for p in chosen], chosen, name, colour))
@@ -188,7 +188,7 @@ def _came(x: Sequence[float], proposals: Sequence[Proposal], name: str, colour: 
         name=name,
         marker={"color": colour, "size": 8},
         hovertext=[
-            f"trial {p.number}<br>expected {p.mean:.4g} ± {p.std:.2g}<br>came {p.observed:.4g}" for p in proposals
+            f"trial {p.number}<br>expected {p.mean:.4g} ± {p.std:.2g}<br>observed {p.observed:.4g}" for p in proposals
         ],
         hoverinfo="text",
     )

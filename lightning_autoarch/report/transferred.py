@@ -1,4 +1,4 @@
-"""A transfer as one HTML page: what became of every tensor, how the blocks were trained, and what came of it."""
+"""A transfer as one HTML page: what became of every tensor, how blocks were trained, the scores before and after."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _COLUMNS = ("epochs", *HERITAGE, *SHARES, "time", "params")  # after rank, trial and score
-_WANTED = ("time", "params", "epochs", *HERITAGE, *SHARES)  # which of them come first where there is little room
+_WANTED = ("time", "params", "epochs", *HERITAGE, *SHARES)  # which of them come first where not all fit
 _INDENT = " " * 6
 
 
@@ -137,7 +137,7 @@ def _html_row(tag: str, cells: Iterable[str]) -> str:
 
 
 def _lines(board: Board, score: str, columns: int) -> tuple[list[str], list[str]]:
-    """A line for the headings and one for each row, and the columns for which there is no room."""
+    """A line for the headings and one for each row, and the columns that do not fit."""
     table = [("rank", "trial", score), *board.rows]
     chosen: list[str] = []
     for name in (name for name in _WANTED if name in board.columns):
@@ -153,7 +153,7 @@ def _with_columns(table: Sequence[tuple[str, ...]], board: Board, names: Sequenc
 
 
 def _joined(lines: list[str], texts: Sequence[Sequence[str]], columns: int) -> list[str]:
-    """A text beside each line but the header, where all of them have room; else below it."""
+    """A text beside each line but the header, where all of them fit; else below it."""
     beside = [" ".join(text) for text in texts]
     if max(map(len, beside)) + len(lines[0]) + 2 <= columns:
         heading = "architecture" if any(beside) and len(lines[0]) + 14 <= columns else ""

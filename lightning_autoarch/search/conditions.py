@@ -25,14 +25,14 @@ Conditions: TypeAlias = dict[str, Any]
 CONDITIONS = "autoarch:conditions"  # user attribute of a study
 ROUNDING = 1e-3  # of an array's norm
 NOISE = 1e-6  # of a number: a mean over the data depends on the machine in its last digits
-NEW_IS_ANOTHER = ("trainer.", "callbacks.")  # here a name that came in is a difference,
+NEW_IS_ANOTHER = ("trainer.", "callbacks.")  # here a new name is a difference,
 GONE_IS_ANOTHER = "callbacks."  # and here one that is gone: an argument of the Trainer may have gone into the space
 _LONGEST = 60
 _MOST_DIFFERENCES = 8  # that a message lists
 
 
 def condition_differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """In words, a line for each condition that is no longer the same.
+    """A line for each condition that is no longer the same.
 
     A hyperparameter or a part of the data that only one side has is none: the code may have gained it since. A value
     in whose place there is a list or an object now is one.
@@ -50,9 +50,9 @@ def condition_differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -
         for name in names
         if not is_same(stored.get(name), given.get(name)) and not any(name.startswith(f"{kind}.") for kind in kinds)
     ]
-    told = {line.split("`")[1] for line in lines}
+    named = {line.split("`")[1] for line in lines}
     return lines + [
-        f"`{name}`: stored {_whole(name, stored)}, given {_whole(name, given)}" for name in kinds if name not in told
+        f"`{name}`: stored {_whole(name, stored)}, given {_whole(name, given)}" for name in kinds if name not in named
     ]
 
 

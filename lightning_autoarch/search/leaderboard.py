@@ -1,4 +1,4 @@
-"""The trials of a study in order of merit: which ones count, what became of the others, and how they are told.
+"""The trials of a study in order of merit: which ones count, what became of the others, and how they are shown.
 
 A trial is ranked when it is complete, finite, feasible and no duplicate. Best first; among equals the earlier trial.
 Everything reads plain Optuna trials: what another program did not store is left out.

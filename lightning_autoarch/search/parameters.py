@@ -286,7 +286,7 @@ class Repeat:
         object.__setattr__(self, "when", _check_when(self.when))
 
     def of(self, i: int) -> tuple[str, dict[str, Parameter]]:
-        """Of repetition `i`: what stands before its names, and its parameters; one of plain values is named `i`."""
+        """Of repetition `i`: the prefix of its names, and its parameters; one of plain values is named `i`."""
         if isinstance(self.block, Mapping):
             return f"{i}.", dict(self.block)
         return "", {str(i): self.block}

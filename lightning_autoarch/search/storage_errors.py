@@ -1,4 +1,4 @@
-"""Errors of a study's storage, told as one of the package: what has happened, and what is lost (nothing)."""
+"""Errors of a study's storage, raised as one of the package: what has happened, and that nothing is lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning_autoarch.errors import SearchError
 
 
 @contextlib.contextmanager
-def storage_errors_told() -> Iterator[None]:
+def storage_errors_translated() -> Iterator[None]:
     """Errors of a study's storage as one that says what is lost: nothing.
 
     Raises:
@@ -32,5 +32,5 @@ def _lost_storage(error: Exception) -> SearchError:
     reason = next(iter(str(cause).strip().splitlines()), "")
     return SearchError(
         f"The study cannot be read or written: {type(cause).__name__}: {reason}. What it holds is kept: "
-        "make room, or make its storage writable or reachable, then start the same script again to go on."
+        "free some space, or make its storage writable or reachable, then start the same script again to go on."
     )

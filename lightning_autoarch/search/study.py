@@ -180,7 +180,7 @@ class Ledger:
         self._retried: frozenset[int] = frozenset(study.user_attrs.get(RETRIED, ()))
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials as they stand: a read of the storage of some milliseconds, so the methods below share one."""
+        """All trials as they are now: a read of the storage of some milliseconds, so the methods below share one."""
         return self.study.get_trials(deepcopy=False)
 
     def finished(self, trials: Sequence[FrozenTrial] | None = None) -> list[FrozenTrial]:

@@ -91,7 +91,7 @@ class CallRecorder:
 
     @property
     def calls(self) -> Calls:
-        """The different ones, in the order in which they came."""
+        """The different ones, in the order of their first appearance."""
         found = self._found.values()
         return Calls(tuple(call for call in found if self._still_too or self._learning[call.path]))
 

@@ -35,7 +35,7 @@ class Failure:
         position: mode and number of the step: a later one is progress.
         module: path of the module that was running.
         sizes: dense and planned sizes at that step: what an attribute of the module may have to become.
-        message: in words.
+        message: for people.
     """
 
     position: tuple[int, int]

@@ -63,7 +63,7 @@ class Step:
 
 
 def place(op: str, module: str) -> str:
-    """Where an operation ran, in words; without an operation, the forward of the module.
+    """Where an operation ran, for messages; without an operation, the forward of the module.
 
     >>> place("aten::view", "encoder.0")
     '`view` in `encoder.0`'

@@ -1,1 +1,1 @@
-"""One candidate: build it, train it (once, or once a fold), say what came of it."""
+"""One candidate: build it, train it (once, or once a fold), report the result."""

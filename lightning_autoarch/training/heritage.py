@@ -5,7 +5,7 @@ chosen by the graph of the net, without one what both have is copied. What finds
 schedules do in any case. Net2Net (Chen, Goodfellow & Shlens 2016) and Lamarckian evolution of nets (Elsken, Metzen &
 Hutter 2019) start children like this.
 
-A child has seen more epochs than its score says: those of its parents stand in `total_epochs`.
+A child has seen more epochs than its score says: those of its parents are counted in `total_epochs`.
 """
 
 from __future__ import annotations

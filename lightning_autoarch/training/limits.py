@@ -62,7 +62,7 @@ class Limits:
         return self.violation(architecture) is None
 
     def violation(self, architecture: Architecture) -> str | None:
-        """The first limit that is broken, in words; None when all are kept.
+        """A description of the first limit that is broken; None when all are kept.
 
         Raises:
             SearchError: FLOPs cannot be counted, or a constraint raised.

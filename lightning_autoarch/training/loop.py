@@ -1,4 +1,4 @@
-"""The search itself: claim a trial, get its architecture, train it, write down what came of it, until the budget ends.
+"""The search itself: claim a trial, get its architecture, train it, record its result, until the budget ends.
 
 It knows neither the outer Trainer nor how trials are run. Whatever ends it early (Ctrl-C, a lost database) releases the
 trial in work, so that the next start continues it.
@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lightning_autoarch.errors import SearchError, SpaceError, SpaceExhausted, shown
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.space import Architecture
-from lightning_autoarch.search.storage_errors import storage_errors_told
+from lightning_autoarch.search.storage_errors import storage_errors_translated
 from lightning_autoarch.search.study import Ledger
 from lightning_autoarch.training.facts import Facts
 from lightning_autoarch.training.limits import Limits
@@ -46,7 +46,7 @@ class Budget:
 
 
 class Observer(Protocol):
-    """Told of the search's progress."""
+    """Receives the search's progress."""
 
     def trial_started(self, number: int) -> None: ...
     def value(self, step: int, value: float) -> None: ...
@@ -63,7 +63,7 @@ class SearchLoop:
         limits: refuse architectures before training.
         facts: what is stored of a candidate's size; None stores nothing.
         budget: when to stop.
-        observer: is told.
+        observer: receives the progress.
         directory: of the trials' checkpoints, `trials/NNNN` each; None where nothing is written.
         keep_top_k: how many of the best trials keep their checkpoints.
     """
@@ -95,7 +95,7 @@ class SearchLoop:
         """Work until trials or time run out, or nothing is left to try."""
         self._ledger.study.stop = self._stop  # type: ignore[method-assign]
         try:
-            with _cheap_collections(), storage_errors_told():
+            with _cheap_collections(), storage_errors_translated():
                 self._run()
         finally:
             del self._ledger.study.stop
@@ -267,7 +267,7 @@ def winner_of(ledger: Ledger, unmet: str = "") -> FrozenTrial:
 
     Args:
         ledger: of the trials.
-        unmet: limits that nothing has kept to, in words.
+        unmet: descriptions of the limits that nothing has kept to.
 
     Raises:
         SearchError: there is none; the message groups the reasons.

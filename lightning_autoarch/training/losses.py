@@ -8,8 +8,8 @@ built of its own hyperparameters, part by part:
     parameters and buffers       shape, dtype, `requires_grad`; values that were written since
     state of parts               train or eval mode, hooks, `torch.compile`
 
-None of this is an error, as the search is of use without: it is told before the search begins. What differs between two
-fresh builds as well, such as a random identifier, is not told.
+None of this is an error, as the search is useful without: there is a warning before it begins. What also differs
+between two fresh builds, such as a random identifier, is not mentioned.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def losses(
     fresh: LightningModule,  # built of the same hyperparameters
     build: Callable[[], LightningModule],  # makes another one
 ) -> list[str]:
-    """What a rebuild loses, in words, most telling first; empty where it loses nothing."""
+    """Descriptions of what a rebuild loses, the most important first; empty where it loses nothing."""
     lost = lost_names(module, fresh)
     shapes = [] if _is_completed_later(module) else _other_shapes(module, fresh)
     lost += [name for name in shapes if name.partition(".")[0] not in lost]
@@ -64,7 +64,7 @@ def changed_weights(module: LightningModule, fresh: LightningModule) -> list[str
     """Names of weights and buffers that were written to more often than those of `fresh`, and differ from them.
 
     PyTorch counts the writes: `__init__` makes the same number each time, `load_state_dict` and training add some.
-    What the count does not show (a module copied or assigned after that) is not told.
+    What the count does not show (a module copied or assigned after that) is not mentioned.
     """
     then = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers())}
     held = [*module.named_parameters(), *module.named_buffers()]
@@ -113,8 +113,8 @@ def _in_words(keys: list[tuple[str, str]], now: Described, then: Described) -> l
             continue
         for part in _shortened(parts):
             name = ".".join(filter(None, (part, what)))
-            told = (part, what) in now
-            said.append(f"{name} ({now[part, what]}, rebuilt as {then[part, what]})" if told else name)
+            is_there = (part, what) in now
+            said.append(f"{name} ({now[part, what]}, rebuilt as {then[part, what]})" if is_there else name)
     return said
 
 

@@ -3,7 +3,7 @@
 What a trial needs to go on (weights, optimizers, states of callbacks) has to be plain: tensors, numbers, strings, lists
 and dicts. Otherwise the search ends at its first checkpoint, not after hours when one is read. Hyperparameters are not
 needed, as the module is built before: of those that are no plain data (a class, a member of an Enum, a module) the
-checkpoint holds what they were in words, by which `load_from_checkpoint` has to be given them. What a module's own
+checkpoint holds a description of each, by which `load_from_checkpoint` has to be given them. What a module's own
 `on_save_checkpoint` adds and is no plain data is left out; such a trial starts anew if it is interrupted.
 """
 
@@ -40,7 +40,7 @@ def check_reads_back(path: Path, content: Mapping[str, Any] | None) -> None:
         content: what is in it; None: not known.
 
     Raises:
-        CheckpointNotPlain: it cannot; the message names what stands in the way.
+        CheckpointNotPlain: it cannot; the message names the obstacle.
     """
     if content is not None and first_strange(content) is None:
         return
@@ -57,8 +57,8 @@ def check_reads_back(path: Path, content: Mapping[str, Any] | None) -> None:
         ) from error
 
 
-def put_hyperparameters_in_words(checkpoint: dict[str, Any]) -> bool:
-    """In place of each hyperparameter in a Lightning checkpoint that cannot be read as data, what it was in words.
+def describe_hyperparameters(checkpoint: dict[str, Any]) -> bool:
+    """Replace each hyperparameter in a Lightning checkpoint that cannot be read as data by a description of it.
 
     Returns:
         Whether there was one.
@@ -95,7 +95,7 @@ def omit_objects(checkpoint: dict[str, Any], own: Iterable[str]) -> list[str]:
 
 
 def _unreadable(content: Any, where: str = "") -> str:
-    """The first thing in nested data that cannot be read, and where it is, in words."""
+    """A description of the first thing in nested data that cannot be read, and of where it is."""
     if content is None:
         return "an object"
     for key, part in _parts(content):

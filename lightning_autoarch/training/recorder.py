@@ -30,7 +30,7 @@ from lightning_autoarch.schema import VERSION, Schema, data, flag, mapping, opti
 from lightning_autoarch.training.callbacks import shares, unsettled
 from lightning_autoarch.training.generators import held, restore, states
 from lightning_autoarch.training.isolation import RNG, rng_state, set_rng_state
-from lightning_autoarch.training.plain import check_reads_back, omit_objects, put_hyperparameters_in_words
+from lightning_autoarch.training.plain import check_reads_back, describe_hyperparameters, omit_objects
 from lightning_autoarch.training.trial_files import BEST, LAST
 
 Report = Callable[[int, float], bool]  # (step, value) -> whether to stop the trial
@@ -109,7 +109,7 @@ class TrialRecorder(Checkpoint):
         self._saving: Trainer | None = None
         self._content: dict[str, Any] | None = None  # of the checkpoint that is being saved
         self._before_module: frozenset[str] = frozenset()  # its keys before the module adds its own
-        self._told_omitted = False
+        self._warned_of_omitted = False
         self._resumed: dict[str, Any] | None = None
 
     @property
@@ -287,7 +287,7 @@ class TrialRecorder(Checkpoint):
         except OSError as error:
             raise CheckpointUnwritable(
                 f"The trial's checkpoint {self.directory / name} cannot be written: {error}. What is done is kept: "
-                "make room, or make the directory writable, then start the same script again to go on."
+                "free some space, or make the directory writable, then start the same script again to go on."
             ) from error
         finally:
             self._saving = self._content = None
@@ -295,21 +295,21 @@ class TrialRecorder(Checkpoint):
             self._improved = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """In a checkpoint of this trial, hyperparameters that are no plain data stand in words."""
+        """In a checkpoint of this trial, hyperparameters that are no plain data are replaced by descriptions."""
         if self._saving is trainer:
-            put_hyperparameters_in_words(checkpoint)
+            describe_hyperparameters(checkpoint)
             self._content, self._before_module = checkpoint, frozenset(checkpoint)  # the module's hook comes next
 
     def _omit_objects(self, trainer: Trainer, path: Path) -> None:
         """Write the checkpoint again without what the module's own hook has put into it and is no data."""
         if self._content is None:
             return
-        in_words = put_hyperparameters_in_words(self._content)
+        described = describe_hyperparameters(self._content)
         omitted = omit_objects(self._content, self._content.keys() - self._before_module)
-        if in_words or omitted:
+        if described or omitted:
             torch.save(self._content, path)
-        if omitted and not self._told_omitted:
-            self._told_omitted = True
+        if omitted and not self._warned_of_omitted:
+            self._warned_of_omitted = True
             rank_zero_warn(
                 f"`on_save_checkpoint` of {type(trainer.lightning_module).__name__} stores objects in "
                 f"{', '.join(f'`{key}`' for key in omitted)}. Checkpoints of trials hold data alone and leave them "

@@ -87,7 +87,7 @@ class TrialSpec:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What came of a trial.
+    """The result of a trial.
 
     Attributes:
         state: "complete", "pruned" (stopped early by the report) or "failed".
@@ -121,7 +121,7 @@ class TrialResult:
 
 
 def run_trial(spec: TrialSpec, report: Report) -> TrialResult:
-    """Train one candidate from where its last checkpoint stands.
+    """Train one candidate from its last checkpoint on.
 
     Raises:
         KeyboardInterrupt: the user wants the search to stop; the trial's last checkpoint stays.

@@ -43,7 +43,7 @@ def is_position_embedding(name: str) -> bool:
 
 
 def evidence_of(module: nn.Module, name: str, dims: int) -> Evidence:
-    """What stands beside a position embedding.
+    """Evidence beside a position embedding.
 
     Args:
         module: the outermost.

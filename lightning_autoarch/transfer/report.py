@@ -50,7 +50,7 @@ class TransferReport:
     """
 
     tensors: tuple[TensorReport, ...]
-    prefix: tuple[str, str] = ("", "")  # of the source, and what stands for it in the module
+    prefix: tuple[str, str] = ("", "")  # of the source, and its replacement in the module
 
     def __iter__(self) -> Iterator[TensorReport]:
         return iter(self.tensors)

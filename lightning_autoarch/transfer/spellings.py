@@ -1,4 +1,4 @@
-"""One weight, written in several ways: what stands in the source in one of them is read as the one that the module has.
+"""One weight, written in several ways: the spelling of the source is read as the one of the module.
 
     plain           W
     weight norm     W = g v / ||v||     `W_g`, `W_v`;  `parametrizations.W.original0`, `original1`

@@ -25,8 +25,8 @@ def arguments(callback: Callback) -> dict[str, Any]:
     Raises:
         SearchError: an argument is not kept.
     """
-    told: Mapping[str, Any] = getattr(callback, "arguments", dict)()
-    kept = {**told, **vars(callback)}
+    declared: Mapping[str, Any] = getattr(callback, "arguments", dict)()
+    kept = {**declared, **vars(callback)}
     found: dict[str, Any] = {}
     for name, parameter in list(inspect.signature(type(callback).__init__).parameters.items())[1:]:
         attribute = name if name in kept else _KEPT_AS.get(name, name)

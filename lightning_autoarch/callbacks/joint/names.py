@@ -25,7 +25,7 @@ from lightning_autoarch.errors import SpaceError, did_you_mean
 # Objects; and what a checkpoint finds the callback by.
 _NOT_VARIED = ("schedule", "distill", "name", "rules", "classes", "unfreeze", "lora", "example_inputs", "ramp")
 _FINAL = ("sparsity", "final_sparsity")
-_ENTRIES: dict[type[Callback], dict[str, str]] = {  # what stands before a pattern -> the argument that has patterns
+_ENTRIES: dict[type[Callback], dict[str, str]] = {  # prefix of a pattern -> the argument that has patterns
     MagnitudePruning: {"sparsity": "scope"},
     Regularization: {"weight": "weight"},
     TransferLearning: {"lr_scale": "lr_scale", "lora": "lora"},

@@ -123,7 +123,7 @@ def the_one(
     Args:
         family: of the names.
         callbacks: among which it is.
-        where: they are, in words.
+        where: a description of where they are.
         names: without prefix.
         like: only one of this one's kind.
 

@@ -1,4 +1,4 @@
-"""Calls of a module, seen from outside: what went in and what came out, compiled or not."""
+"""Calls of a module, seen from outside: its inputs and its outputs, compiled or not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Seen = Callable[[tuple[Any, ...], dict[str, Any], Any], None]  # positional argu
 
 @contextmanager
 def watching(module: nn.Module, seen: Seen) -> Iterator[None]:
-    """Within it, `seen` is told of every call of the module, as it ends. Afterwards no trace is left.
+    """Within it, `seen` is called after every call of the module. Afterwards no trace is left.
 
     `module.forward(x)` is no call. Raises PruneValueError in a call that changes its inputs in place.
     """

@@ -116,7 +116,7 @@ class ChannelPruning(Callback):
         self.removed: Removed | None = None
         self._rounds: Rounds = ()  # what the module lost, up to the round of this callback
         self._unchecked = False  # whether it was not tried yet if the module can be made smaller
-        self._calls = StepCalls()  # what stands for example inputs that are not given
+        self._calls = StepCalls()  # in place of example inputs that are not given
         self._followers = Followers()  # nets that the training copies weights into
         self._left: list[str] = []  # those that kept their sizes
         self._step: int | None = None  # after which it prunes; None: not in the course of the fit

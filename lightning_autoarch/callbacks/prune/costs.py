@@ -130,7 +130,7 @@ def _inputs(trainer: Trainer, module: LightningModule, first: FirstBatch) -> tup
         inputs = trainer.precision_plugin.convert_input(_moved(way, module.device))
         try:
             seconds_of_each([module], inputs, runs=1)
-        except Exception as error:  # the next way may fit; the last reason is told
+        except Exception as error:  # the next way may fit; the last reason is reported
             why = _first_line(error)
             continue
         where = f"{what}{_shapes(inputs)} on {_machine(module)}"

@@ -35,7 +35,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What came of it.
+    """The result.
 
     Attributes:
         before, after: what validation logged.

@@ -1,4 +1,4 @@
-"""Steps of optimizers: told of each that really changed weights.
+"""Steps of optimizers: a call after each one that really changed weights.
 
 A step that torch's GradScaler skips does not reach most optimizers at all. The fused ones are called, and leave their
 weights as they are: while they run, the scaler shows them `found_inf`.

@@ -17,10 +17,10 @@ from lightning_autoarch.transfer.report import TransferReport
 
 @dataclass(frozen=True)
 class FineTuned:
-    """What came of it.
+    """The result.
 
     Attributes:
-        report: what was taken over; None where the module came with its weights.
+        report: what was taken over; None where the module already had its weights.
         before: what validation logged with the weights taken over, before any training.
         after: the same after it.
         blocks: how each block of layers was trained.

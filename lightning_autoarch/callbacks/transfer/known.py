@@ -1,4 +1,4 @@
-"""What a fit begins with: weights that were taken over, those of a fit before, or those that the module came with."""
+"""What a fit begins with: weights that were taken over, those of a fit before, or those that the module already had."""
 
 from __future__ import annotations
 

@@ -252,8 +252,8 @@ class Plan:
         by_metric = recipe.monitor is not None
         every = recipe.probe_epochs if recipe.thaw_every is None else recipe.thaw_every
         depth = recipe.freeze_depth
-        room, gap = (None, 1) if by_metric else (end, every)
-        when = block_times(recipe.strategy, len(self.blocks) - depth, room, gap, recipe.unit)
+        available, gap = (None, 1) if by_metric else (end, every)
+        when = block_times(recipe.strategy, len(self.blocks) - depth, available, gap, recipe.unit)
         when = [*[None] * depth, *when]
         base = {name: time for block, time in zip(self.blocks, when, strict=True) for name in block}
         base |= dict.fromkeys(self.new, 0)

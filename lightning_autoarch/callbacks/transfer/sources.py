@@ -75,7 +75,7 @@ def take_over(
 
 
 def started_from(names: Names, report: TransferReport | None, reinit: Collection[str]) -> set[str]:
-    """Parameters that have weights of before: from the checkpoint, or all where the module came with them."""
+    """Parameters that have weights of before: from the checkpoint, or all where the module already had them."""
     if report is None:
         return set(names.parameters) - set(reinit)
     taken = {tensor.name for tensor in report if tensor.status in TAKEN}
