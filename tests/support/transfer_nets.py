@@ -51,6 +51,21 @@ class Tuned(nets.Net):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
 
 
+class Stepped(Tuned):
+    """Has `rates`: of each optimizer step, the learning rates of the groups after it."""
+
+    def make_optimizer(self, parameters: Any) -> torch.optim.Optimizer:
+        self.rates = seen = []
+
+        class Own(torch.optim.SGD):
+            def step(self, closure: Any = None) -> Any:
+                loss = super().step(closure)
+                seen.append([group["lr"] for group in self.param_groups])
+                return loss
+
+        return Own(parameters, lr=0.1)
+
+
 def fit(module: L.LightningModule, *callbacks: L.Callback, ckpt_path: Any = None, **options: Any) -> L.Trainer:
     trainer = L.Trainer(**{**QUIET, "max_epochs": 4, "callbacks": list(callbacks), **options})
     trainer.fit(module, *nets.loaders(shuffle=False), ckpt_path=ckpt_path)

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
 from nets import Data, loaders
 from torch.optim import Optimizer, lr_scheduler
-from transfer_nets import QUIET, Epochs, Tuned, fit, moved, source
+from transfer_nets import QUIET, Epochs, Stepped, Tuned, fit, moved, source
 
 from lightning_autoarch.callbacks.transfer import TransferLearning
 from lightning_autoarch.callbacks.transfer.groups import split_groups
@@ -145,23 +145,11 @@ class TestLayerDecay:
 
 class TestWarmUp:
     def rates_of_steps(self, **options: Any) -> list[list[float]]:
-        seen: list[list[float]] = []
-
-        class Own(torch.optim.SGD):
-            def step(self, closure: Any = None) -> Any:
-                loss = super().step(closure)
-                seen.append([group["lr"] for group in self.param_groups])
-                return loss
-
-        class Spied(Tuned):
-            def make_optimizer(self, parameters: Any) -> Optimizer:
-                return Own(parameters, lr=0.1)
-
-        module, spy = Spied(), Epochs()
+        module, spy = Stepped(), Epochs()
         transfer = TransferLearning(source(), strategy="gradual", **options)
         fit(module, transfer, spy)
         assert all(rate == 0.1 for rates in spy.rates for rate in rates)  # between the steps nothing is seen of it
-        return seen
+        return module.rates
 
     def test_what_thaws_begins_gently(self) -> None:
         low, top, head = zip(*self.rates_of_steps(warmup_epochs=1), strict=True)

@@ -15,7 +15,7 @@ from nets import loaders, samples
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import ConcatDataset, DataLoader
-from transfer_nets import QUIET, Tuned, fit, source
+from transfer_nets import QUIET, Stepped, Tuned, fit, source
 
 from lightning_autoarch.callbacks.transfer import TransferLearning
 from lightning_autoarch.errors import TransferError
@@ -129,20 +129,9 @@ class TestSteps:
         assert module.modes == [False] * 4 + [True] * 2
 
     def test_warm_up_begins_within_the_epoch(self) -> None:
-        seen: list[list[float]] = []
-
-        class Own(torch.optim.SGD):
-            def step(self, closure: Any = None) -> Any:
-                loss = super().step(closure)
-                seen.append([group["lr"] for group in self.param_groups])
-                return loss
-
-        class Spied(Tuned):
-            def make_optimizer(self, parameters: Any) -> torch.optim.Optimizer:
-                return Own(parameters, lr=0.1)
-
-        fit(Spied(), TransferLearning(source(), **STEPS, warmup_epochs=1, layer_decay=0.5))
-        low, top, head = zip(*seen, strict=True)
+        module = Stepped()
+        fit(module, TransferLearning(source(), **STEPS, warmup_epochs=1, layer_decay=0.5))
+        low, top, head = zip(*module.rates, strict=True)
         third = 0.1 / 3
         assert head == (0.1,) * 12
         assert top[4:] == pytest.approx([third / 2, third, *[0.05] * 6])
