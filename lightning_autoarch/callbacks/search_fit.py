@@ -30,11 +30,12 @@ from lightning_autoarch.errors import SearchError
 from lightning_autoarch.search.board import leaderboard
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.conditions import Conditions
+from lightning_autoarch.search.opening import open_study
 from lightning_autoarch.search.space import Architecture, SearchSpace
 from lightning_autoarch.search.storage import open_storage
 from lightning_autoarch.search.storage_errors import storage_errors_translated
 from lightning_autoarch.search.strategies import named_sampler
-from lightning_autoarch.search.study import Ledger, open_study, turn
+from lightning_autoarch.search.study import Ledger, turn
 from lightning_autoarch.training.callbacks import fresh
 from lightning_autoarch.training.conditions import conditions_of
 from lightning_autoarch.training.data import TrialData, split_architecture

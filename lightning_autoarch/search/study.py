@@ -10,159 +10,23 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from lightning_autoarch.errors import AutoArchError, SearchError, shown
-from lightning_autoarch.schema import described
-from lightning_autoarch.search.adoption import SPACE, Placement, is_imported
-from lightning_autoarch.search.conditions import CONDITIONS, Conditions, check_conditions
-from lightning_autoarch.search.extension import clashes, converted, extend, incompatible, recover
+from lightning_autoarch.errors import SearchError
+from lightning_autoarch.search.adoption import Placement, is_imported
 from lightning_autoarch.search.leaderboard import fate, real
 from lightning_autoarch.search.owner import Owner
 from lightning_autoarch.search.space import Architecture, SearchSpace, architecture_key
 
 CLAIM_SECONDS = 60  # on a remote storage: how long a new trial may be without its owner record
 
-MONITOR, MODE = "autoarch:monitor", "autoarch:mode"
 RETRIED = "autoarch:retried"  # numbers of failed trials that do not count, because their architectures are tried again
-_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-
-
-def open_study(
-    storage: BaseStorage,
-    name: str,
-    space: SearchSpace,
-    monitor: str,
-    mode: str,
-    sampler: optuna.samplers.BaseSampler,
-    pruner: optuna.pruners.BasePruner,
-    known: Mapping[str, Any] | None = None,
-    conditions: Conditions | None = None,
-    accept_changes: bool = False,
-) -> optuna.Study:
-    """Create the study, or open the one of that name.
-
-    The space of a study may be changed: trials that lie in the new one stay, others are ignored. Names cannot leave it,
-    and come into it only with a value that they had before; type and scale of a parameter stay.
-
-    Args:
-        storage: where it is, or will be.
-        name: of the study.
-        space: to be searched.
-        monitor: what the score is called.
-        mode: "min" or "max".
-        sampler: of its trials.
-        pruner: of its trials.
-        known: values of parameters where they are not in the space.
-        conditions: what the scores depend on beside the architecture; None does not look at that.
-        accept_changes: go on, with a warning, where the conditions have changed.
-
-    Raises:
-        SearchError: the stored study is of another score, of a space that is too different, or is being worked on while
-            its space is to be changed, or its scores were made under other conditions; the message names the
-            difference.
-    """
-    direction = StudyDirection.MINIMIZE if mode == "min" else StudyDirection.MAXIMIZE
-    options: dict[str, Any] = {"storage": storage, "study_name": name, "sampler": sampler, "pruner": pruner}
-    with readable(name):
-        recover(storage, name)
-        study = optuna.create_study(direction=direction, load_if_exists=True, **options)
-        stored, trials = study.user_attrs, study.get_trials(deepcopy=False)
-    if len(study.directions) != 1:
-        raise SearchError(f"The study `{shown(name)}` has several objectives: give another `study_name`.")
-    if not isinstance(stored.get(SPACE, {}), Mapping):
-        raise SearchError(f"The study `{shown(name)}` is damaged: its space is {described(stored[SPACE])}.")
-    given = {MONITOR: monitor, MODE: mode, SPACE: space.to_dict()}
-    added: dict[str, Any] = {}
-    is_changed = False
-    if stored.keys() >= given.keys() and any(counts(trial) for trial in trials):
-        added = {n: value for n, value in (known or {}).items() if n in given[SPACE] and n not in stored[SPACE]}
-        is_changed = bool(space.differences(stored[SPACE]))
-        _check_same(name, stored, space, monitor, mode, added, trials)
-        if conditions is not None and any(is_scored(trial) for trial in trials):
-            check_conditions(study, conditions, accept_changes)
-    elif study.direction != direction:
-        raise SearchError(
-            f"The study `{name}` has mode {study.direction.name.lower()[:3]!r}, given {mode!r}: give another "
-            "`study_name`."
-        )
-    if clashes(space, trials) or is_changed:
-        _check_at_rest(name, trials)
-        extend(study, space, added)
-        study = optuna.load_study(**options)
-    if conditions is not None:
-        given[CONDITIONS] = conditions
-    for key, value in given.items():
-        if stored.get(key) != value:
-            study.set_user_attr(key, value)
-    return study
-
-
-UNREADABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-
-
-@contextlib.contextmanager
-def readable(name: str) -> Iterator[None]:
-    """What Optuna raises over records that are damaged, or that another program has changed, is one error of ours."""
-    import sqlalchemy.exc
-
-    try:
-        yield
-    except AutoArchError:
-        raise
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
-        cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", None) or cause).partition("\n")[0]
-        raise SearchError(f"The study `{shown(name)}` cannot be read: {shown(reason)}") from error
-    except UNREADABLE as error:
-        reason = f"{type(error).__name__}: {shown(str(error))}"
-        raise SearchError(f"The study `{shown(name)}` cannot be read, its records are damaged: {reason}") from error
-
-
-def _check_same(
-    name: str,
-    stored: Mapping[str, Any],
-    space: SearchSpace,
-    monitor: str,
-    mode: str,
-    added: Mapping[str, Any],
-    trials: Sequence[FrozenTrial],
-) -> None:
-    lines = [
-        f"`{word}`: stored {described(stored[key])}, given {given!r}"
-        for word, key, given in (("monitor", MONITOR, monitor), ("mode", MODE, mode))
-        if stored[key] != given
-    ]
-    differences = space.differences(stored[SPACE])
-    apart = incompatible(stored[SPACE], space.to_dict(), added)
-    lines += [line for line in differences if line.startswith(tuple(f"`{other}`:" for other in apart))]
-    if differences and not apart:
-        done = [converted(trial, space, added) for trial in trials if trial.state in _FINISHED and counts(trial)]
-        placement = Placement(space)
-        if done and all(placement.is_outside(trial) for trial in done):
-            lines += differences
-    if lines:
-        raise SearchError(
-            f"The study `{name}` was made for another search; give another `study_name` or `storage`. "
-            "Different: " + "; ".join(lines)
-        )
-
-
-def _check_at_rest(name: str, trials: Sequence[FrozenTrial]) -> None:
-    owners = [trial.user_attrs.get("owner") for trial in trials if trial.state == TrialState.RUNNING]
-    known = [Owner.of(owner) for owner in owners if owner is not None]
-    if any(owner is None or owner.is_gone() is not True for owner in known):
-        raise SearchError(
-            f"The space of the study `{name}` cannot be changed while another process works on it: let that end, or "
-            "give another `study_name`."
-        )
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 class Ledger:
@@ -186,7 +50,7 @@ class Ledger:
     def finished(self, trials: Sequence[FrozenTrial] | None = None) -> list[FrozenTrial]:
         """Trials that count: neither running, nor a duplicate, nor refused by a limit, nor outside of the space."""
         known = self.trials() if trials is None else trials
-        done = [trial for trial in known if trial.state in _FINISHED and self._counts(trial)]
+        done = [trial for trial in known if trial.state in FINISHED and self._counts(trial)]
         return [trial for trial in done if not self.placement.is_outside(trial)]
 
     def architecture(self, trial: FrozenTrial) -> Architecture:

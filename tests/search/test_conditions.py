@@ -9,7 +9,7 @@ import pytest
 
 from lightning_autoarch import Int, SearchError, SearchSpace
 from lightning_autoarch.search.conditions import CONDITIONS, condition_differences
-from lightning_autoarch.search.study import open_study
+from lightning_autoarch.search.opening import open_study
 
 ARRAY = ["array", "float32", [3, 4], 2.0, 1.0, -1.0]
 

@@ -16,9 +16,10 @@ from optuna.trial import TrialState
 
 from lightning_autoarch import Categorical, Float, Int, Repeat, SearchError, SearchSpace
 from lightning_autoarch.search import extension
+from lightning_autoarch.search.opening import open_study
 from lightning_autoarch.search.owner import Owner
 from lightning_autoarch.search.storage import open_storage, without_password
-from lightning_autoarch.search.study import Ledger, open_study, quiet_optuna
+from lightning_autoarch.search.study import Ledger, quiet_optuna
 
 SPACE = SearchSpace({"a": Int(1, 9)})
 
