@@ -322,9 +322,7 @@ class SearchFit:
 
     def _spec(self) -> TrialSpec:
         """The trial that all trials are variations of."""
-        searched = trainer_part(
-            self.search.space.parameters
-        )  # each trial has its own, whatever an earlier winner has set
+        searched = trainer_part(self.search.space.parameters)  # each trial has its own, not those of an earlier winner
         of_outer = {name: value for name, value in inherited_arguments(self.trainer).items() if name not in searched}
         arguments = {**of_outer, **self.search.trial_trainer}
         check_ends(arguments, self.search.trial_callbacks)
