@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import optuna
 import pytest
 import torch
+from guarded import Guard
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState, create_trial
 from torch import Tensor, nn
@@ -155,12 +157,28 @@ STATES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+def load_changed(name: str) -> tuple[int, list[str]]:
+    """How many changed states of a callback were loaded, and what went wrong."""
+    make, state = STATES[name]
+    callback = make()
+    callback.load_state_dict(copy.deepcopy(state))  # as it is written, it is read
+    return wrong(callback.load_state_dict, state)
+
+
+def warm_up() -> None:
+    """Of the guarded process: everything is imported before anything hostile is read."""
+    for make, state in STATES.values():
+        make().load_state_dict(copy.deepcopy(state))
+    for use in USES.values():
+        use(study_of(ATTRIBUTES, SYSTEM))
+
+
 class TestStatesOfCallbacks:
     @pytest.mark.parametrize("name", STATES)
-    def test_each_change_is_an_error_of_the_package_or_harmless(self, name: str) -> None:
-        make, state = STATES[name]
-        make().load_state_dict(copy.deepcopy(state))  # as it is written, it is read
-        n, found = wrong(lambda changed: make().load_state_dict(changed), state)
+    def test_each_change_is_an_error_of_the_package_or_harmless(self, name: str, guard: Guard, tmp_path: Path) -> None:
+        outcome = guard.run(load_changed, name, folder=tmp_path)
+        assert outcome.problems() == [] and outcome.kind == "returned", outcome
+        n, found = outcome.value
         assert found == [] and n >= 3 * len(STRANGE)
 
     @pytest.mark.parametrize("name", STATES)
@@ -305,25 +323,36 @@ def shown_(study: optuna.Study) -> None:
     assert "\x1b" not in html_table(study)
 
 
+USES = {"searched": searched, "shown": shown_}
+
+
+def use_changed(name: str) -> tuple[int, list[str]]:
+    """How many studies with a changed attribute were used, and what went wrong."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    use, n, found = USES[name], 0, []
+    for attribute in (*ATTRIBUTES, *SYSTEM):
+        for value in (*JSON, KeyError):
+            user, system = dict(ATTRIBUTES), dict(SYSTEM)
+            held = user if attribute in user else system
+            held[attribute] = value
+            if value is KeyError:
+                del held[attribute]
+            n += 1
+            try:
+                use(study_of(user, system))
+            except AutoArchError:
+                pass
+            except Exception as error:  # what must not be
+                found.append(f"{attribute} {value!r:.40}: {type(error).__name__}: {str(error)[:200]}")
+    return n, found
+
+
 class TestStudies:
-    @pytest.mark.parametrize("use", [searched, shown_])
-    def test_attributes_of_trials(self, use: Callable[[optuna.Study], None]) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        n, found = 0, []
-        for name in (*ATTRIBUTES, *SYSTEM):
-            for value in (*JSON, KeyError):
-                user, system = dict(ATTRIBUTES), dict(SYSTEM)
-                held = user if name in user else system
-                held[name] = value
-                if value is KeyError:
-                    del held[name]
-                n += 1
-                try:
-                    use(study_of(user, system))
-                except AutoArchError:
-                    pass
-                except Exception as error:  # what must not be
-                    found.append(f"{name} {value!r:.40}: {type(error).__name__}: {str(error)[:200]}")
+    @pytest.mark.parametrize("name", USES)
+    def test_attributes_of_trials(self, name: str, guard: Guard, tmp_path: Path) -> None:
+        outcome = guard.run(use_changed, name, folder=tmp_path)
+        assert outcome.problems() == [] and outcome.kind == "returned", outcome
+        n, found = outcome.value
         assert found == [] and n > 200
 
     def test_owners(self) -> None:

@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import sqlite3
+import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from guarded import Case, Guard
+from optuna_migrations import read_migrations_once
 from torch import Tensor, nn
 
 from lightning_autoarch import ArchitectureSearch, ChannelPruning, Int, load_pruned
-from lightning_autoarch.errors import AutoArchError, CheckpointError, SearchError
+from lightning_autoarch.errors import CheckpointError, SearchError
 from lightning_autoarch.training.trial_files import inside, kept_checkpoint, own_directory
 
 
@@ -211,16 +215,61 @@ class TestTrials:
         assert inside(tmp_path, "..") is inside(tmp_path, "a/../../b") is inside(tmp_path, "/etc") is None
 
 
+def damage(folder: Path, at: int) -> None:
+    data = bytearray((folder / "study.db").read_bytes())
+    data[at : at + 4000] = b"\xff" * 4000
+    (folder / "study.db").write_bytes(data)
+    for suffix in ("-wal", "-shm"):
+        (folder / f"study.db{suffix}").unlink(missing_ok=True)
+
+
+def attribute(name: str, value: Any) -> Callable[[Path], None]:
+    return lambda folder: set_attribute(folder, name, value)
+
+
+CHANGES: dict[str, Callable[[Path], Any]] = {
+    **{f"damaged at {at}": lambda folder, at=at: damage(folder, at) for at in (100, 5000, 20000, 60000)},
+    "checkpoint that is code": lambda folder: evil(best(folder), Path("hacked")),
+    "checkpoint that is cut off": lambda folder: best(folder).write_bytes(best(folder).read_bytes()[:1000]),
+    "checkpoint that repeats": lambda folder: torch.save(
+        {"state_dict": {"layer.weight": torch.zeros(1).expand(10**9)}}, best(folder)
+    ),
+    "checkpoint of the system": attribute("checkpoint", "/etc/passwd"),
+    "checkpoint above": attribute("checkpoint", "../../x.ckpt"),
+    "architecture with a class": attribute("architecture", {"width": 3, "class_path": "this.s"}),
+    "architecture of 10^9": attribute("architecture", {"width": 10**9}),
+    "metrics that steer a terminal": attribute("metrics", {"\x1b[2J": "\x1b[2J"}),
+}
+
+
+def search_in(folder: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what the study holds
+        fitted(Path(folder), after="keep")
+
+
+def warm_up() -> None:
+    """Of the guarded process: everything is imported before anything hostile is read."""
+    read_migrations_once()
+    with tempfile.TemporaryDirectory() as folder:
+        search_in(folder)
+        search_in(folder)
+
+
 class TestStudies:
-    @pytest.mark.parametrize("at", [100, 5000, 20000, 60000])
-    def test_damaged_file(self, received: Path, at: int) -> None:
-        data = bytearray((received / "study.db").read_bytes())
-        data[at : at + 4000] = b"\xff" * 4000
-        (received / "study.db").write_bytes(data[: len(data)])
-        for suffix in ("-wal", "-shm"):
-            (received / f"study.db{suffix}").unlink(missing_ok=True)
-        with contextlib.suppress(AutoArchError):
-            fitted(received)
+    def test_in_a_guarded_child(self, searched: Path, guard: Guard, tmp_path: Path) -> None:
+        """An error of the package, or a search; nothing outside is opened, no code runs, and memory stays small."""
+        cases = []
+        for number, change in enumerate(CHANGES.values()):
+            folder = Path(shutil.copytree(searched, tmp_path / f"{number}" / "study"))
+            change(folder)
+            cases.append(Case((folder,), folder, (folder / "study.db").stat().st_size))
+        outcomes = dict(zip(CHANGES, guard.run_all(search_in, cases, writes=True), strict=True))
+        wrong = {name: problems for name, outcome in outcomes.items() if (problems := outcome.problems())}
+        assert wrong == {}
+        assert all(
+            outcomes[f"checkpoint that {what}"].kind == "refused" for what in ("is code", "is cut off", "repeats")
+        )
 
     @pytest.mark.parametrize("architecture", [{"width": 10**9}, {"width": 3, "class_path": "os.system"}, 3, None, []])
     def test_winner_outside_of_the_space_is_not_built(self, received: Path, architecture: Any) -> None:

@@ -374,7 +374,9 @@ class _Watch:
         """Watch the next call, which may read a folder."""
         self.off = True
         os.chdir(folder)
+        tempfile.tempdir = folder  # for what a library writes aside first
         _begin_clocks()
+        self._files = (*self._files, f"/proc/{os.getpid()}/")
         self.events, self._folder, self.off = [], folder, False
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
