@@ -108,8 +108,11 @@ class Constructor:
         """Run `__init__` on an existing one, whose `__dict__` is emptied."""
 
         def initialise(**arguments: Any) -> None:
+            kind: Any = type(instance)
             instance.__dict__.clear()
-            type(instance).__init__(instance, **arguments)
+            if kind.__new__ is not object.__new__:  # it may set attributes that `__init__` relies on
+                instance.__dict__.update(vars(kind.__new__(kind, **arguments)))
+            kind.__init__(instance, **arguments)
 
         with self._saved_as_written(changes):
             self._call(initialise, changes)

@@ -19,6 +19,8 @@ from lightning_autoarch.errors import SpaceError, did_you_mean
 
 Keys = tuple[str, ...]
 
+_MISSING = object()
+_NO_DATACLASS = "Let fields hold all that it is made of, or give ArchitectureSearch(factory=...)."
 _KINDS = "a dict, a Namespace, a dataclass, a named tuple or an OmegaConf DictConfig"
 
 
@@ -121,7 +123,37 @@ def replaced(container: Any, keys: Keys, value: Any) -> Any:
         return container
     if _is_named_tuple(container):
         return container._replace(**{first: new})
-    return dataclasses.replace(container, **{first: new})
+    return _replaced_in_dataclass(container, first, new)
+
+
+def _replaced_in_dataclass(container: Any, name: str, value: Any) -> Any:
+    """What was set after `__init__`, and does not depend on the new value, is kept.
+
+    Raises:
+        SpaceError: what depends on it cannot be made again, as an `InitVar` is not kept by the dataclass.
+    """
+    kind = type(container).__name__
+    try:
+        same, new = dataclasses.replace(container), dataclasses.replace(container, **{name: value})
+    except ValueError as error:  # an `InitVar` without a default
+        raise SpaceError(f"`{name}` of a {kind} cannot be replaced: {error}. {_NO_DATACLASS}") from error
+    for each, held in _attributes(container).items():
+        before, after = _attributes(same).get(each, _MISSING), _attributes(new).get(each, _MISSING)
+        if each == name or alike(held, before):
+            continue
+        if not alike(before, after):
+            raise SpaceError(
+                f"`{name}` of a {kind} cannot be replaced: `{each}` depends on it, and on more than the fields of "
+                f"the dataclass, such as an `InitVar`. {_NO_DATACLASS}"
+            )
+        object.__setattr__(new, each, copy.deepcopy(held))  # also where it is frozen
+    return new
+
+
+def _attributes(instance: Any) -> dict[str, Any]:
+    """All that a dataclass holds, whether in slots or not, whether fields or not."""
+    names = [f.name for f in dataclasses.fields(instance) if hasattr(instance, f.name)]
+    return {**{name: getattr(instance, name) for name in names}, **getattr(instance, "__dict__", {})}
 
 
 def _replaced_in_config(config: Any, keys: Keys, value: Any) -> Any:

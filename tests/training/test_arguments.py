@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from argparse import Namespace
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import lightning as L
@@ -14,7 +15,7 @@ from torch import nn
 
 from lightning_autoarch import SpaceError
 from lightning_autoarch.training.arguments import Constructor
-from lightning_autoarch.training.nested import alike
+from lightning_autoarch.training.nested import alike, replaced
 
 
 class Saving(L.LightningModule):
@@ -387,3 +388,56 @@ class TestNames:
         constructor = Constructor.of(InOne({"width": 8}))
         constructor.check_names(["lr"])
         assert set(constructor.arguments({"lr": 0.5})) == {"cfg", "lr"}
+
+
+class TestDataclassesWithMore:
+    def test_what_was_set_after_init_and_does_not_depend_on_the_change_is_kept(self) -> None:
+        @dataclass
+        class Config:
+            width: int = 4
+            classes: int = field(init=False, default=2)
+
+        config = Config()
+        config.classes, config.names = 10, ["a"]  # type: ignore[attr-defined]
+        changed = replaced(config, ("width",), 8)
+        assert (changed.width, changed.classes, changed.names) == (8, 10, ["a"])
+
+    def test_what_depends_on_an_init_var_is_refused(self) -> None:
+        @dataclass
+        class Config:
+            width: int = 4
+            more: InitVar[int] = 3
+
+            def __post_init__(self, more: int) -> None:
+                self.total = self.width + more
+
+        assert replaced(Config(), ("width",), 8).total == 11  # the default, which is known
+        with pytest.raises(SpaceError, match="`total` depends on it"):
+            replaced(Config(4, 7), ("width",), 8)
+
+    def test_an_init_var_without_a_default_is_refused(self) -> None:
+        @dataclass
+        class Config:
+            width: int
+            more: InitVar[int]
+
+        with pytest.raises(SpaceError, match=r"`width` of a Config cannot be replaced: .*more"):
+            replaced(Config(4, 7), ("width",), 8)
+
+
+def test_a_module_whose_new_sets_attributes_is_made_again_in_place() -> None:
+    class Made(L.LightningModule):
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            made = super().__new__(cls)
+            made.__dict__["widths"] = [1]
+            return made
+
+        def __init__(self, width: int = 4) -> None:
+            widths = self.__dict__["widths"]
+            super().__init__()
+            self.save_hyperparameters()
+            self.of = [*widths, width]
+
+    module = Made()
+    Constructor.of(module).initialise_(module, {"width": 8})
+    assert module.of == [1, 8]
