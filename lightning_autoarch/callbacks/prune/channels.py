@@ -260,10 +260,19 @@ class ChannelPruning(Callback):
             self.distill.teardown(trainer, pl_module, stage)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._left and isinstance(exception, RuntimeError):
+        in_course = self._step and self.removed is not None and self._is_small(pl_module)
+        if isinstance(exception, RuntimeError | ValueError) and (self._left or (in_course and _is_of_sizes(exception))):
             names = ", ".join(f"`{path}`" for path in self._left)
+            kept = (
+                f"{names} kept their sizes, as nothing was copied into them before"
+                if names
+                else (
+                    "tensors that are no parameters, such as copies of the weights in a list, a dict or buffers, kept "
+                    f"their sizes when channels were removed, in step {self._step}"
+                )
+            )
             exception.add_note(
-                f"ChannelPruning: {names} kept their sizes, as nothing was copied into them before. If that is at "
+                f"ChannelPruning: {kept}. If that is at "
                 "fault, prune later, or when the training is over: `ChannelPruning(..., at=1.0)`."
             )
         self._calls.forget()
@@ -360,6 +369,11 @@ class ChannelPruning(Callback):
         )
         for logger in trainer.loggers:
             logger.log_metrics({"parameters": after.parameters, "flops": after.flops}, step=trainer.global_step)
+
+
+def _is_of_sizes(exception: Exception) -> bool:
+    """Whether torch raises it where tensors do not fit each other."""
+    return any(word in str(exception) for word in ("size", "shape"))
 
 
 def _check_optimizers(optimizers: list[Optimizer]) -> None:

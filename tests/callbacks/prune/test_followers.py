@@ -212,3 +212,27 @@ def test_a_checkpoint_has_both(tmp_path: Path) -> None:
     loaded = load_pruned(Averaged(), tmp_path / "small.ckpt")
     assert hidden(loaded) == hidden(module)
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("of_buffers", [False, True])
+def test_copies_of_the_weights_that_are_no_modules_are_named(of_buffers: bool) -> None:
+    class Shadowed(Base):
+        def __init__(self) -> None:
+            super().__init__()
+            self.student = mlp(6, 16, 4)
+            self.shadow = {name: p.detach().clone() for name, p in self.student.named_parameters()}
+            if of_buffers:
+                for name, value in self.shadow.items():
+                    self.register_buffer(f"shadow_{name}".replace(".", "_"), value)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.student(batch[0]).square().mean()
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            for name, p in self.student.named_parameters():
+                self.shadow[name].lerp_(p.detach(), 0.1)
+
+    with pytest.raises(RuntimeError, match="size") as failed:
+        fit(Shadowed())
+    assert "a list, a dict or buffers, kept their sizes" in failed.value.__notes__[-1]
+    assert "at=1.0" in failed.value.__notes__[-1]
