@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_autoarch.errors import shown
 from lightning_autoarch.report import influence, overview, progress, ranking, size, surrogate
 from lightning_autoarch.report.facts import read_record
 from lightning_autoarch.report.page import Plots, page
@@ -79,6 +80,13 @@ def write_report(
 def render_report(study: Study | str | os.PathLike[str], *, study_name: str | None = None) -> str:
     """The report of a study as the text of an HTML page; see `write_report`."""
     check_plotly()
-    record, plots = read_record(open_study(study, study_name=study_name)), Plots()
-    body = "\n".join(section(record, plots) for section in SECTIONS)
+    opened, plots = open_study(study, study_name=study_name), Plots()
+    try:
+        record = read_record(opened)
+        body = "\n".join(section(record, plots) for section in SECTIONS)
+    except RecursionError as error:
+        raise ReportError(
+            f"Expected a space and architectures of a few levels in the study `{shown(opened.study_name)}`, got one "
+            "that is nested too deeply to be shown."
+        ) from error
     return page(record.name, body, plots)

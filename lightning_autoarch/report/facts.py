@@ -16,9 +16,11 @@ from lightning_autoarch.search.leaderboard import (
     failure_kind,
     fate,
     fixed,
+    printable,
     ranked,
     real,
     seconds_of,
+    shortened,
 )
 
 if TYPE_CHECKING:
@@ -68,8 +70,8 @@ def read_record(study: Study) -> Record:
     placement, trials = Placement.of_study(study), study.get_trials(deepcopy=False)
     inside = [trial for trial in trials if not placement.is_outside(trial)]
     return Record(
-        name=study.study_name,
-        score=str(study.user_attrs.get("autoarch:monitor", metric)),
+        name=shortened(str(study.study_name)),
+        score=printable(study.user_attrs.get("autoarch:monitor", metric)),
         maximize=study.direction.name == "MAXIMIZE",
         attrs=study.user_attrs,
         trials=tuple(inside),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 TALL_ROWS = 15
+_CONTROLS = {c: "\ufffd" for c in (*range(32), *range(127, 160)) if chr(c) not in "\n\t"}
 
 
 class Plots:
@@ -56,7 +57,7 @@ def page(
     body: str,  # HTML
     plots: Plots,
 ) -> str:
-    """The whole document."""
+    """The whole document. Control characters, line breaks and tabs aside, are shown as U+FFFD."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -64,12 +65,12 @@ def page(
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
-<title>{escape(title)}</title>
+<title>{escape(title).translate(_CONTROLS)}</title>
 <style>{_STYLE}</style>
 </head>
 <body>
 <main>
-{body}
+{body.translate(_CONTROLS)}
 </main>
 {plots.scripts()}
 </body>

@@ -18,6 +18,7 @@ from lightning_autoarch.search.leaderboard import (
     fate,
     heritage,
     in_one_line,
+    printable,
     real,
     score_text,
     seconds_of,
@@ -67,7 +68,7 @@ def failures(record: Record, plots: Plots) -> str:
     if not groups:
         return section("Failures", nothing("No trial failed."))
     rows = [
-        [escape(kind), str(len(trials)), _numbers(trials), _clipped(reason_of(trials[0], step_unit(record)))]
+        [escape(printable(kind)), str(len(trials)), _numbers(trials), _clipped(reason_of(trials[0], step_unit(record)))]
         for kind, trials in sorted(groups.items(), key=lambda group: -len(group[1]))
     ]
     header = ["reason", "times", "trials", "for example"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from lightning_autoarch.errors import AutoArchError, did_you_mean
+from lightning_autoarch.errors import AutoArchError, did_you_mean, shown
 from lightning_autoarch.search.storage import without_password
 
 if TYPE_CHECKING:
@@ -121,9 +121,9 @@ def _reading(name: str) -> Iterator[None]:
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, ImportError) as error:
         cause = error.__cause__ or error
         first_line = str(getattr(cause, "orig", None) or cause).splitlines()[0]
-        raise ReportError(f"`{name}` cannot be read as an Optuna study: {first_line}") from error
-    except (OSError, RuntimeError, AssertionError, KeyError, ValueError) as error:
-        raise ReportError(f"`{name}` cannot be read as an Optuna study: {error!r}") from error
+        raise ReportError(f"`{name}` cannot be read as an Optuna study: {shown(first_line, 300)}") from error
+    except (OSError, RuntimeError, AssertionError, LookupError, ValueError, TypeError, AttributeError) as error:
+        raise ReportError(f"`{name}` cannot be read as an Optuna study: {shown(repr(error), 300)}") from error
 
 
 def _choose(storage: BaseStorage, source: str | os.PathLike[str], name: str | None) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from lightning_autoarch.errors import SearchError, shown
 from lightning_autoarch.search.adoption import Placement
 from lightning_autoarch.search.leaderboard import (
     HERITAGE,
@@ -60,7 +61,21 @@ class Board:
 
     @classmethod
     def of(cls, study: Study, k: int) -> Board:
-        """Of the `k` best trials."""
+        """Of the `k` best trials.
+
+        Raises:
+            SearchError: an architecture in the study is nested too deeply to be shown.
+        """
+        try:
+            return cls._of(study, k)
+        except RecursionError as error:
+            raise SearchError(
+                f"Expected architectures of a few levels in the study `{shown(study.study_name)}`, got one that is "
+                "nested too deeply to be shown."
+            ) from error
+
+    @classmethod
+    def _of(cls, study: Study, k: int) -> Board:
         best, placement = ranked(study)[:k], Placement.of_study(study)
         cells = [_cells(trial) for trial in best]
         columns = {name: tuple(row[i] for row in cells) for i, name in enumerate(_COLUMNS)}

@@ -22,6 +22,7 @@ Fate: TypeAlias = Literal["complete", "pruned", "failed", "infeasible", "duplica
 _FATES: dict[str, Fate] = {"PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
 
 HERITAGE = ("parent", "in all")  # headings of `heritage`
+LONGEST_TEXT = 1000  # characters of a name or a value
 SHARES = ("sparsity", "removed", "transferred")  # of the net, by callbacks; user attributes and headings
 
 
@@ -32,7 +33,7 @@ def fate(trial: FrozenTrial) -> Fate:
     if "refused" in trial.user_attrs:
         return "refused"
     if trial.state.name == "COMPLETE":
-        if not trial.values or not all(math.isfinite(value) for value in trial.values):
+        if not trial.values or any(real(value) is None for value in trial.values):
             return "failed"
         return "infeasible" if broken_constraints(trial) else "complete"
     return _FATES[trial.state.name]
@@ -201,5 +202,14 @@ def _in_one_item(item: Any) -> str:
 
 
 def printable(value: Any) -> str:
-    """One line without control characters: a name from a foreign study must not move the terminal's cursor."""
-    return "".join(c if c.isprintable() else " " for c in str(value))
+    """One line without control characters: a name from a foreign study must not move the terminal's cursor.
+
+    The middle of a long one is left out, as in `shortened`.
+    """
+    return "".join(c if c.isprintable() else " " for c in shortened(str(value)))
+
+
+def shortened(text: str) -> str:
+    """A text without its middle where it has more than `LONGEST_TEXT` characters."""
+    half = LONGEST_TEXT // 2
+    return text if len(text) <= LONGEST_TEXT else f"{text[:half]}...{text[-half:]}"
