@@ -15,7 +15,7 @@ from lightning_autoarch.transfer.sharded import inside
 
 LATEST = "latest"
 STATES = "*model_states.pt"
-LONGEST_TAG = 200
+LONGEST_TAG = 200  # bytes
 REMEDY = (
     "put it together with DeepSpeed first: `python zero_to_fp32.py . weights.pt` in that folder, or "
     "`lightning.pytorch.utilities.deepspeed.convert_zero_checkpoint_to_fp32_state_dict`, and give that file"
@@ -49,8 +49,11 @@ def _tagged(folder: Path) -> Path | None:
     if (folder / LATEST).is_file():
         with inside(folder, LATEST).open("rb") as file:
             tag = file.read(LONGEST_TAG).decode("utf-8", "replace").strip()
-        if not tag or Path(tag).name != tag:
+        known = tag.isprintable() and len(tag.encode()) <= LONGEST_TAG  # what replaces a broken byte has three
+        if not tag or not known or Path(tag).name != tag:
             raise CheckpointError(f"Expected the name of a folder in {folder / LATEST}, got '{shown(tag)}'.")
+        if (folder / tag).is_symlink():
+            raise CheckpointError(f"Expected a folder '{shown(tag)}' in {folder}, got a link: not followed.")
         return folder / tag
     for place in (folder, folder / "checkpoint"):
         if any(place.glob(STATES)):

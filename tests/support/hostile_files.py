@@ -269,7 +269,30 @@ def linked(name: str, target: str, *, inner: str = "") -> Write:
     return write
 
 
+def deepspeed(tag: bytes, name: str = "mp_rank_00_model_states.pt", target: str = "../../outside.pt") -> Write:
+    """A folder of DeepSpeed whose weights are a link out of it, or whose tag names another folder."""
+
+    def write(folder: Path) -> Path:
+        torch.save({"module": state()}, folder / "outside.pt")
+        (folder / "inner" / "step").mkdir(parents=True)
+        (folder / "inner" / "step" / name).symlink_to(target)
+        (folder / "inner" / "latest").write_bytes(tag)
+        (folder / "inner" / "far").symlink_to("/etc")
+        return folder / "inner"
+
+    return write
+
+
 INDICES: dict[str, Write] = {
+    "DeepSpeed: weights are a link": deepspeed(b"step"),
+    "DeepSpeed: weights are a file of the system": deepspeed(b"step", target="/etc/passwd"),
+    "DeepSpeed: weights are a circle": deepspeed(b"step", target="mp_rank_00_model_states.pt"),
+    "DeepSpeed: tag leads out": deepspeed(b"../inner/step"),
+    "DeepSpeed: tag of the system": deepspeed(b"/etc"),
+    "DeepSpeed: tag is a link": deepspeed(b"far"),
+    "DeepSpeed: tag with a zero": deepspeed(b"a\0b"),
+    "DeepSpeed: tag that is long": deepspeed(b"\xff\x1b[2J" * 10**6),
+    "DeepSpeed: name that steers a terminal": deepspeed(b"step", name="\x1b[2Jmodel_states.pt"),
     "2 GB of holes": sparse_index,
     **{
         f"file {name}": index(all_in(name))
