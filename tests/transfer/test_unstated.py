@@ -45,13 +45,13 @@ def assert_refused(module: nn.Module, source: nn.Module | dict[str, Tensor], inp
 
 
 class TestDivisions:
-    @pytest.mark.parametrize("name", PAIRS)
+    @pytest.mark.parametrize("name", sorted(PAIRS))
     def test_tensors_do_not_say_it(self, name: str) -> None:
         narrow, wide, inputs, group = PAIRS[name]
         source, module = built(narrow, wide)
         assert_refused(module, source.state_dict(), inputs(), f"how many heads or groups the channels of {group}")
 
-    @pytest.mark.parametrize("name", SAME | nets.DIVIDED)
+    @pytest.mark.parametrize("name", sorted(SAME | nets.DIVIDED))
     def test_assumed(self, name: str) -> None:
         narrow, wide, inputs, _ = PAIRS[name]
         (source, module), x = built(narrow, wide), inputs()
