@@ -661,9 +661,15 @@ def test_refuses_teachers_of_another_output(tmp_path: Path) -> None:
 
 def test_refuses_a_module_that_cannot_be_copied(tmp_path: Path) -> None:
     module = classes()
-    module.kept = module.net[0].weight * 2  # no leaf
+    module.kept = (i for i in range(3))
     refused(tmp_path, module, Distillation(), "Classes cannot be copied as a teacher.*`layer`")
     fit(tmp_path, module, Distillation(layer="net"))
+
+
+def test_a_module_that_holds_the_result_of_an_operation_is_copied(tmp_path: Path) -> None:
+    module = classes()
+    module.kept = module.net[0].weight * 2  # which copy.deepcopy refuses
+    fit(tmp_path, module, Distillation())
 
 
 def test_refuses_checkpoints(tmp_path: Path) -> None:
