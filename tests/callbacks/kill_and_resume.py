@@ -5,6 +5,7 @@ Each search runs in a fork of this process, so the imports are paid for once.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from typing import Any
 import nets
 import optuna
 import torch
+from optuna_migrations import read_migrations_once
 
 from lightning_autoarch import ArchitectureSearch
 from lightning_autoarch.search import study as study_file
@@ -103,6 +105,10 @@ def killed_and_resumed(root: Path, strategy: str, moment: str) -> dict[str, Any]
 
 
 def main(root: Path) -> None:
+    read_migrations_once()
+    optuna.create_study(storage="sqlite://")  # reads them, for all forks
+    gc.collect()
+    gc.freeze()  # the collection after each trial then leaves out what was imported
     results: dict[str, Any] = {}
     strategies = {"random": list(MOMENTS), "bayesian": list(MOMENTS)[1:6:2], "genetic": list(MOMENTS)[1:6:2]}
     for strategy, moments in strategies.items():

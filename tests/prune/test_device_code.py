@@ -34,8 +34,8 @@ SOURCES = ["csrc/cuda/select.cu", "csrc/cuda/elementwise.cu", "csrc/cuda/pattern
 SOURCES += ["csrc/cuda/count.cu", "tests/emulation/cases.cpp"]
 SANITIZERS = {
     "plain": [],
-    "thread": ["-g", "-fsanitize=thread", "-DEMULATION_TSAN"],
-    "address": ["-g", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "thread": ["-O0", "-g1", "-fsanitize=thread", "-DEMULATION_TSAN"],
+    "address": ["-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
 }
 
 Array = np.ndarray[Any, Any]

@@ -13,7 +13,14 @@ from lightning_autoarch.prune import _ops
 from lightning_autoarch.prune.errors import PruneValueError
 
 VARIABLE = "LIGHTNING_AUTOARCH_INSTRUCTION_SET"
-ASK = "from lightning_autoarch.prune import _ops; print(_ops.instruction_set())"
+# The extension decides, and is asked alone: importing the package takes seconds.
+ASK = f"""
+import importlib.util as u
+spec = u.spec_from_file_location("lightning_autoarch._C", {_ops._C.__file__!r})
+extension = u.module_from_spec(spec)
+spec.loader.exec_module(extension)
+print(extension.instruction_set())
+"""
 
 
 def run(chosen: str, *arguments: str) -> subprocess.CompletedProcess[str]:
