@@ -36,7 +36,7 @@ from harness import machine, write_json
 from reported_nets import NETS
 from torch import Tensor, nn
 
-from lightning_autoarch.errors import AutoArchError
+from lightning_autoarch.core.errors import AutoArchError
 from lightning_autoarch.prune.channels import Target, prune_channels_
 from lightning_autoarch.structure import ChannelGraph
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from lightning_autoarch.callbacks.prune import MagnitudePruning
+from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune import BitMask, prune_
-from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.schedule import ConstantSparsity, OneShot
 

@@ -16,7 +16,7 @@ from harness import Skip
 from torch import Tensor, nn
 from transfer_defects import Net
 
-from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.core.errors import CheckpointError
 from lightning_autoarch.transfer import TransferReport, transfer_weights
 
 CLASSES = {4: 0, 1: 1}  # of the old output layer and of the new one: the new task knows two of the old classes

@@ -21,7 +21,7 @@ from lightning_autoarch.callbacks.prune import (
 )
 from lightning_autoarch.callbacks.search import ArchitectureSearch
 from lightning_autoarch.callbacks.transfer import TransferLearning
-from lightning_autoarch.errors import AutoArchError, SearchError, SpaceError, SpaceExhausted
+from lightning_autoarch.core.errors import AutoArchError, SearchError, SpaceError, SpaceExhausted
 from lightning_autoarch.prune.load import load_pruned
 from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, OneShot
 from lightning_autoarch.search.parameters import Categorical, Float, Int, Repeat

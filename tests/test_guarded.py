@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from guarded import Case, Guard
 
-from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.core.errors import CheckpointError
 
 
 def give(value: Any) -> Any:

@@ -36,7 +36,7 @@ from lightning_autoarch import (
     SemiStructuredPruning,
     TransferLearning,
 )
-from lightning_autoarch.errors import AutoArchError
+from lightning_autoarch.core.errors import AutoArchError
 
 PACKAGE = os.path.dirname(lightning_autoarch.__file__)
 

@@ -32,10 +32,10 @@ from lightning_autoarch import (
 )
 from lightning_autoarch.callbacks.prune.dynamic import RigL
 from lightning_autoarch.callbacks.prune.teacher import make_teacher
-from lightning_autoarch.errors import AutoArchError, CheckpointError
+from lightning_autoarch.core.errors import AutoArchError, CheckpointError
+from lightning_autoarch.core.schema import Schema, data, whole
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.schedule import CubicSparsity
-from lightning_autoarch.schema import Schema, data, whole
 from lightning_autoarch.search.board import html_table, leaderboard
 from lightning_autoarch.search.owner import Owner
 from lightning_autoarch.search.sampler import BayesianSampler

@@ -1,6 +1,6 @@
 """Who may import whom, read from the source; and what importing the package does not do.
 
-cli, demo, report -> callbacks -> training -> search | prune | transfer -> structure | reading -> schema -> errors
+cli, demo, report -> callbacks -> training -> search | prune | transfer -> structure | reading -> core
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ PACKAGE = "lightning_autoarch"
 ROOT = Path(lightning_autoarch.__file__).parent
 
 # Each part of the package and the parts that it may import. A part is a folder, or a file beside __init__.py.
-BELOW_CALLBACKS = {"training", "search", "prune", "transfer", "structure", "reading", "schema", "errors"}
+BELOW_CALLBACKS = {"training", "search", "prune", "transfer", "structure", "reading", "core"}
 PARTS = {
-    "errors": set(),
-    "schema": {"errors"},
-    "structure": {"schema", "errors"},
-    "reading": {"schema", "errors"},
-    "search": {"schema", "errors"},  # needs no structure
-    "prune": {"structure", "reading", "schema", "errors"},
-    "transfer": {"structure", "reading", "schema", "errors"},
-    "training": {"search", "prune", "transfer", "structure", "reading", "schema", "errors"},
+    "core": set(),
+    "structure": {"core"},
+    "reading": {"core"},
+    "search": {"core"},  # needs no structure
+    "prune": {"structure", "reading", "core"},
+    "transfer": {"structure", "reading", "core"},
+    "training": {"search", "prune", "transfer", "structure", "reading", "core"},
     "callbacks": BELOW_CALLBACKS,
     "report": {"callbacks"} | BELOW_CALLBACKS,
     "demo": {"callbacks", "report", ""} | BELOW_CALLBACKS,
     "cli": {"callbacks", "report", "demo", ""} | BELOW_CALLBACKS,
-    "__main__": {"prune", "errors"},
+    "__main__": {"prune", "core"},
     "": {"callbacks"} | BELOW_CALLBACKS,  # lightning_autoarch/__init__.py
     "_version": set(),
 }

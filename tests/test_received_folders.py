@@ -24,7 +24,7 @@ from optuna_migrations import read_migrations_once
 from torch import Tensor, nn
 
 from lightning_autoarch import ArchitectureSearch, ChannelPruning, Int, load_pruned
-from lightning_autoarch.errors import CheckpointError, SearchError
+from lightning_autoarch.core.errors import CheckpointError, SearchError
 from lightning_autoarch.training.trial_files import inside, kept_checkpoint, own_directory
 
 

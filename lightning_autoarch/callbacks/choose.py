@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning_autoarch.callbacks.prune.finetune import save_pruned
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.callbacks.transfer.lora import merge_lora
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.search.leaderboard import fixed
 from lightning_autoarch.training.callbacks import fresh
 from lightning_autoarch.training.destination import check_writable, writable_directory

@@ -24,8 +24,8 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from lightning_autoarch.errors import CheckpointError, SearchError
-from lightning_autoarch.schema import is_empty
+from lightning_autoarch.core.errors import CheckpointError, SearchError
+from lightning_autoarch.core.schema import is_empty
 from lightning_autoarch.training.destination import writable_directory
 from lightning_autoarch.training.links import Links
 from lightning_autoarch.training.recorder import TrialRecorder

@@ -37,9 +37,9 @@ from lightning_autoarch.callbacks.outer import (
 )
 from lightning_autoarch.callbacks.search_fit import SearchFit
 from lightning_autoarch.callbacks.unique import check_unique
-from lightning_autoarch.errors import CheckpointError, SearchError, SpaceError, shown
+from lightning_autoarch.core.errors import CheckpointError, SearchError, SpaceError, shown
+from lightning_autoarch.core.schema import VERSION, Schema, data, is_empty, mapping, optional, real, whole
 from lightning_autoarch.reading.tensors import plain_tensor
-from lightning_autoarch.schema import VERSION, Schema, data, is_empty, mapping, optional, real, whole
 from lightning_autoarch.search.board import html_table
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.space import Architecture, SearchSpace

@@ -26,7 +26,7 @@ from optuna.samplers import BaseSampler
 
 from lightning_autoarch.callbacks.joint.joint import JointSearch
 from lightning_autoarch.callbacks.progress import SearchProgress
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.search.board import leaderboard
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.conditions import Conditions

@@ -10,7 +10,7 @@ import sys
 
 from lightning.pytorch import Callback
 
-from lightning_autoarch.errors import AutoArchError
+from lightning_autoarch.core.errors import AutoArchError
 
 ASKING = "_validate_callbacks_list"  # Lightning's function
 

@@ -21,7 +21,7 @@ from lightning_autoarch.cli.prune import PruneCommand
 from lightning_autoarch.cli.search import SearchCommand, first_search
 from lightning_autoarch.cli.sections import hyperparameters
 from lightning_autoarch.cli.transfer import TransferCommand
-from lightning_autoarch.errors import AutoArchError, SearchError
+from lightning_autoarch.core.errors import AutoArchError, SearchError
 from lightning_autoarch.training.links import Links
 
 _USAGE = "%(prog)s [--config FILE] [--KEY VALUE ...]"  # jsonargparse's own names every key: 70 lines before each error

@@ -19,8 +19,8 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from lightning_autoarch.errors import CheckpointError, shown
-from lightning_autoarch.schema import DEEPEST
+from lightning_autoarch.core.errors import CheckpointError, shown
+from lightning_autoarch.core.schema import DEEPEST
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 _DATA = (str, int, float, complex, bool, type(None), bytes, list, dict, tuple, set, os.PathLike, enum.Enum)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from lightning_autoarch.errors import AutoArchError, SpaceError
+from lightning_autoarch.core.errors import AutoArchError, SpaceError
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130  # exit codes: jsonargparse's, Python's, the shell's for Ctrl-C
 _NEEDED = ("jsonargparse", "docstring_parser", "typeshed_client")

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_autoarch.cli.paths import config_files
-from lightning_autoarch.errors import did_you_mean
+from lightning_autoarch.core.errors import did_you_mean
 
 # jsonargparse's own words; where these change, the hint is missing and the message stands.
 _OF_CLASS = re.compile(r"class_path '([\w.]+)':\s*Option '([\w.]+)' is not accepted")

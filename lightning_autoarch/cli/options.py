@@ -12,7 +12,7 @@ from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.callbacks.search import ArchitectureSearch
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.prune.schedule import CubicSparsity, SparsitySchedule
-from lightning_autoarch.transfer.thawing import Strategy
+from lightning_autoarch.transfer.tune.thawing import Strategy
 
 ABOUT_OWN = {
     "search": "Search an architecture, write a config with it, train nothing afterwards.",

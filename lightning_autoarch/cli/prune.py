@@ -22,11 +22,11 @@ from lightning_autoarch.cli.checkpoint_classes import check_class_paths, check_n
 from lightning_autoarch.cli.options import SECTIONS, SPARSITY, StandIn
 from lightning_autoarch.cli.pages import page_path, write_page
 from lightning_autoarch.cli.sections import differs, hyperparameters, top_level
-from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune.schedule import CubicSparsity
 from lightning_autoarch.report.pruned import pruned_table
 from lightning_autoarch.report.pruning import write_pruning_report
-from lightning_autoarch.transfer.checkpoint import read_checkpoint
+from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
 
 
 class PruneCommand(LightningCLI):

@@ -28,7 +28,7 @@ from lightning_autoarch.cli.winner import (
     writable,
     write_config,
 )
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.training.arguments import Constructor
 from lightning_autoarch.training.data import split_architecture
 from lightning_autoarch.training.searched_trainer import trainer_part

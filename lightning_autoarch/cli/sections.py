@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.core.errors import CheckpointError
 from lightning_autoarch.reading import read_archive
 
 

@@ -15,9 +15,9 @@ from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.cli.options import SECTIONS, StandIn
 from lightning_autoarch.cli.pages import page_path, write_page
 from lightning_autoarch.cli.sections import differs, top_level
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.core.errors import TransferError
 from lightning_autoarch.report.transferred import finetuned_table, write_transfer_report
-from lightning_autoarch.transfer.checkpoint import read_checkpoint
+from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
 
 
 class TransferCommand(LightningCLI):

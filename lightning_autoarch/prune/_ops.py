@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.layout import merged_layout
 from lightning_autoarch.prune.weights import check
 from lightning_autoarch.prune.written import operation

@@ -15,11 +15,10 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_autoarch.errors import did_you_mean
+from lightning_autoarch.core.errors import PruneValueError, did_you_mean
 from lightning_autoarch.prune.amounts import real
 from lightning_autoarch.prune.cost import Cost, cheap_copy, cost_of, detached_copy
 from lightning_autoarch.prune.cut import Cut, Keep
-from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.names import plain_name
 from lightning_autoarch.prune.targets import Patterns
 from lightning_autoarch.prune.units import Norm, UnitScope, unit_scores

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.core.errors import PruneValueError
 
 Criterion = Literal["magnitude", "gradient", "random"]
 CRITERIA = ("magnitude", "gradient", "random")

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.amounts import real
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 
 OutputLoss = Callable[[Any, Any], Tensor]  # of the student's output and the teacher's
 Kind = Literal["auto", "kl", "mse"]

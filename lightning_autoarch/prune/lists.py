@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from lightning_autoarch.prune.errors import PruneTypeError
+from lightning_autoarch.core.errors import PruneTypeError
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ def listed(given: Iterable[T], name: str, of: str) -> list[T]:
     >>> import torch
     >>> listed(torch.ones(2, 3), "scores", "tensors")
     Traceback (most recent call last):
-    lightning_autoarch.prune.errors.PruneTypeError: Expected `scores` to be a list of tensors, got one tensor: \
+    lightning_autoarch.core.errors.PruneTypeError: Expected `scores` to be a list of tensors, got one tensor: \
 pass `[tensor]`, or `list(tensor)` of a stack.
     """
     if not _walkable(given):

@@ -8,11 +8,10 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from lightning_autoarch.errors import CheckpointError, shown
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.core.errors import CheckpointError, PruneTypeError, PruneValueError, shown
+from lightning_autoarch.core.schema import Mismatch, data, mapping
 from lightning_autoarch.prune.rounds import all_rounds, catch_up_, rounds_of
 from lightning_autoarch.reading.weights import read_with_weights
-from lightning_autoarch.schema import Mismatch, data, mapping
 
 M = TypeVar("M", bound=nn.Module)
 WEIGHTS = mapping(data())  # what `load_state_dict` takes: extra state need not be tensors

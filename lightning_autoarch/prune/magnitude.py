@@ -15,9 +15,9 @@ from typing import SupportsFloat, SupportsIndex
 import torch
 from torch import Tensor
 
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune import _ops, reference
 from lightning_autoarch.prune.amounts import one_or_each, real, wanted, whole
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.lists import listed
 from lightning_autoarch.prune.mask import BitMask, unwritten
 from lightning_autoarch.prune.overlap import readable

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune import _ops
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 
 BYTES = 8  # in a word
 M1, M2, M4 = 0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune.allocation import counts, erdos_renyi_kernel, lamp_scores
-from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.floors import floors, protecting_slices, smallest_above_floors
 from lightning_autoarch.prune.magnitude import MaskApplier, apply_masks_, magnitude_masks
 from lightning_autoarch.prune.mask import BitMask

@@ -8,8 +8,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.nn import Parameter
 
-from lightning_autoarch.errors import did_you_mean
-from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.core.errors import PruneValueError, did_you_mean
 from lightning_autoarch.prune.layers import NORMS, is_adapter, is_default_target, is_matrix
 from lightning_autoarch.prune.reparametrised import LayerWeight, layer_weights
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune import _ops, reference
 from lightning_autoarch.prune.amounts import whole
-from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.mask import BitMask, unwritten
 from lightning_autoarch.prune.overlap import readable
 from lightning_autoarch.prune.weights import collect

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune.layout import merged_layout, span
 
 

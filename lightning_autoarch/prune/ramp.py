@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.amounts import real
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Literal, SupportsFloat, SupportsIndex
 import torch
 from torch import Tensor
 
+from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune import _ops, reference
 from lightning_autoarch.prune.amounts import non_negative, one_or_each, real, wanted, whole
-from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.magnitude import magnitude_masks
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.nm import slices

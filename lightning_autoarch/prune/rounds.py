@@ -14,9 +14,8 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from lightning_autoarch.errors import StructureError
-from lightning_autoarch.prune.errors import PruneValueError
-from lightning_autoarch.schema import VERSION, Schema, is_empty, sequence
+from lightning_autoarch.core.errors import PruneValueError, StructureError
+from lightning_autoarch.core.schema import VERSION, Schema, is_empty, sequence
 from lightning_autoarch.structure import apply_recipe_
 from lightning_autoarch.structure.recipe import RECIPE, chain_recipes
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune.amounts import real
-from lightning_autoarch.prune.errors import PruneValueError
 
 Place = int | float  # in this order: a command line takes the first that fits, and 2 is a step
 

@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
+from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune import _ops, reference
-from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.mask import BitMask
 
 Scope: TypeAlias = Literal["global", "tensor"]

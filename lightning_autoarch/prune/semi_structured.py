@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_autoarch.prune.closeness import allowed, difference
-from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.core.errors import PruneValueError
+from lightning_autoarch.core.tolerance import allowed, difference
 from lightning_autoarch.prune.names import plain_name
 from lightning_autoarch.prune.targets import Patterns, match_values
 

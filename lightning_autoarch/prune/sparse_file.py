@@ -46,11 +46,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_autoarch.errors import shown
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError, shown
+from lightning_autoarch.core.files import staged
+from lightning_autoarch.core.optional import needed
 from lightning_autoarch.prune.mask import BitMask, words_size
-from lightning_autoarch.prune.optional import needed
-from lightning_autoarch.prune.staging import staged
 from lightning_autoarch.prune.state import as_bytes, plain_state
 
 VERSION = 1

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_autoarch.prune.errors import PruneTypeError
+from lightning_autoarch.core.errors import PruneTypeError
 
 
 def plain_state(state: Mapping[str, Any]) -> dict[str, Tensor]:  # contiguous; tied ones are the same object

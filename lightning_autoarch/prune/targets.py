@@ -26,8 +26,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.nn.parameter import Parameter, UninitializedParameter
 
-from lightning_autoarch.errors import did_you_mean
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError, did_you_mean
 from lightning_autoarch.prune.names import Names
 
 Patterns = str | Sequence[str]

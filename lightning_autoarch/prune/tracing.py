@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from lightning_autoarch.prune.errors import TracingError
+from lightning_autoarch.core.errors import TracingError
 
 PROXIES = "torch.fx.experimental.proxy_tensor"  # nothing records while it is not imported
 

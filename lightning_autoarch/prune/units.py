@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune.regularize import group_norms
 from lightning_autoarch.structure import ChannelGroup
 

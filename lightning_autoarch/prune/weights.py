@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.layout import merged_layout, span
 from lightning_autoarch.prune.lists import listed, no_tensor
 from lightning_autoarch.prune.overlap import check_disjoint

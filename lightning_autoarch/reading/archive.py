@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import torch
 
-from lightning_autoarch.errors import CheckpointError, shown
+from lightning_autoarch.core.errors import CheckpointError, shown
 from lightning_autoarch.reading.budget import BYTES, BYTES_TIMES
 from lightning_autoarch.reading.pickled import TorchPickle
 from lightning_autoarch.reading.symbols import Items

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.core.errors import CheckpointError
 from lightning_autoarch.reading.symbols import Built, Items, hash_of
 
 BYTES = 64 << 20  # of memory that any pickle may take

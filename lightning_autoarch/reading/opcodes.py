@@ -13,7 +13,7 @@ from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable
 from typing import IO, Any
 
-from lightning_autoarch.errors import CheckpointError, shown
+from lightning_autoarch.core.errors import CheckpointError, shown
 from lightning_autoarch.reading.budget import Budget, table_room
 from lightning_autoarch.reading.symbols import PER_ITEM, Built, Items, Name, Stored, copied_bytes
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import torch
 
-from lightning_autoarch.errors import CheckpointError, shown
+from lightning_autoarch.core.errors import CheckpointError, shown
 from lightning_autoarch.reading.budget import Budget
 from lightning_autoarch.reading.calls import CALLS, TENSORS, VALUES, is_count, is_dtype, itemsize, text
 from lightning_autoarch.reading.opcodes import OF_TORCH, Machine

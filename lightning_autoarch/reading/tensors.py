@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lightning_autoarch.errors import CheckpointError, shown
+from lightning_autoarch.core.errors import CheckpointError, shown
 
 SPARE = 16 << 20  # bytes that tensors may take beyond the size of their file
 COMPRESSED = (torch.sparse_csr, torch.sparse_bsr, torch.sparse_csc, torch.sparse_bsc)

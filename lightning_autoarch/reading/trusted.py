@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lightning_autoarch.errors import CheckpointError, shown
+from lightning_autoarch.core.errors import CheckpointError, shown
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_autoarch.errors import CheckpointError, shown
+from lightning_autoarch.core.errors import CheckpointError, shown
 from lightning_autoarch.reading.archive import read_archive
 from lightning_autoarch.reading.tensors import check_sizes, plain_tensor
 

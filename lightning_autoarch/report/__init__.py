@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_autoarch.errors import shown
+from lightning_autoarch.core.errors import shown
 from lightning_autoarch.report import influence, overview, progress, ranking, size, surrogate
 from lightning_autoarch.report.facts import read_record
 from lightning_autoarch.report.page import Plots, page

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from lightning_autoarch.prune.errors import PruneTypeError
-from lightning_autoarch.prune.optional import needed
+from lightning_autoarch.core.errors import PruneTypeError
+from lightning_autoarch.core.optional import needed
 from lightning_autoarch.report.plot import BLUE, GREEN, GREY, ORANGE, RED, figure, plain, scatter
 from lightning_autoarch.training.sensitivity import COLUMNS
 

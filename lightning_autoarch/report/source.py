@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from lightning_autoarch.errors import AutoArchError, did_you_mean, shown
+from lightning_autoarch.core.errors import AutoArchError, did_you_mean, shown
 from lightning_autoarch.search.storage import without_password
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from lightning_autoarch.report.plot import BLUE, GREEN, GREY, ORANGE, RED, plain
 from lightning_autoarch.report.text import columns, score, score_rows
 from lightning_autoarch.report.writing import check_plotly, destination, write
 from lightning_autoarch.search.leaderboard import count, number
-from lightning_autoarch.transfer.report import MEANINGS, TAKEN, TensorReport, TransferReport
+from lightning_autoarch.transfer.match.report import MEANINGS, TAKEN, TensorReport, TransferReport
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

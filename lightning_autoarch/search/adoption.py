@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightning_autoarch.errors import SpaceError
+from lightning_autoarch.core.errors import SpaceError
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.space import Architecture, Flat, SearchSpace
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from lightning_autoarch.errors import SearchError, shown
+from lightning_autoarch.core.errors import SearchError, shown
 from lightning_autoarch.search.adoption import Placement
 from lightning_autoarch.search.leaderboard import (
     HERITAGE,

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping, Set
 from typing import Any, TypeAlias
 
-from lightning_autoarch.errors import SpaceError
+from lightning_autoarch.core.errors import SpaceError
 
 Scalar: TypeAlias = str | int | float | bool | None
 _PLAIN = (str, int, float, bool, type(None))

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import optuna
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 
 Conditions: TypeAlias = dict[str, Any]
 

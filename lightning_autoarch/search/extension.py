@@ -24,7 +24,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, chec
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from lightning_autoarch.errors import SearchError, SpaceError
+from lightning_autoarch.core.errors import SearchError, SpaceError
 from lightning_autoarch.search.adoption import PARAMS, is_imported, point_of
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.space import Flat, SearchSpace

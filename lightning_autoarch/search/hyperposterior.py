@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky
 from scipy.optimize import minimize
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 
 Array = NDArray[np.float64]
 PRIOR_MEAN, PRIOR_STD = math.sqrt(2.0), math.sqrt(3.0)

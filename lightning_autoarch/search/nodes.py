@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lightning_autoarch.errors import SpaceError, did_you_mean
+from lightning_autoarch.core.errors import SpaceError, did_you_mean
 from lightning_autoarch.search.choices import Scalar
 from lightning_autoarch.search.parameters import Categorical, Float, Int, Parameter, Repeat, on_grid, to_python_scalar
 

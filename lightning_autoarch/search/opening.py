@@ -15,8 +15,8 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from lightning_autoarch.errors import AutoArchError, SearchError, shown
-from lightning_autoarch.schema import described
+from lightning_autoarch.core.errors import AutoArchError, SearchError, shown
+from lightning_autoarch.core.schema import described
 from lightning_autoarch.search.adoption import SPACE, Placement
 from lightning_autoarch.search.conditions import CONDITIONS, Conditions, check_conditions
 from lightning_autoarch.search.extension import clashes, converted, extend, incompatible, recover

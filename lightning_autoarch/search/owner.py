@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_autoarch.schema import Mismatch, optional, real, record, text, whole
+from lightning_autoarch.core.schema import Mismatch, optional, real, record, text, whole
 
 OWNER = record({"host": text(), "pid": whole(1, 2**31 - 1), "start": optional(real())})
 

@@ -15,7 +15,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from lightning_autoarch.errors import SpaceError
+from lightning_autoarch.core.errors import SpaceError
 from lightning_autoarch.search.choices import Scalar, as_python, label
 
 When: TypeAlias = Mapping[str, Sequence[Any]] | None

@@ -18,7 +18,7 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_autoarch.errors import SpaceError, did_you_mean
+from lightning_autoarch.core.errors import SpaceError, did_you_mean
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.parameters import Categorical, Float, Int, Parameter, Repeat
 

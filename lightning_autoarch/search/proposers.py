@@ -19,7 +19,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from lightning_autoarch.errors import SearchError, SpaceExhausted
+from lightning_autoarch.core.errors import SearchError, SpaceExhausted
 from lightning_autoarch.search.encoding import Column, Encoding, NodeLike
 from lightning_autoarch.search.inferred import infer_nodes
 from lightning_autoarch.search.observations import Flat, FlatKey, flat_key

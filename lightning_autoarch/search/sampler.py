@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from lightning_autoarch.errors import SearchError
-from lightning_autoarch.schema import Mismatch, real, record, sequence, text
+from lightning_autoarch.core.errors import SearchError
+from lightning_autoarch.core.schema import Mismatch, real, record, sequence, text
 from lightning_autoarch.search.encoding import Encoding
 from lightning_autoarch.search.observations import (
     Flat,

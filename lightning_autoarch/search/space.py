@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lightning_autoarch.errors import SpaceError
+from lightning_autoarch.core.errors import SpaceError
 from lightning_autoarch.search.choices import Scalar, written
 from lightning_autoarch.search.nodes import (
     PREFIXES,

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 
 HEARTBEAT_SECONDS = 60
 GRACE_SECONDS = 180

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import optuna
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 
 
 @contextlib.contextmanager

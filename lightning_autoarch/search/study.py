@@ -17,7 +17,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.search.adoption import Placement, is_imported
 from lightning_autoarch.search.leaderboard import fate, real
 from lightning_autoarch.search.owner import Owner

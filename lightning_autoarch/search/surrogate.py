@@ -30,7 +30,7 @@ from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.search.hyperposterior import MIN_LENGTHSCALE, MIN_NOISE, Array, Data, Hyperparameters, infer
 
 MIN_FIXED_NOISE = 1e-6  # GPyTorch raises smaller ones itself, with a warning

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_autoarch.errors import SpaceError, did_you_mean
+from lightning_autoarch.core.errors import SpaceError, did_you_mean
 from lightning_autoarch.search.choices import Scalar
 from lightning_autoarch.search.nodes import flat_name, flat_value
 from lightning_autoarch.search.parameters import Categorical, Float, Parameter, Repeat

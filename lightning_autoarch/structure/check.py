@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from lightning_autoarch.errors import StructureError
+from lightning_autoarch.core.errors import StructureError
 from lightning_autoarch.structure.flow import Flow, Step
 from lightning_autoarch.structure.labels import Labels, LabelSets, squeezed, varying
 from lightning_autoarch.structure.layout import Layout

@@ -7,7 +7,7 @@ import contextlib
 import torch
 from torch import nn
 
-from lightning_autoarch.errors import StructureError
+from lightning_autoarch.core.errors import StructureError
 from lightning_autoarch.structure.calls import CallRecorder, Calls, ModuleCall, run_on
 from lightning_autoarch.structure.rest import left_as_it_was
 from lightning_autoarch.structure.trace import trace

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_autoarch.errors import StructureError, did_you_mean
+from lightning_autoarch.core.errors import StructureError, did_you_mean
 from lightning_autoarch.structure.groups import ChannelGroup
 from lightning_autoarch.structure.labels import Labels
 from lightning_autoarch.structure.trace import Trace

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from lightning_autoarch.errors import StructureError, did_you_mean, shown
-from lightning_autoarch.schema import Check, Schema, described, items, mapping, record, sequence, whole
+from lightning_autoarch.core.errors import StructureError, did_you_mean, shown
+from lightning_autoarch.core.schema import Check, Schema, described, items, mapping, record, sequence, whole
 from lightning_autoarch.structure.attributes import fit_classes_
 from lightning_autoarch.structure.plan import Change, Index
 from lightning_autoarch.structure.resize import Resized, apply_changes_

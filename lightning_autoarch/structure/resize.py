@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_autoarch.errors import StructureError
+from lightning_autoarch.core.errors import StructureError
 from lightning_autoarch.structure.attributes import candidates, fit_classes_, standard_attributes
 from lightning_autoarch.structure.check import Failure, check, group_norm_sizes
 from lightning_autoarch.structure.normed import weight_normed

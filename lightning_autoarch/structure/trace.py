@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_autoarch.errors import StructureError
+from lightning_autoarch.core.errors import StructureError
 from lightning_autoarch.structure.flow import Flow
 from lightning_autoarch.structure.labels import Labels, LabelSets, squeezed, varying
 from lightning_autoarch.structure.normed import SPECTRAL, spectral_normed, weight_normed

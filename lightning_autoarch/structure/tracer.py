@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
-from lightning_autoarch.errors import StructureError
+from lightning_autoarch.core.errors import StructureError
 from lightning_autoarch.structure.calls import run_on
 from lightning_autoarch.structure.flow import Call, Flow, Product, Step, place
 from lightning_autoarch.structure.labels import LabelClash

@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_autoarch.errors import SearchError, SpaceError, did_you_mean
+from lightning_autoarch.core.errors import SearchError, SpaceError, did_you_mean
 from lightning_autoarch.training.container import Container, container_of, named_parameters, own_parameters
 from lightning_autoarch.training.isolation import seeded
 from lightning_autoarch.training.nested import (

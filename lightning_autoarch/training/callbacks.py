@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, Trainer
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 
 
 @runtime_checkable

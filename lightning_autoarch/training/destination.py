@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from lightning_autoarch.errors import AutoArchError, SearchError
+from lightning_autoarch.core.errors import AutoArchError, SearchError
 
 
 def check_writable(path: Path, name: str) -> None:

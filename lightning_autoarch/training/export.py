@@ -19,8 +19,8 @@ from lightning.pytorch import LightningModule
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from lightning_autoarch.prune.closeness import allowed, difference
-from lightning_autoarch.prune.staging import staged
+from lightning_autoarch.core.files import staged
+from lightning_autoarch.core.tolerance import allowed, difference
 from lightning_autoarch.structure import left_as_it_was
 from lightning_autoarch.training.at_rest import at_rest, device_of, tensors_in
 from lightning_autoarch.training.export_error import ExportError, failure

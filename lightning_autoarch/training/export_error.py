@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from lightning_autoarch.errors import AutoArchError
+from lightning_autoarch.core.errors import AutoArchError
 
 LONGEST = 300  # characters of another library's message
 

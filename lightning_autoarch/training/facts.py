@@ -16,7 +16,7 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.prune.cost import count_flops, inputs_on_meta
 from lightning_autoarch.search.space import Architecture, architecture_key
 from lightning_autoarch.training.data import PREFIX, TrialData, split_architecture

@@ -19,7 +19,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, Subset
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.training.data import TrialData, split_architecture
 from lightning_autoarch.training.destination import writable_directory
 from lightning_autoarch.training.inherit import SILENT

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
-from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.core.errors import CheckpointError
 
 MOST_OBJECTS = 10_000  # looked at below one root: some 10 ms
 LONGEST = 64  # items of a list or dict that are looked at: longer ones are data

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_autoarch.prune.optional import needed
+from lightning_autoarch.core.optional import needed
 from lightning_autoarch.training.at_rest import tensors_in
 from lightning_autoarch.training.export_error import LONGEST, ExportError, failure
 

@@ -19,8 +19,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from lightning_autoarch.errors import CheckpointError, StructureError, TransferError
-from lightning_autoarch.schema import VERSION, Schema, is_empty, real, text
+from lightning_autoarch.core.errors import CheckpointError, StructureError, TransferError
+from lightning_autoarch.core.schema import VERSION, Schema, is_empty, real, text
 from lightning_autoarch.training.trial_files import read_lightning
 from lightning_autoarch.transfer import TransferReport, transfer_weights
 

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 
-from lightning_autoarch.errors import SearchError, did_you_mean
+from lightning_autoarch.core.errors import SearchError, did_you_mean
 
 _TAKEN_OVER = (
     "max_steps",

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from lightning_utilities.core import rank_zero
 
-from lightning_autoarch.errors import CheckpointError
-from lightning_autoarch.schema import items, optional, real, record, sequence, tensor, text, whole
+from lightning_autoarch.core.errors import CheckpointError
+from lightning_autoarch.core.schema import items, optional, real, record, sequence, tensor, text, whole
 
 _TWISTER = 624  # words in the state of the Mersenne Twister
 RNG = record(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.search.encoding import Encoding
 from lightning_autoarch.search.space import Architecture, SearchSpace
 from lightning_autoarch.training.facts import Facts

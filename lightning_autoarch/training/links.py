@@ -17,7 +17,7 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
-from lightning_autoarch.errors import SearchError, SpaceError
+from lightning_autoarch.core.errors import SearchError, SpaceError
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.arguments import Constructor
 from lightning_autoarch.training.data import split_architecture

@@ -18,7 +18,7 @@ from typing import Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from lightning_autoarch.errors import SearchError, SpaceError, SpaceExhausted, shown
+from lightning_autoarch.core.errors import SearchError, SpaceError, SpaceExhausted, shown
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.search.storage_errors import storage_errors_translated

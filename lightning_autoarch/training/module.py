@@ -17,7 +17,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.parsing import clean_namespace
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.arguments import Constructor, check_binds, check_keywords, check_names
 from lightning_autoarch.training.losses import changed_weights, losses, lost_names

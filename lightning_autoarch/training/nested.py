@@ -15,7 +15,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from lightning_autoarch.errors import SpaceError, did_you_mean
+from lightning_autoarch.core.errors import SpaceError, did_you_mean
 
 Keys = tuple[str, ...]
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 
 MakeOptimizers = Callable[[LightningModule], tuple[torch.optim.Optimizer | None, Any]]
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.search.encoding import Encoding
 from lightning_autoarch.search.leaderboard import real
 from lightning_autoarch.search.space import Architecture

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
-from lightning_autoarch.errors import CheckpointError, SearchError, shown
+from lightning_autoarch.core.errors import CheckpointError, SearchError, shown
+from lightning_autoarch.core.schema import described, first_strange
 from lightning_autoarch.reading import UnknownNames, read_archive, read_part
-from lightning_autoarch.schema import described, first_strange
 from lightning_autoarch.search.choices import written
 
 SHOWN = 20  # names in an error

@@ -29,7 +29,7 @@ from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_autoarch.errors import SearchError, SpaceError
+from lightning_autoarch.core.errors import SearchError, SpaceError
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.arguments import Constructor
 from lightning_autoarch.training.nested import fields_of

@@ -25,8 +25,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_autoarch.errors import SearchError
-from lightning_autoarch.schema import VERSION, Schema, data, flag, mapping, optional, real, sequence, text, whole
+from lightning_autoarch.core.errors import SearchError
+from lightning_autoarch.core.schema import VERSION, Schema, data, flag, mapping, optional, real, sequence, text, whole
 from lightning_autoarch.training.callbacks import shares, unsettled
 from lightning_autoarch.training.generators import held, restore, states
 from lightning_autoarch.training.isolation import RNG, rng_state, set_rng_state

@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 
-from lightning_autoarch.errors import SearchError, SpaceError, did_you_mean
+from lightning_autoarch.core.errors import SearchError, SpaceError, did_you_mean
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.nested import listed
 

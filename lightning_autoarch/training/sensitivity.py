@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_autoarch.errors import SearchError, did_you_mean
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError, SearchError, did_you_mean
+from lightning_autoarch.core.optional import needed
 from lightning_autoarch.prune.cost import detached_copy
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.magnitude import magnitude_masks, prune_
 from lightning_autoarch.prune.masked import MaskedWeights, prune_further
-from lightning_autoarch.prune.optional import needed
 from lightning_autoarch.prune.targets import Patterns, Targets, examine_targets
 from lightning_autoarch.training.data import TrialData, facade
 from lightning_autoarch.training.inherit import SILENT

@@ -24,7 +24,7 @@ from lightning.pytorch.utilities.memory import is_oom_error
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_autoarch.errors import AutoArchError, CheckpointError, SearchError
+from lightning_autoarch.core.errors import AutoArchError, CheckpointError, SearchError
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.callbacks import fresh
 from lightning_autoarch.training.data import TrialData, split_architecture
@@ -296,7 +296,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _missing(monitor: str, logged: Sequence[str], validated: bool) -> str:
-    from lightning_autoarch.errors import did_you_mean
+    from lightning_autoarch.core.errors import did_you_mean
 
     names = ", ".join(f"`{name}`" for name in logged) or "nothing"
     return (

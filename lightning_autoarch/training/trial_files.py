@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lightning_autoarch.errors import CheckpointError, SearchError
+from lightning_autoarch.core.errors import CheckpointError, SearchError
+from lightning_autoarch.core.schema import described
 from lightning_autoarch.reading import read_archive
-from lightning_autoarch.schema import described
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 

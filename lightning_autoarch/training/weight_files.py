@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_autoarch.core.optional import needed
 from lightning_autoarch.prune.names import plain_name
-from lightning_autoarch.prune.optional import needed
 from lightning_autoarch.prune.sparse_file import load_sparse, save_sparse
 from lightning_autoarch.prune.state import as_bytes, plain_state
 from lightning_autoarch.training.export_error import ExportError

@@ -15,11 +15,11 @@
 Nothing here knows Lightning: a module is an `nn.Module`, weights are a mapping of names to tensors.
 """
 
-from lightning_autoarch.transfer.checkpoint import read_checkpoint
-from lightning_autoarch.transfer.coupled import Axis
-from lightning_autoarch.transfer.match import transfer_weights
-from lightning_autoarch.transfer.report import TensorReport, TransferReport
-from lightning_autoarch.transfer.state import LazyStateDict, StateDict
+from lightning_autoarch.transfer.match.coupled import Axis
+from lightning_autoarch.transfer.match.report import TensorReport, TransferReport
+from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
+from lightning_autoarch.transfer.read.state import LazyStateDict, StateDict
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 __all__ = [
     "Axis",

@@ -14,9 +14,9 @@ from typing import TypeAlias
 from torch import nn
 from torch.nn import Parameter
 
-from lightning_autoarch.errors import TransferError, did_you_mean
-from lightning_autoarch.transfer.names import INNER
-from lightning_autoarch.transfer.norms import keeps_statistics
+from lightning_autoarch.core.errors import TransferError, did_you_mean
+from lightning_autoarch.transfer.match.names import INNER
+from lightning_autoarch.transfer.tune.norms import keeps_statistics
 
 Patterns: TypeAlias = str | Sequence[str]
 

@@ -21,7 +21,7 @@ from lightning_autoarch import (
     MagnitudePruning,
     TransferLearning,
 )
-from lightning_autoarch.errors import CheckpointError, TransferError
+from lightning_autoarch.core.errors import CheckpointError, TransferError
 from lightning_autoarch.training.sensitivity import sensitivity
 from lightning_autoarch.transfer import transfer_weights
 

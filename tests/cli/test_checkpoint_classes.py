@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 
 from lightning_autoarch.cli.checkpoint_classes import check_class_paths, check_named_objects
 from lightning_autoarch.cli.sections import hyperparameters
-from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.core.errors import CheckpointError
 
 ENCODER = {"class_path": "mine.Encoder", "init_args": {"size": 5}}
 STRANGER = {"inner": {"class_path": "stranger.Part"}}

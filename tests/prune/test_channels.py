@@ -12,10 +12,9 @@ from channel_nets import TiedLanguageModel
 from reported_nets import NETS as REPORTED
 from torch import Tensor, nn
 
-from lightning_autoarch.errors import StructureError
+from lightning_autoarch.core.errors import PruneValueError, StructureError
 from lightning_autoarch.prune.channels import Target, prune_channels_
 from lightning_autoarch.prune.cost import cost_of, count_flops
-from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.load import load_pruned
 from lightning_autoarch.prune.units import kept_units, rounded, unit_scores
 from lightning_autoarch.structure import ChannelGraph, channel_groups, remove_channels_

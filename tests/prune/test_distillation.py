@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.distillation import check_temperature, kl_loss, mse_loss, output_loss
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

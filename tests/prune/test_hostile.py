@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from weight_lists import DTYPES, LAYOUTS, NAN, few_values, normal, random_bits, same_bits, twin
 
-from lightning_autoarch.errors import AutoArchError
+from lightning_autoarch.core.errors import AutoArchError
 from lightning_autoarch.prune import (
     BitMask,
     _ops,

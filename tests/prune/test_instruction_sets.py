@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune import _ops
-from lightning_autoarch.prune.errors import PruneValueError
 
 VARIABLE = "LIGHTNING_AUTOARCH_INSTRUCTION_SET"
 # The extension decides, and is asked alone: importing the package takes seconds.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from weight_lists import DTYPES, INF, INTEGERS, LAYOUTS, NAN, bits, few_values, normal, random_bits, same_bits
 
+from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune import (
     BitMask,
     apply_masks_,
@@ -25,7 +26,6 @@ from lightning_autoarch.prune import (
     prune_,
     soft_threshold_,
 )
-from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.magnitude import MaskApplier
 
 UNSIGNED = {8: np.uint64, 4: np.uint32, 2: np.uint16}

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from weight_lists import generator
 
-from lightning_autoarch.errors import AutoArchError
+from lightning_autoarch.core.errors import AutoArchError
 from lightning_autoarch.prune import BitMask, magnitude_masks, mask, nm_masks
 
 SHAPES = [(), (0,), (1,), (7,), (8,), (63,), (64,), (65,), (3, 0, 2), (5, 13), (4, 3, 3, 3), (1000,)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.penalty import L1, Groups, Penalty, SquaredL2
 
 PENALTIES = [L1(), SquaredL2(), Groups(0), Groups(1), Groups(-1)]

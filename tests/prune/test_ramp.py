@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.ramp import Ramp
 
 

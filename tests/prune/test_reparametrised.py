@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune.masked import MaskedWeights, prune_further
 from lightning_autoarch.prune.targets import examine_targets, find_targets, match_values
 

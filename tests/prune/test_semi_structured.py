@@ -16,9 +16,9 @@ from torch.sparse._semi_structured_conversions import (
 )
 from weight_lists import generator
 
+from lightning_autoarch.core.errors import PruneValueError
+from lightning_autoarch.core.tolerance import allowed, difference
 from lightning_autoarch.prune import apply_masks_, nm_masks, semi_structured
-from lightning_autoarch.prune.closeness import allowed, difference
-from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.semi_structured import is_two_of_four, to_semi_structured
 
 

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 from weight_lists import generator
 
-from lightning_autoarch.errors import AutoArchError
+from lightning_autoarch.core.errors import AutoArchError, PruneTypeError, PruneValueError
+from lightning_autoarch.core.optional import MissingPackageError
 from lightning_autoarch.prune import prune_, sparse_file
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
-from lightning_autoarch.prune.optional import MissingPackageError
 from lightning_autoarch.prune.sparse_file import load_sparse, save_sparse
 
 safetensors = pytest.importorskip("safetensors", reason="safetensors is not installed")

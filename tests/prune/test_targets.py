@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.targets import examine_targets, find_targets, match_values
 
 

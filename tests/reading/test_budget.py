@@ -9,7 +9,7 @@ import pytest
 import torch
 from guarded import SLACK, TIMES, Guard
 
-from lightning_autoarch.errors import CheckpointError
+from lightning_autoarch.core.errors import CheckpointError
 from lightning_autoarch.reading import read_archive
 from lightning_autoarch.reading.budget import BYTES, BYTES_TIMES, Budget, table_bytes
 

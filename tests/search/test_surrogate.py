@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.search.encoding import Encoding
 from lightning_autoarch.search.hyperposterior import Data, Hyperparameters, prior, sample
 from lightning_autoarch.search.parameters import Categorical, Float

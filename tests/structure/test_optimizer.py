@@ -10,7 +10,7 @@ from channel_nets import Residual, call
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adafactor, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 
-from lightning_autoarch.errors import StructureError
+from lightning_autoarch.core.errors import StructureError
 from lightning_autoarch.structure import Resized, remove_channels_, widen_
 
 Build = Callable[[Iterable[Tensor]], Optimizer]

@@ -10,7 +10,7 @@ import torch
 from channel_nets import CONVOLUTIONAL, SEQUENTIAL, Residual, call, half, randomised
 from torch import nn
 
-from lightning_autoarch.errors import StructureError
+from lightning_autoarch.core.errors import StructureError
 from lightning_autoarch.structure import (
     apply_recipe_,
     chain_recipes,

@@ -11,7 +11,7 @@ import torch
 from channel_nets import CONVOLUTIONAL, SEQUENTIAL, Case, Recurrent, call, half, randomised, unproduced, unread
 from torch import Tensor, nn
 
-from lightning_autoarch.errors import StructureError
+from lightning_autoarch.core.errors import StructureError
 from lightning_autoarch.structure import channel_groups, remove_channels_
 from lightning_autoarch.structure.attributes import standard_attributes
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from channel_nets import CONVOLUTIONAL, SEQUENTIAL, call
 from torch import Tensor, nn
 
-from lightning_autoarch.errors import StructureError
+from lightning_autoarch.core.errors import StructureError
 from lightning_autoarch.structure import channel_groups, remove_channels_, trace
 
 CASES = CONVOLUTIONAL | SEQUENTIAL

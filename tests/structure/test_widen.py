@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from channel_nets import CONVOLUTIONAL, SEQUENTIAL, Case, call, randomised
 from torch import Tensor, nn
 
-from lightning_autoarch.errors import StructureError
+from lightning_autoarch.core.errors import StructureError
 from lightning_autoarch.structure import ChannelGroup, channel_groups, remove_channels_, widen_
 
 CASES = CONVOLUTIONAL | SEQUENTIAL

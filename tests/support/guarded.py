@@ -283,7 +283,7 @@ def _child(function: Callable[..., Any], cases: list[Any], write: int, writes: b
 
 
 def _called(function: Callable[..., Any], arguments: list[Any]) -> dict[str, Any]:
-    from lightning_autoarch.errors import AutoArchError
+    from lightning_autoarch.core.errors import AutoArchError
 
     try:
         value = function(*arguments)

@@ -13,10 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_autoarch.errors import AutoArchError
+from lightning_autoarch.core.errors import AutoArchError, PruneTypeError, PruneValueError
+from lightning_autoarch.core.optional import MissingPackageError
 from lightning_autoarch.prune import prune_
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
-from lightning_autoarch.prune.optional import MissingPackageError
 from lightning_autoarch.prune.sparse_file import load_sparse
 from lightning_autoarch.training import export as export_module
 from lightning_autoarch.training import graph_files, weight_files

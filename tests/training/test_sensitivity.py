@@ -15,10 +15,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError, SearchError
+from lightning_autoarch.core.optional import MissingPackageError
 from lightning_autoarch.prune import prune_
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
-from lightning_autoarch.prune.optional import MissingPackageError
 from lightning_autoarch.training.sensitivity import sensitivity
 
 pytest.importorskip("pandas", reason="pandas is not installed")

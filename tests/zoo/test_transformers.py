@@ -21,7 +21,7 @@ from lightning_autoarch import (
     export,
 )
 from lightning_autoarch.callbacks.transfer import merge_lora
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.core.errors import TransferError
 from lightning_autoarch.transfer import read_checkpoint, transfer_weights
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: the extra `zoo` has it")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from lightning.pytorch import Callback
 
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 
 _KEPT_AS = {"sparsity": "target_sparsity"}  # where `sparsity` is what is reached
 

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_autoarch.callbacks.joint.families import FAMILIES, Family
 from lightning_autoarch.callbacks.joint.obstacles import reshapes, reshapes_before_training
 from lightning_autoarch.callbacks.joint.pair import Pair, the_one
-from lightning_autoarch.errors import SearchError
+from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.search.space import SearchSpace
 
 _DRAWS = 20  # random points of the space in which a value is tried: one that is possible in none is a mistake

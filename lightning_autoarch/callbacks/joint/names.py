@@ -20,7 +20,7 @@ from lightning_autoarch.callbacks.joint.families import Family
 from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.callbacks.prune.penalized import Regularization
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
-from lightning_autoarch.errors import SpaceError, did_you_mean
+from lightning_autoarch.core.errors import SpaceError, did_you_mean
 
 # Objects; and what a checkpoint finds the callback by.
 _NOT_VARIED = ("schedule", "distill", "name", "rules", "classes", "unfreeze", "lora", "example_inputs", "ramp")

@@ -14,7 +14,7 @@ from lightning_autoarch.callbacks.joint.names import with_parameters
 from lightning_autoarch.callbacks.prune.channels import ChannelPruning
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.callbacks.transfer.lora import MISSING
-from lightning_autoarch.transfer.remote import is_remote
+from lightning_autoarch.transfer.read.remote import is_remote
 
 
 def why_not(callback: Callback, parameters: Mapping[str, Any]) -> str | None:

@@ -12,7 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from lightning_autoarch.callbacks.joint import obstacles
 from lightning_autoarch.callbacks.joint.families import Family
 from lightning_autoarch.callbacks.joint.names import check_names, parametrise_, takes, with_parameters
-from lightning_autoarch.errors import SearchError, SpaceError
+from lightning_autoarch.core.errors import SearchError, SpaceError
 from lightning_autoarch.search.choices import Scalar
 from lightning_autoarch.search.nodes import Node
 from lightning_autoarch.search.parameters import Categorical, Repeat

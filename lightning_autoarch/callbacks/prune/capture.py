@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.core.errors import PruneValueError
 
 Seen = Callable[[tuple[Any, ...], dict[str, Any], Any], None]  # positional arguments, named ones, output
 

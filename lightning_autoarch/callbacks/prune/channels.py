@@ -25,10 +25,10 @@ from lightning_autoarch.callbacks.prune.step_calls import StepCalls
 from lightning_autoarch.callbacks.prune.steps import optimizers_of
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.callbacks.unique import check_unique
-from lightning_autoarch.errors import StructureError
+from lightning_autoarch.core.errors import PruneValueError, StructureError
+from lightning_autoarch.core.schema import is_empty
 from lightning_autoarch.prune.channels import Removed, Target, check_prunable
 from lightning_autoarch.prune.cost import detached_copy
-from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.rounds import (
     KEY,
     Rounds,
@@ -42,7 +42,6 @@ from lightning_autoarch.prune.rounds import (
 from lightning_autoarch.prune.schedule import Place, check_place, steps
 from lightning_autoarch.prune.targets import Patterns
 from lightning_autoarch.prune.units import Norm, UnitScope
-from lightning_autoarch.schema import is_empty
 from lightning_autoarch.structure import apply_recipe_, check_carriable
 
 

@@ -21,12 +21,11 @@ from lightning_autoarch.callbacks.prune.capture import is_compiled, watching
 from lightning_autoarch.callbacks.prune.names import number
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.callbacks.prune.teacher import Given, make_teacher, to_precision_of
-from lightning_autoarch.errors import did_you_mean
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError, did_you_mean
+from lightning_autoarch.core.schema import VERSION, Schema, is_empty, text
 from lightning_autoarch.prune.amounts import non_negative
 from lightning_autoarch.prune.distillation import KINDS, OutputLoss, check_temperature, output_loss
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.names import plain_name
-from lightning_autoarch.schema import VERSION, Schema, is_empty, text
 
 SCHEMA = Schema("Distillation", 1, {"teacher": text()})
 Step = Callable[..., Any]

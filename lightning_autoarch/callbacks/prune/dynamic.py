@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 from lightning_autoarch.callbacks.prune.checks import say_short
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
+from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune.amounts import real
 from lightning_autoarch.prune.criteria import of_all, random_scores
-from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.masked import MaskedWeights, prune_further
 from lightning_autoarch.prune.regrow import drop_fraction, exchange

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_autoarch.errors import StructureError
+from lightning_autoarch.core.errors import PruneValueError, StructureError
 from lightning_autoarch.prune.channels import ALL, Removed, Target, prune_channels_
 from lightning_autoarch.prune.cost import detached_copy
-from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.targets import Patterns
 from lightning_autoarch.structure import Calls, ModuleCall, apply_recipe_, left_as_it_was, run_on
 

@@ -13,15 +13,15 @@ from lightning_autoarch.callbacks.prune.checks import say_short
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.rewind import Snapshot
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.core.schema import is_empty
 from lightning_autoarch.prune.allocation import check_not_emptied
 from lightning_autoarch.prune.amounts import real
 from lightning_autoarch.prune.criteria import CRITERIA, Criterion, gradient_score, of_all, random_scores
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.masked import FLOOR, SCOPES, MaskedWeights, Scope, prune_further
 from lightning_autoarch.prune.schedule import IterativeSparsity, SparsitySchedule, check_sparsity
 from lightning_autoarch.prune.targets import Patterns, match_values
-from lightning_autoarch.schema import is_empty
 
 ROUNDING = 1e-9  # of a schedule that comes to its final sparsity by arithmetic
 

@@ -44,11 +44,8 @@ from lightning_autoarch.callbacks.prune.steps import optimizers_of, overflowed
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.callbacks.prune.trained import as_ever_trained
 from lightning_autoarch.callbacks.unique import check_unique
-from lightning_autoarch.prune.errors import PruneValueError
-from lightning_autoarch.prune.mask import BitMask
-from lightning_autoarch.prune.masked import MaskedWeights, masks_of
-from lightning_autoarch.prune.targets import Patterns, Targets, examine_targets
-from lightning_autoarch.schema import (
+from lightning_autoarch.core.errors import PruneValueError
+from lightning_autoarch.core.schema import (
     VERSION,
     Schema,
     data,
@@ -61,6 +58,9 @@ from lightning_autoarch.schema import (
     tensor,
     whole,
 )
+from lightning_autoarch.prune.mask import BitMask
+from lightning_autoarch.prune.masked import MaskedWeights, masks_of
+from lightning_autoarch.prune.targets import Patterns, Targets, examine_targets
 
 SCHEMA_VERSION = 1
 MASK = record({"shape": sequence(whole()), "words": tensor(torch.uint8, 1)})  # of `BitMask.state`

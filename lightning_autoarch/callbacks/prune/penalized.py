@@ -23,9 +23,9 @@ from lightning_autoarch.callbacks.prune.names import number
 from lightning_autoarch.callbacks.prune.steps import StepHooks, loss_scale, optimizers_of
 from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.callbacks.prune.trained import as_ever_trained
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune import density
 from lightning_autoarch.prune.amounts import non_negative
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.penalty import Penalty
 from lightning_autoarch.prune.ramp import Ramp
 from lightning_autoarch.prune.targets import Patterns, Targets, examine_targets, match_values

@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lightning_autoarch.errors import CheckpointError, shown
-from lightning_autoarch.schema import data, mapping, record, sequence, tensor, whole
+from lightning_autoarch.core.errors import CheckpointError, shown
+from lightning_autoarch.core.schema import data, mapping, record, sequence, tensor, whole
 
 SNAPSHOT = record(
     {

@@ -13,10 +13,9 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 from torchmetrics import Metric
 
-from lightning_autoarch.errors import StructureError
+from lightning_autoarch.core.errors import PruneValueError, StructureError
 from lightning_autoarch.prune.channels import Target, check_prunable
 from lightning_autoarch.prune.cost import detached_copy
-from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.structure import CallRecorder, Calls, followable
 
 REMEDY = (

@@ -12,9 +12,8 @@ from lightning.fabric.utilities.cloud_io import _load
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from lightning_autoarch.errors import CheckpointError, shown
+from lightning_autoarch.core.errors import CheckpointError, PruneTypeError, PruneValueError, shown
 from lightning_autoarch.prune.cost import detached_copy
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.reading.weights import read_with_weights, with_plain_weights
 
 Given = nn.Module | str | Path | None

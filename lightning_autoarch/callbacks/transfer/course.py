@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_autoarch.callbacks.transfer.recipe import Plan
-from lightning_autoarch.transfer.clock import Clock, Timetable
-from lightning_autoarch.transfer.thawing import Thaw
+from lightning_autoarch.transfer.tune.clock import Clock, Timetable
+from lightning_autoarch.transfer.tune.thawing import Thaw
 
 Span = tuple[int, int] | None  # the first and the last time
 

@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_autoarch.callbacks.prune.strategies import SHARDED
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.core.errors import TransferError
 
 
 def wrap_again(trainer: Trainer, module: LightningModule) -> None:

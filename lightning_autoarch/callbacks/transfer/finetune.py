@@ -11,8 +11,8 @@ from lightning_autoarch.callbacks.scores import Scores, validated
 from lightning_autoarch.callbacks.transfer.course import Block
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.callbacks.transfer.lora import merge_lora
-from lightning_autoarch.errors import TransferError
-from lightning_autoarch.transfer.report import TransferReport
+from lightning_autoarch.core.errors import TransferError
+from lightning_autoarch.transfer.match.report import TransferReport
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from lightning_autoarch.callbacks.transfer.recipe import Plan
 from lightning_autoarch.callbacks.transfer.recomputed import Recomputed
 from lightning_autoarch.callbacks.transfer.timing import begins_step, moment, monitored
 from lightning_autoarch.callbacks.transfer.warm_up import WarmUp
-from lightning_autoarch.transfer.clock import Clock, Length
-from lightning_autoarch.transfer.thawing import Thaw
+from lightning_autoarch.transfer.tune.clock import Clock, Length
+from lightning_autoarch.transfer.tune.thawing import Thaw
 
 
 class Fitting:

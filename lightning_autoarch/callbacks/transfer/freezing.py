@@ -1,7 +1,7 @@
 """What requires a gradient in which phase, and which norms are held in eval meanwhile. At the end all is put back.
 
 `prepare`, before optimizers and DDP are made, lets everything require a gradient that is ever trained. `apply` is a
-function of the phase alone, which the clock of the fit knows (see `transfer/clock.py`).
+function of the phase alone, which the clock of the fit knows (see `transfer/tune/clock.py`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from torch import nn
 from torch.nn import Parameter
 
-from lightning_autoarch.transfer.norms import HeldInEval
 from lightning_autoarch.transfer.patterns import Names
-from lightning_autoarch.transfer.thawing import Thaw, is_frozen
+from lightning_autoarch.transfer.tune.norms import HeldInEval
+from lightning_autoarch.transfer.tune.thawing import Thaw, is_frozen
 
 
 class Freezing:

@@ -19,7 +19,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.transfer.schedulers import follow_groups
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.core.errors import TransferError
 
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # of a group: OneCycleLR keeps its own there
 Group = dict[str, Any]

@@ -12,9 +12,9 @@ from torch import Tensor
 from lightning_autoarch.callbacks.transfer.recipe import Plan, Recipe
 from lightning_autoarch.callbacks.transfer.sources import Source, reset_parameters, started_from, take_over
 from lightning_autoarch.callbacks.transfer.timing import planned
-from lightning_autoarch.errors import TransferError
-from lightning_autoarch.transfer.newness import not_taken_over
-from lightning_autoarch.transfer.report import TransferReport
+from lightning_autoarch.core.errors import TransferError
+from lightning_autoarch.transfer.match.report import TransferReport
+from lightning_autoarch.transfer.tune.newness import not_taken_over
 
 
 @dataclass(frozen=True)

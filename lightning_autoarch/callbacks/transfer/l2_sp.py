@@ -1,4 +1,4 @@
-"""The weights that fine-tuning began with, and the pull towards them (equation in `transfer/finetune.py`).
+"""The weights that fine-tuning began with, and the pull towards them (equation in `transfer/tune/rates.py`).
 
 They are part of the callback's state: a checkpoint grows by them, and a resumed fit needs no file but itself.
 """
@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from lightning_autoarch.errors import TransferError
-from lightning_autoarch.transfer.finetune import l2_sp_gradient_, l2_sp_value
+from lightning_autoarch.core.errors import TransferError
+from lightning_autoarch.transfer.tune.rates import l2_sp_gradient_, l2_sp_value
 
 
 class StartingPoint:

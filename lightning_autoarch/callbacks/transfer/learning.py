@@ -12,13 +12,13 @@ from lightning_autoarch.callbacks.transfer.life import FineTuning
 from lightning_autoarch.callbacks.transfer.recipe import Recipe
 from lightning_autoarch.callbacks.transfer.sources import Source
 from lightning_autoarch.callbacks.unique import check_unique
-from lightning_autoarch.errors import TransferError
-from lightning_autoarch.transfer.clock import Mode, Unit
-from lightning_autoarch.transfer.contents import Weights, check_weights
-from lightning_autoarch.transfer.grids import Grid
-from lightning_autoarch.transfer.options import OnMismatch, check_min_share, check_on_mismatch
+from lightning_autoarch.core.errors import TransferError
+from lightning_autoarch.transfer.match.grids import Grid
+from lightning_autoarch.transfer.match.options import OnMismatch, check_min_share, check_on_mismatch
 from lightning_autoarch.transfer.patterns import Patterns
-from lightning_autoarch.transfer.thawing import Strategy
+from lightning_autoarch.transfer.read.contents import Weights, check_weights
+from lightning_autoarch.transfer.tune.clock import Mode, Unit
+from lightning_autoarch.transfer.tune.thawing import Strategy
 
 
 class TransferLearning(FineTuning):
@@ -34,7 +34,7 @@ class TransferLearning(FineTuning):
         on_mismatch: what becomes of tensors of other shapes: "skip", "slice", "widen" or "error".
         classes: row of the checkpoint's output layer -> row of the module's.
         freeze: patterns of what is not trained. A norm with running statistics is in eval while it is frozen.
-        freeze_depth: how many blocks from the input on (see `transfer/blocks.py`) are not trained.
+        freeze_depth: how many blocks from the input on (see `transfer/tune/blocks.py`) are not trained.
         unfreeze: epoch -> patterns of what is trained from then on, from 1; with `unit="step"` optimizer steps.
         strategy: "full" trains everything, "linear_probe" the head, "lp_ft" the head and then everything, "gradual" one
             more block from the top each epoch, "lora" adapters (by `peft`) and the head.
@@ -46,7 +46,7 @@ class TransferLearning(FineTuning):
         mode: "min" or "max": what of `monitor` is better.
         patience: validations without an improvement.
         min_delta: by how much `monitor` has to be better than the best value of the fit so far.
-        layer_decay: factor of the learning rate from each block to the one below it, see `transfer/blocks.py`.
+        layer_decay: factor of the learning rate from each block to the one below it, see `transfer/tune/blocks.py`.
         lr_scale: pattern -> factor of the learning rate; of several that match the first counts.
         l2_sp: weight of the penalty ||w - w_0||^2 on what was taken over, logged as `l2_sp`. Its start w_0 is kept in
             each checkpoint.

@@ -8,8 +8,8 @@ validation       ─► the clock hears of the metric that blocks thaw by
 optimizer step   ─► the pull of L2-SP before it, warm-up around it
 teardown         ─► the module requires gradients as it did before
 
-What is frozen is a function of the clock's phase (`transfer/clock.py`), which is part of the state, and groups one of
-the arguments: a resumed fit has both again.
+What is frozen is a function of the clock's phase (`transfer/tune/clock.py`), which is part of the state, and the groups
+are a function of the arguments: a resumed fit has both again.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from lightning_autoarch.callbacks.transfer.recipe import Plan, Recipe
 from lightning_autoarch.callbacks.transfer.resume import SCHEMA, check_state
 from lightning_autoarch.callbacks.transfer.sources import Source
 from lightning_autoarch.callbacks.transfer.timing import check_validation, measured, planned
-from lightning_autoarch.schema import VERSION, is_empty
-from lightning_autoarch.transfer.clock import Length
+from lightning_autoarch.core.schema import VERSION, is_empty
+from lightning_autoarch.transfer.match.report import TransferReport
 from lightning_autoarch.transfer.patterns import Names
-from lightning_autoarch.transfer.report import TransferReport
+from lightning_autoarch.transfer.tune.clock import Length
 
 
 class FineTuning(Callback):

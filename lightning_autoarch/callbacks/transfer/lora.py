@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from lightning_autoarch.callbacks.transfer.merged import add_hooks, remove_hooks
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.core.errors import TransferError
 from lightning_autoarch.transfer.patterns import Names
 
 MISSING = '`strategy="lora"` needs peft: `pip install "lightning-autoarch[lora]"`'

@@ -21,7 +21,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from torch import Tensor, nn
 
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.core.errors import TransferError
 
 BASE = "base_layer."
 INITIALLY_ZERO = ("lora_B.", "lora_embedding_A.")  # of an adapter that has not been trained

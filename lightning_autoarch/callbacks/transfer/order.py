@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning, BatchSizeFinder, LearningRateFinder
 
 from lightning_autoarch.callbacks.transfer.groups import Split
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.core.errors import TransferError
 
 
 def come_before_tuners(callback: Callback, trainer: Trainer) -> None:

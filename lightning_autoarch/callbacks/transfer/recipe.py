@@ -9,13 +9,13 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from lightning_autoarch.errors import TransferError
-from lightning_autoarch.transfer.blocks import blocks_of
-from lightning_autoarch.transfer.clock import MODES, UNITS, Length, Plateau, Timetable
-from lightning_autoarch.transfer.finetune import check_number, layer_decay_factors, scale_factors
-from lightning_autoarch.transfer.newness import head_of_new
+from lightning_autoarch.core.errors import TransferError
 from lightning_autoarch.transfer.patterns import Names, Patterns, listed
-from lightning_autoarch.transfer.thawing import (
+from lightning_autoarch.transfer.tune.blocks import blocks_of
+from lightning_autoarch.transfer.tune.clock import MODES, UNITS, Length, Plateau, Timetable
+from lightning_autoarch.transfer.tune.newness import head_of_new
+from lightning_autoarch.transfer.tune.rates import check_number, layer_decay_factors, scale_factors
+from lightning_autoarch.transfer.tune.thawing import (
     STRATEGIES,
     THAWING,
     Thaw,

@@ -22,8 +22,8 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import CheckpointFunction
 from torch.utils.hooks import RemovableHandle
 
-from lightning_autoarch.errors import TransferError
-from lightning_autoarch.transfer.thawing import Thaw
+from lightning_autoarch.core.errors import TransferError
+from lightning_autoarch.transfer.tune.thawing import Thaw
 
 NAMES = {"checkpoint", "checkpoint_sequential", "_gradient_checkpointing_func"}  # the last one is of transformers
 

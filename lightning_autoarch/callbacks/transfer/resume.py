@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lightning_autoarch.callbacks.transfer.recipe import Recipe
-from lightning_autoarch.errors import TransferError, shown
-from lightning_autoarch.schema import (
+from lightning_autoarch.core.errors import TransferError, shown
+from lightning_autoarch.core.schema import (
     Mismatch,
     Schema,
     data,

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.core.errors import TransferError
 
 RATES = ("base_lrs", "min_lrs", "max_lrs")
 COPIED = ("lr_lambdas", "base_momentums", "max_momentums")

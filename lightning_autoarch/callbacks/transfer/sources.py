@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from lightning_autoarch.errors import TransferError
-from lightning_autoarch.transfer.checkpoint import read_checkpoint
-from lightning_autoarch.transfer.contents import Weights
-from lightning_autoarch.transfer.grids import Grid
-from lightning_autoarch.transfer.match import transfer_weights
+from lightning_autoarch.core.errors import TransferError
+from lightning_autoarch.transfer.match.grids import Grid
+from lightning_autoarch.transfer.match.report import TAKEN, TransferReport
 from lightning_autoarch.transfer.patterns import Names
-from lightning_autoarch.transfer.report import TAKEN, TransferReport
+from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
+from lightning_autoarch.transfer.read.contents import Weights
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 Source: TypeAlias = str | os.PathLike[str] | nn.Module | Mapping[str, Any]
 

@@ -12,8 +12,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from lightning_autoarch.callbacks.transfer.recipe import Recipe
-from lightning_autoarch.errors import TransferError
-from lightning_autoarch.transfer.clock import Length, Moment
+from lightning_autoarch.core.errors import TransferError
+from lightning_autoarch.transfer.tune.clock import Length, Moment
 
 LONG = 10**6  # epochs of a fit that `fast_dev_run` cuts off after one: nothing is planned for that one
 

@@ -13,8 +13,8 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_autoarch.transfer.clock import Clock
-from lightning_autoarch.transfer.finetune import warm_up_factor
+from lightning_autoarch.transfer.tune.clock import Clock
+from lightning_autoarch.transfer.tune.rates import warm_up_factor
 
 
 class WarmUp:

@@ -14,8 +14,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from nets import Net, loaders
 
 from lightning_autoarch.callbacks.prune import ChannelPruning, MagnitudePruning
-from lightning_autoarch.errors import StructureError
-from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.core.errors import PruneValueError, StructureError
 from lightning_autoarch.prune.load import load_pruned
 from lightning_autoarch.prune.schedule import ConstantSparsity
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from lightning_autoarch import ArchitectureSearch
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.regularization import L1Regularization
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.distillation import kl_loss, mse_loss
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 
 
 class Classes(Net):

@@ -25,8 +25,8 @@ from lightning_autoarch.callbacks.prune import (
     SemiStructuredPruning,
 )
 from lightning_autoarch.callbacks.transfer import TransferLearning
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune import BitMask
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.regrow import exchange
 from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, OneShot

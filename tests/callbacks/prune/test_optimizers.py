@@ -23,9 +23,8 @@ from lightning_autoarch.callbacks.prune import (
 )
 from lightning_autoarch.callbacks.prune.optimizers import clear_state_, with_inner, writes_in_step_only
 from lightning_autoarch.callbacks.prune.steps import StepHooks
-from lightning_autoarch.errors import AutoArchError
+from lightning_autoarch.core.errors import AutoArchError, PruneValueError
 from lightning_autoarch.prune import BitMask
-from lightning_autoarch.prune.errors import PruneValueError
 from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, OneShot
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from lightning_autoarch.callbacks.prune import SET, MagnitudePruning, RigL, SemiStructuredPruning
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
-from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune.schedule import CubicSparsity
 
 QUIET: dict[str, Any] = {

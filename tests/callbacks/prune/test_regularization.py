@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from lightning_autoarch import ArchitectureSearch
 from lightning_autoarch.callbacks.prune.regularization import GroupLasso, L1Regularization, L2Regularization
-from lightning_autoarch.prune.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 
 KINDS = [L1Regularization, L2Regularization, GroupLasso]
 STEPS = 6  # of `plain.fit`: 2 epochs of 3 batches

@@ -12,8 +12,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from nets import Net, loaders
 
 from lightning_autoarch.callbacks.prune import ChannelPruning
-from lightning_autoarch.errors import CheckpointError
-from lightning_autoarch.prune.errors import PruneValueError
+from lightning_autoarch.core.errors import CheckpointError, PruneValueError
 from lightning_autoarch.prune.load import load_pruned
 
 QUIET: dict[str, Any] = {

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric
 
 from lightning_autoarch.callbacks.prune import ChannelPruning
-from lightning_autoarch.errors import StructureError
+from lightning_autoarch.core.errors import StructureError
 
 QUIET: dict[str, Any] = {
     "logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_autoarch.callbacks.transfer import FineTuned, TransferLearning, fine_tune, merge_lora
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.core.errors import TransferError
 
 
 def source() -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from torch import nn
 from transfer_nets import Epochs, Tuned, fit, moved, source
 
 from lightning_autoarch.callbacks.transfer import TransferLearning
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.core.errors import TransferError
 
 
 @pytest.mark.parametrize(("depth", "frozen"), [(0, 0), (1, 4), (2, 8)])

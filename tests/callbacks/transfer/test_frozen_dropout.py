@@ -11,7 +11,7 @@ from torch import nn
 from transfer_nets import Tuned, fit
 
 from lightning_autoarch.callbacks.transfer import TransferLearning
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.core.errors import TransferError
 
 
 class Dropping(Tuned):

@@ -13,7 +13,7 @@ from torch import nn
 from transfer_nets import Epochs, Tuned, fit, moved, source
 
 from lightning_autoarch.callbacks.transfer import TransferLearning, merge_lora
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.core.errors import TransferError
 from lightning_autoarch.transfer import transfer_weights
 
 

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transfer_nets import Tuned, fit
 
 from lightning_autoarch.callbacks.transfer import TransferLearning, recomputed
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.core.errors import TransferError
 
 pytestmark = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
 

@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from transfer_nets import QUIET, Epochs, Tuned, fit, source
 
 from lightning_autoarch.callbacks.transfer import TransferLearning
-from lightning_autoarch.errors import CheckpointError, TransferError
+from lightning_autoarch.core.errors import CheckpointError, TransferError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create"),

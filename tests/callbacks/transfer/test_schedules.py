@@ -18,7 +18,7 @@ from transfer_nets import QUIET, Epochs, Stepped, Tuned, fit, moved, source
 
 from lightning_autoarch.callbacks.transfer import TransferLearning
 from lightning_autoarch.callbacks.transfer.groups import split_groups
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.core.errors import TransferError
 
 FACTORS = [0.25, 0.5, 1.0]  # of the three blocks, with a decay of 0.5
 

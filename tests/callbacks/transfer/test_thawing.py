@@ -18,7 +18,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from transfer_nets import QUIET, Stepped, Tuned, fit, source
 
 from lightning_autoarch.callbacks.transfer import TransferLearning
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.core.errors import TransferError
 
 STEPS: dict[str, Any] = {"strategy": "gradual", "thaw_every": 4, "unit": "step"}
 BLOCKS = [2, 6, 10]  # tensors that are trained in phases 0, 1 and 2

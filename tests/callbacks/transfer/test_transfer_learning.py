@@ -17,7 +17,7 @@ from torch import nn
 from transfer_nets import QUIET, Epochs, Tuned, fit, moved, source
 
 from lightning_autoarch.callbacks.transfer import TransferLearning
-from lightning_autoarch.errors import CheckpointError, TransferError
+from lightning_autoarch.core.errors import CheckpointError, TransferError
 
 HEAD = ["head.weight", "head.bias"]
 TOP = ["backbone.3.weight", "backbone.3.bias", "backbone.4.weight", "backbone.4.bias"]

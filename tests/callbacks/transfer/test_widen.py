@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_autoarch.callbacks.transfer import TransferLearning
-from lightning_autoarch.errors import TransferError
+from lightning_autoarch.core.errors import TransferError
 
 
 def net(width: int, example: bool = False) -> nets.Net:

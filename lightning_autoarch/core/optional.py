@@ -1,0 +1,30 @@
+"""Packages that only some functions need: imported when they are, and named with the command that installs them."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from lightning_autoarch.core.errors import AutoArchError
+
+
+class MissingPackageError(AutoArchError, ImportError):
+    """A package that is not installed with this one, and that the call needs."""
+
+
+def needed(
+    module: str,  # to import
+    purpose: str,  # "Writing ONNX"
+    install: str,  # what pip is to install
+) -> ModuleType:
+    """The module.
+
+    Raises:
+        MissingPackageError: it cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{purpose} needs {module.partition('.')[0]} ({error}): pip install {install}"
+        ) from error

@@ -1,0 +1,1 @@
+"""Which tensor of a source each tensor of a module takes, and in what shape. Nothing is written here."""

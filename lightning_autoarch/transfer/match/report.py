@@ -1,0 +1,148 @@
+"""`TransferReport`: what became of every tensor, of the module and of the source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from lightning_autoarch.core.errors import TransferError, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MEANINGS = {
+    "loaded": "as it was",
+    "renamed": "as it was, found by a rule",
+    "sliced": "in part",
+    "widened": "with more channels, the function kept",
+    "interpolated": "for other positions or input channels",
+    "identity": "a layer more than the source has, which passes its input on",
+    "initialised": "left as the module made it, on purpose",
+    "skipped": "left as the module made it: it did not fit",
+    "missing": "left as the module made it: the source has none",
+    "unexpected": "in the source alone",
+}
+TAKEN = ("loaded", "renamed", "sliced", "widened", "interpolated")
+SHOWN = 5  # names of a kind in the table
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """One tensor. `numel` counts what is its own: 0 where it is tied to one before it, or in the source alone."""
+
+    name: str
+    status: str  # of MEANINGS
+    reason: str = ""
+    source: str | None = None  # its name there
+    shape: tuple[int, ...] | None = None  # in the module
+    source_shape: tuple[int, ...] | None = None
+    is_parameter: bool = False
+    numel: int = 0
+    taken: int = 0  # elements that come from the source
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """All tensors: those of the module in its order, then those of the source that found no place.
+
+    `str()` is a short table, `to_dataframe()` has a row for each tensor, `to_dict()` is plain data for JSON.
+    """
+
+    tensors: tuple[TensorReport, ...]
+    prefix: tuple[str, str] = ("", "")  # of the source, and its replacement in the module
+
+    def __iter__(self) -> Iterator[TensorReport]:
+        return iter(self.tensors)
+
+    def __getitem__(self, name: str) -> TensorReport:
+        for tensor in self.tensors:
+            if tensor.name == name:
+                return tensor
+        raise KeyError(name)
+
+    def names(self, *statuses: str) -> list[str]:
+        """Of the tensors that became one of these."""
+        return [tensor.name for tensor in self.tensors if tensor.status in statuses]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many tensors became what; only what there is."""
+        statuses = [tensor.status for tensor in self.tensors]
+        return {status: statuses.count(status) for status in MEANINGS if status in statuses}
+
+    @property
+    def parameters(self) -> int:
+        """Of the module, tied ones once."""
+        return sum(tensor.numel for tensor in self.tensors if tensor.is_parameter)
+
+    @property
+    def taken(self) -> int:
+        """Parameters that come from the source."""
+        return sum(tensor.taken for tensor in self.tensors if tensor.is_parameter)
+
+    @property
+    def share(self) -> float:
+        """Of the parameters, from 0 to 1; 0 of a module without any."""
+        return self.taken / self.parameters if self.parameters else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python scalars, lists and dicts."""
+        return {
+            "share": self.share,
+            "parameters": self.parameters,
+            "taken": self.taken,
+            "prefix": list(self.prefix),
+            "counts": self.counts,
+            "tensors": [_plain(asdict(tensor)) for tensor in self.tensors],
+        }
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row for each tensor. Needs pandas."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [asdict(tensor) for tensor in self.tensors], columns=list(TensorReport.__dataclass_fields__)
+        )
+
+    def __str__(self) -> str:
+        lines = [f"{self.share:.1%} of {self.parameters:,} parameters taken over"]
+        if any(self.prefix):
+            lines.append(f"`{self.prefix[0]}*` of the source is `{self.prefix[1]}*` here")
+        lines.append(f"{'':13}{'tensors':>8}{'parameters':>14}{'%':>7}")
+        lines += [self._line(status, count) for status, count in self.counts.items()]
+        for status in ("skipped", "missing", "unexpected"):
+            lines += self._examples(status)
+        return "\n".join(lines)
+
+    def _line(self, status: str, count: int) -> str:
+        found = [tensor for tensor in self.tensors if tensor.status == status and tensor.is_parameter]
+        numel = sum(tensor.taken if status in TAKEN else tensor.numel for tensor in found)
+        percent = f"{100 * numel / self.parameters:7.1f}" if self.parameters and status != "unexpected" else ""
+        return f"{status:13}{count:8}{numel:14,}{percent}".rstrip()
+
+    def _examples(self, status: str) -> list[str]:
+        found = [tensor for tensor in self.tensors if tensor.status == status]
+        lines = [
+            f"{status} `{shown(tensor.name)}`" + (f": {shown(tensor.reason, 400)}" if tensor.reason else "")
+            for tensor in found[:SHOWN]
+        ]
+        return [*lines, f"{status}: {len(found) - SHOWN} more"] if len(found) > SHOWN else lines
+
+
+def check_share(report: TransferReport, min_share: float | None) -> None:
+    """Raises TransferError, with what is missing, where less was taken over than was asked for."""
+    if min_share is None or report.share >= min_share:
+        return
+    left = [tensor for tensor in report if tensor.is_parameter and tensor.taken < tensor.numel]
+    largest = sorted(left, key=lambda tensor: tensor.taken - tensor.numel)[:SHOWN]
+    names = ", ".join(f"`{tensor.name}` ({tensor.status})" for tensor in largest)
+    more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
+    raise TransferError(
+        f"Expected at least {min_share:.1%} of the parameters in the source (`min_share`), got {report.share:.1%}: "
+        f"nothing or not all for {names}{more}.\n{report}"
+    )
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
