@@ -128,10 +128,13 @@ def run_python(code: str, tmp_path: Path) -> dict[str, object]:
     return json.loads(done.stdout)
 
 
+EVERYTHING = f"import {PACKAGE}; every = [getattr({PACKAGE}, name) for name in {PACKAGE}.__all__]"
+
+
 def test_importing_is_light(tmp_path: Path) -> None:
     code = f"""
 import json, sys
-import {PACKAGE}
+{EVERYTHING}
 print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))
 """
     assert run_python(code, tmp_path) == []
@@ -168,11 +171,30 @@ def snapshot():
     }
 
 before = snapshot()
-import lightning_autoarch
+EVERYTHING
 after = snapshot()
 print(json.dumps([name for name in before if before[name] != after[name]]))
 """
 
 
 def test_importing_changes_nothing(tmp_path: Path) -> None:
-    assert run_python(SNAPSHOT, tmp_path) == []
+    assert run_python(SNAPSHOT.replace("EVERYTHING", EVERYTHING), tmp_path) == []
+
+
+def test_public_names_are_declared_once_for_people_tools_and_python() -> None:
+    """What type checkers read, what `__getattr__` finds, and `__all__` are the same names of the same modules."""
+    tree = ast.parse(SOURCES[""].read_text("utf-8"))
+    checked = next(node for node in tree.body if isinstance(node, ast.If))
+    for_checkers = {
+        alias.name: node.module for node in checked.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert for_checkers == lightning_autoarch._MODULE_OF
+    assert {*for_checkers, "__version__"} == set(lightning_autoarch.__all__)
+    for name, module in for_checkers.items():
+        assert getattr(lightning_autoarch, name).__module__ == module, name
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'lightning_autoarch' has no attribute 'ArchitectureSerch'"):
+        lightning_autoarch.ArchitectureSerch  # noqa: B018
+    assert set(lightning_autoarch.__all__) <= set(dir(lightning_autoarch))
