@@ -248,21 +248,10 @@ def count(modules: dict[str, Path], pattern: str) -> int:
 
 
 def brought(name: str) -> int:
-    """The modules of the package that importing `name` from where it is defined loads."""
-    code = f"""
-import sys, {PACKAGE}
-module = {PACKAGE}.{name}.__module__
-for key in [key for key in sys.modules if key.partition(".")[0] == {PACKAGE!r}]:
-    del sys.modules[key]
-class Root:  # the folder without its __init__, which imports everything
-    __path__ = [{str(ROOT / PACKAGE)!r}]
-import types
-root = types.ModuleType({PACKAGE!r}); root.__path__ = Root.__path__; sys.modules[{PACKAGE!r}] = root
-import importlib
-importlib.import_module(module)
-print(sum(key.startswith({PACKAGE + "."!r}) for key in sys.modules))
-"""
-    return int(python(code))
+    """The modules of the package that are loaded by `from lightning_autoarch import name`."""
+    return int(
+        python(f"from {PACKAGE} import {name}\nprint(sum(key.startswith({PACKAGE + '.'!r}) for key in sys.modules))")
+    )
 
 
 def import_seconds(repeats: int) -> float:
