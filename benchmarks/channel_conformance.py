@@ -37,7 +37,7 @@ from reported_nets import NETS
 from torch import Tensor, nn
 
 from lightning_autoarch.core.errors import AutoArchError
-from lightning_autoarch.prune.channels import Target, prune_channels_
+from lightning_autoarch.prune.channels import Selection, prune_channels_
 from lightning_autoarch.structure import ChannelGraph
 
 RESULTS = Path(__file__).parent / "results"
@@ -47,7 +47,7 @@ TIMEOUT = 300  # seconds for one net
 def ours(module: nn.Module, inputs: Any) -> str:
     with warnings.catch_warnings(action="ignore"):  # what is left is in the table
         try:
-            removed = prune_channels_(module, inputs, Target(flops=0.5), round_to=1)
+            removed = prune_channels_(module, inputs, 0.5, of="flops", selection=Selection(round_to=1))
         except AutoArchError as error:
             return f"{type(error).__name__}: {first_line(error, 60)}"
     left = f", left: {', '.join(removed.left)}" if removed.left else ""
@@ -104,7 +104,7 @@ def traced(module: nn.Module, x: Tensor) -> None:
 
 
 def pruned(module: nn.Module, x: Tensor) -> None:
-    prune_channels_(module, x, Target(flops=0.5))
+    prune_channels_(module, x, 0.5, of="flops")
 
 
 def pruned_by_peer(module: nn.Module, x: Tensor) -> None:

@@ -29,7 +29,7 @@ from harness import Report, Skip, machine, write_json
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_autoarch.prune.channels import Removed, Target, prune_channels_
+from lightning_autoarch.prune.channels import Removed, Selection, prune_channels_
 
 RESULTS = Path(__file__).parent / "results"
 FLOPS = 0.5
@@ -100,7 +100,7 @@ def latency(report: Report, name: str, batch: int, rounds: int) -> None:
     dense = make().eval()
     x = torch.randn(batch, *shape)
     pruned = copy.deepcopy(dense)
-    removed = prune_channels_(pruned, x[:1], Target(flops=FLOPS), scope="layer", round_to=32)
+    removed = prune_channels_(pruned, x[:1], 1 - FLOPS, of="flops", selection=Selection(scope="layer", round_to=32))
     times: dict[str, list[float]] = {"dense": [], "pruned": []}
     with torch.no_grad():
         for number in range(rounds + 2):
@@ -165,7 +165,7 @@ def accuracy_kept(report: Report, name: str, data: Mnist, epochs: int) -> None:
     dense = SMALL[name]()
     train(dense, data, epochs, 2e-3, seed=0)
     pruned = copy.deepcopy(dense)
-    removed = prune_channels_(pruned, data.test[0][:1], Target(flops=FLOPS))
+    removed = prune_channels_(pruned, data.test[0][:1], 1 - FLOPS, of="flops")
     at_once = accuracy(pruned, data)
     for module in (dense, pruned):
         train(module, data, epochs, 1e-3, seed=1)

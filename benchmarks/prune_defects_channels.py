@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from lightning_autoarch.callbacks.prune import ChannelPruning
 from lightning_autoarch.core.errors import StructureError
-from lightning_autoarch.prune.channels import Target, prune_channels_
+from lightning_autoarch.prune.channels import prune_channels_
+from lightning_autoarch.prune.schedule import Step
 
 
 def prune_channels(module: nn.Module, x: Tensor, keep: list[nn.Module]) -> None:
@@ -53,7 +54,7 @@ def frozen_of_ours() -> Seen:
     """Smaller, and still frozen."""
     module = perceptron().requires_grad_(False)
     before = size(module)
-    prune_channels_(module, torch.randn(2, 8), Target(share=0.5))
+    prune_channels_(module, torch.randn(2, 8), 0.5)
     module(torch.randn(2, 8))
     frozen = not any(parameter.requires_grad for parameter in module.parameters())
     text = f"{before} parameters became {size(module)}, {'frozen' if frozen else 'not frozen'}"
@@ -70,7 +71,7 @@ def optimizer_of_peer() -> Seen:
 def optimizer_of_ours() -> Seen:
     module = Net(*perceptron())
     before = size(module)
-    trainer = fit(module, ChannelPruning(0.5, at=STEPS // 2))
+    trainer = fit(module, ChannelPruning(0.5, at=Step(STEPS // 2)))
     if size(module) == before:
         return Seen("nothing was removed", False)
     return known(trainer.optimizers[0].param_groups[0]["params"], module)
@@ -125,7 +126,7 @@ def removed(inner: nn.Module) -> Seen:
     """Half of the units go in the middle of a fit; right if it then trains on, smaller."""
     module = Net(inner)
     before = size(module)
-    fit(module, ChannelPruning(0.5, at=STEPS // 2, round_to=1))
+    fit(module, ChannelPruning(0.5, at=Step(STEPS // 2), round_to=1))
     return Seen(f"{before} parameters became {size(module)}, trains on", size(module) < before)
 
 
@@ -137,7 +138,7 @@ def view_of_ours() -> Seen:
     """A size written into the code cannot be followed: an error before anything is changed that says where it is."""
     module = View()
     before = copy.deepcopy(module.state_dict())
-    seen = told(lambda: prune_channels_(module, torch.randn(2, 8), Target(share=0.5)), StructureError, "`view`")
+    seen = told(lambda: prune_channels_(module, torch.randn(2, 8), 0.5), StructureError, "`view`")
     same = all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     return Seen(f"{seen.text}{'' if same else '; changed'}", seen.right and same)
 

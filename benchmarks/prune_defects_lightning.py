@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from lightning_autoarch.callbacks.prune import MagnitudePruning
-from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity
+from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, Step
 
 EPOCHS = 4
 
@@ -119,7 +119,7 @@ def resume_unmade_of_peer() -> Seen:
 
 
 def resume_of_ours() -> Seen:
-    return resumed(lambda module: MagnitudePruning(CubicSparsity(0.77, end=40), every_n_steps=4))
+    return resumed(lambda module: MagnitudePruning(CubicSparsity(0.77, end=Step(40)), every_n_steps=4))
 
 
 def second_of_peer() -> Seen:

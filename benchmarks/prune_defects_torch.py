@@ -17,7 +17,7 @@ from lightning_autoarch.callbacks.prune import MagnitudePruning
 from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune import BitMask, prune_
 from lightning_autoarch.prune.masked import MaskedWeights
-from lightning_autoarch.prune.schedule import ConstantSparsity, OneShot
+from lightning_autoarch.prune.schedule import ConstantSparsity, OneShot, Step
 
 LARGE = (2000, 4000)  # of a layer whose memory is measured
 L1 = torch_prune.L1Unstructured
@@ -163,7 +163,7 @@ def drift_of_peer() -> Seen:
 
 def drift_of_ours() -> Seen:
     largest: list[float] = []
-    pruning = MagnitudePruning(OneShot(0.5, at=4))
+    pruning = MagnitudePruning(OneShot(0.5, at=Step(4)))
     watch = AfterBatch(
         lambda *_: largest.extend(float((weight * ~keep).abs().max()) for weight, keep in values(pruning))
     )

@@ -42,6 +42,7 @@ from lightning_autoarch import (
     MagnitudePruning,
     Repeat,
     SemiStructuredPruning,
+    Step,
     TransferLearning,
     load_pruned,
 )
@@ -191,7 +192,7 @@ def tuned(way: Way) -> Net:
 
 def masks(way: Way) -> str:
     def pruning() -> MagnitudePruning:
-        return MagnitudePruning(CubicSparsity(0.9, end=30), every_n_steps=5)
+        return MagnitudePruning(CubicSparsity(0.9, end=Step(30)), every_n_steps=5)
 
     module, whole = tuned(way), pruning()
     saving = ModelCheckpoint(way.folder / "masks", "{epoch}", save_top_k=-1)
@@ -232,7 +233,7 @@ def two_of_four(way: Way) -> str:
 
 
 def channels(way: Way) -> str:
-    module, pruning = tuned(way), ChannelPruning(flops=0.5, at=0.5)
+    module, pruning = tuned(way), ChannelPruning(0.5, of="flops", at=0.5)
     saving = ModelCheckpoint(way.folder / "channels", "last")
     trainer = way.fit(module, SECOND, pruning, saving, epochs=6)
     before, after = pruning.removed.before, pruning.removed.after

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         TransferError,
     )
     from lightning_autoarch.prune.load import load_pruned
-    from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, OneShot
+    from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, OneShot, Step
     from lightning_autoarch.search.parameters import Categorical, Float, Int, Repeat
     from lightning_autoarch.search.sampler import BayesianSampler
     from lightning_autoarch.search.space import SearchSpace
@@ -62,7 +62,7 @@ _PUBLIC = {
         "SpaceError SpaceExhausted StructureError TracingError TransferError"
     ),
     "lightning_autoarch.prune.load": "load_pruned",
-    "lightning_autoarch.prune.schedule": "ConstantSparsity CubicSparsity IterativeSparsity OneShot",
+    "lightning_autoarch.prune.schedule": "ConstantSparsity CubicSparsity IterativeSparsity OneShot Step",
     "lightning_autoarch.search.parameters": "Categorical Float Int Repeat",
     "lightning_autoarch.search.sampler": "BayesianSampler",
     "lightning_autoarch.search.space": "SearchSpace",
@@ -104,6 +104,7 @@ __all__ = [
     "SemiStructuredPruning",
     "SpaceError",
     "SpaceExhausted",
+    "Step",
     "StructureError",
     "TracingError",
     "TransferError",

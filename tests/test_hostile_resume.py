@@ -65,7 +65,7 @@ CALLBACKS: dict[str, Callable[[], L.Callback]] = {
     "ArchitectureSearch": lambda: ArchitectureSearch(
         {"width": Int(4, 9)}, monitor="loss", strategy="random", n_trials=1, directory="search"
     ),
-    "ChannelPruning": lambda: ChannelPruning(share=0.5, round_to=1),
+    "ChannelPruning": lambda: ChannelPruning(0.5, round_to=1),
     "MagnitudePruning": lambda: MagnitudePruning(ConstantSparsity(0.5)),
     "MagnitudePruning with Distillation": lambda: MagnitudePruning(
         ConstantSparsity(0.5), distill=Distillation(teacher=Module())

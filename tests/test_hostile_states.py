@@ -142,7 +142,7 @@ GROUPS = {"strategy": "full", "freeze": [], "lr_scale": {}}
 STATES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "MagnitudePruning": (lambda: MagnitudePruning(CubicSparsity(0.5), distill=Distillation()), MASKED),
     "RigL": (lambda: RigL(0.5), MASKED),
-    "ChannelPruning": (lambda: ChannelPruning(flops=0.5), {"format": 1, "recipe": RECIPE}),
+    "ChannelPruning": (lambda: ChannelPruning(0.5, of="flops"), {"format": 1, "recipe": RECIPE}),
     "Distillation": (Distillation, {"format": 1, "teacher": "the module as the fit began"}),
     "TransferLearning": (
         TransferLearning,

@@ -35,13 +35,14 @@ from lightning_autoarch import (
     MagnitudePruning,
     RigL,
     SemiStructuredPruning,
+    Step,
     TransferLearning,
     cross_validate,
     export,
     load_pruned,
 )
 from lightning_autoarch.prune import apply_masks_, magnitude_masks, prune_
-from lightning_autoarch.prune.channels import Target, check_prunable, prune_channels_
+from lightning_autoarch.prune.channels import Reduction, Selection, check_prunable, prune_channels_
 from lightning_autoarch.prune.cost import cost_of, flops_by_density, seconds_of
 from lightning_autoarch.prune.targets import find_targets
 from lightning_autoarch.structure import apply_recipe_, channel_groups, remove_channels_, trace, widen_
@@ -105,12 +106,12 @@ def loader() -> DataLoader[Any]:
 
 
 Call = Callable[[Any, Path], object]
-HALF = Target(share=0.5)
+HALF = 0.5
 
 LOOKS: dict[str, Call] = {
     "trace": lambda m, _: trace(m, X),
     "channel_groups": lambda m, _: channel_groups(m, X),
-    "check_prunable": lambda m, _: check_prunable(m, X, HALF),
+    "check_prunable": lambda m, _: check_prunable(m, X, Reduction(HALF)),
     "cost_of": lambda m, _: cost_of(m, X),
     "latency": lambda m, _: cost_of(m, X, latency=True),
     "seconds_of": lambda m, _: seconds_of(m, X, runs=2),
@@ -143,8 +144,8 @@ SHAPES: dict[str, Call] = {
     "remove_channels_": lambda m, _: remove_channels_(m, X, {"conv.weight": range(8)}),
     "widen_": lambda m, _: widen_(m, X, {"conv.weight": 24}),
     "a share": lambda m, _: prune_channels_(m, X, HALF),
-    "parameters": lambda m, _: prune_channels_(m, X, Target(parameters=0.6)),
-    "flops": lambda m, _: prune_channels_(m, X, Target(flops=0.6)),
+    "parameters": lambda m, _: prune_channels_(m, X, 0.4, of="parameters"),
+    "flops": lambda m, _: prune_channels_(m, X, 0.4, of="flops"),
     "apply_recipe_": lambda m, _: apply_recipe_(m, _recipe()),
     "load_pruned": lambda m, _: load_pruned(m, _small().state_dict(), _recipe()),
 }
@@ -152,10 +153,10 @@ SHAPES: dict[str, Call] = {
 RAISES: dict[str, Call] = {
     "a forward that breaks": lambda m, _: channel_groups(_broken(m), X),
     "costs of a forward that breaks": lambda m, _: cost_of(_broken(m), X, latency=True),
-    "nothing may go": lambda m, _: prune_channels_(m, X, HALF, targets="head"),
+    "nothing may go": lambda m, _: prune_channels_(m, X, HALF, selection=Selection(targets="head")),
     "no such group": lambda m, _: remove_channels_(m, X, {"no": [0]}),
     "a width that is none": lambda m, _: widen_(m, X, {"conv.weight": 3}),
-    "out of reach": lambda m, _: prune_channels_(m, X, Target(flops=0.001)),
+    "out of reach": lambda m, _: prune_channels_(m, X, 0.999, of="flops"),
     "another recipe": lambda m, _: apply_recipe_(m, {**_recipe(), "attributes": {"nowhere": {"width": 1}}}),
     "nothing in common": lambda m, _: transfer_weights(m, {"other": torch.zeros(3)}),
     "no such score": lambda m, _: sensitivity(m, loader(), [0.5], monitor="nothing", targets="head"),
@@ -236,9 +237,9 @@ def test_a_removal_that_is_rolled_back() -> None:
 
 
 CALLBACKS: dict[str, Callable[[], L.Callback]] = {
-    "ChannelPruning": lambda: ChannelPruning(0.5, at=1),
-    "ChannelPruning before": lambda: ChannelPruning(flops=0.6),
-    "ChannelPruning after": lambda: ChannelPruning(parameters=0.6, at=1.0),
+    "ChannelPruning": lambda: ChannelPruning(0.5, at=Step(1)),
+    "ChannelPruning before": lambda: ChannelPruning(0.4, of="flops"),
+    "ChannelPruning after": lambda: ChannelPruning(0.4, of="parameters", at=1.0),
     "Distillation": lambda: Distillation(teacher=Everything()),
     "GroupLasso": lambda: GroupLasso(1e-3),
     "L1Regularization": lambda: L1Regularization(1e-3),
@@ -305,6 +306,6 @@ def test_every_public_callback_and_call_is_here() -> None:
 def test_a_pruned_module_can_be_scripted_and_pickled_without_the_package() -> None:
     module = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
     for _ in range(2):
-        prune_channels_(module, torch.randn(2, 8), HALF, round_to=1)
+        prune_channels_(module, torch.randn(2, 8), HALF, selection=Selection(round_to=1))
     torch.testing.assert_close(torch.jit.script(module)(torch.ones(2, 8)), module(torch.ones(2, 8)))
     assert all("lightning_autoarch" not in str(vars(each)) for each in copy.deepcopy(module).modules())

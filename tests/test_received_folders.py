@@ -287,7 +287,8 @@ class TestFit:
     """`fit(ckpt_path=...)`: as Lightning, which refuses what is more than data unless the user says otherwise."""
 
     @pytest.mark.parametrize(
-        "make", [lambda: ArchitectureSearch({"width": Int(1, 2)}, monitor="loss"), lambda: ChannelPruning(flops=0.5)]
+        "make",
+        [lambda: ArchitectureSearch({"width": Int(1, 2)}, monitor="loss"), lambda: ChannelPruning(0.5, of="flops")],
     )
     @pytest.mark.parametrize("said", [{}, {"weights_only": None}, {"weights_only": True}])
     def test_code_does_not_run(
@@ -305,7 +306,7 @@ class TestFit:
             trainer(tmp_path, search).fit(Module(), batches(), batches(), ckpt_path=str(path), weights_only=False)
         assert not marker.exists()
         with pytest.raises(FileExistsError):  # read once by the callback, and then by Lightning
-            trainer(tmp_path, ChannelPruning(share=0.5, at=1.0, example_inputs=torch.ones(1, 2))).fit(
+            trainer(tmp_path, ChannelPruning(0.5, at=1.0, example_inputs=torch.ones(1, 2))).fit(
                 Module(), batches(), batches(), ckpt_path=str(path), weights_only=False
             )
         assert marker.exists()

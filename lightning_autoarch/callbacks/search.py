@@ -88,7 +88,7 @@ class ArchitectureSearch(Callback):
         space: name of an `__init__` argument -> `Int`, `Float`, `Categorical`, `Repeat`, or their compact form. Names
             that begin with `data.` are arguments of the datamodule, those with `prune.` of the one pruning callback
             among `trial_callbacks`, or else among the Trainer's: `prune.sparsity`, `prune.end`, `prune.scope`,
-            `prune.sparsity.<pattern>` for some layers, `prune.flops`, `prune.weight`. Those with `transfer.` are of the
+            `prune.sparsity.<pattern>` for some layers, `prune.ratio`, `prune.weight`. Those with `transfer.` are of the
             one `TransferLearning`: `transfer.strategy`, `transfer.layer_decay`, `transfer.freeze_depth`,
             `transfer.lr_scale.<pattern>`, `transfer.checkpoint`. Trials then prune, or start from the checkpoint, and
             the outer fit does as the winner. `trainer.gradient_clip_val`, `trainer.gradient_clip_algorithm` and

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import nn
 from torch.optim import Optimizer
@@ -33,42 +33,85 @@ from lightning_autoarch.structure import (
 )
 
 PROBES = 12  # bisections of the share of units: a 4096th
-ALL = 1.0 - 1e-9  # a share of the units with which the fewest stay that may
+ALL = 1.0 - 1e-9  # the share of units with which every group keeps as few as it may
+
+Quantity = Literal["channels", "parameters", "flops", "latency"]
+QUANTITIES = get_args(Quantity)
 
 
 @dataclass(frozen=True)
-class Target:
-    """How small a module is to become: one of the four.
+class Reduction:
+    """By how much a module is to become smaller.
 
     Attributes:
-        share: of the units, that goes.
-        parameters: share of the parameters that stays, in (0, 1).
-        flops: share of the FLOPs that stays.
-        latency: share of the measured seconds of a forward that stays.
+        ratio: the share that is removed, in (0, 1).
+        of: what it is a share of: "channels", "parameters", "flops" (of one forward), or "latency" (seconds of one
+            forward, measured).
+
+    Raises:
+        PruneTypeError, PruneValueError: `ratio` is not a number in (0, 1), or `of` is not one of the four.
     """
 
-    share: float | None = None
-    parameters: float | None = None
-    flops: float | None = None
-    latency: float | None = None
+    ratio: float
+    of: Quantity = "channels"
 
     def __post_init__(self) -> None:
-        given = [name for name, value in vars(self).items() if value is not None]
-        if len(given) != 1:
-            raise PruneValueError(f"Expected one of share, parameters, flops and latency, got {given or 'none'}.")
-        if not 0 < real(getattr(self, given[0]), given[0]) < 1:
-            raise PruneValueError(f"Expected `{given[0]}` in (0, 1), got {getattr(self, given[0])}.")
+        if not 0 < real(self.ratio, "ratio") < 1:
+            raise PruneValueError(f"Expected `ratio`, the share that is removed, in (0, 1), got {self.ratio}.")
+        if self.of not in QUANTITIES:
+            raise PruneValueError(f"Expected `of` to be one of {', '.join(QUANTITIES)}, got {self.of!r}.")
 
     def __str__(self) -> str:
-        return next(f"`{name}={value:.6g}`" for name, value in vars(self).items() if value is not None)
+        return f"`ratio={self.ratio:.6g}` of the {self.of}"
 
-    def met(self, dense: Cost, now: Cost) -> bool:
-        """Whether the module is small enough."""
-        if self.parameters is not None:
-            return now.parameters <= self.parameters * dense.parameters
-        if self.flops is not None:
-            return now.flops <= self.flops * dense.flops
-        return (now.seconds or 0.0) <= (self.latency or 0.0) * (dense.seconds or 0.0)
+    @property
+    def is_countable(self) -> bool:
+        """Whether it can be checked before the weights are final, and without measuring time."""
+        return self.of in ("parameters", "flops")
+
+    def is_met(self, dense: Cost, now: Cost) -> bool:
+        """Whether a module with the cost `now` is small enough; not for `of="channels"`."""
+        before, after = (_quantity(cost, self.of) for cost in (dense, now))
+        return after <= (1 - self.ratio) * before
+
+
+def _quantity(cost: Cost, of: Quantity) -> float:
+    return {"parameters": cost.parameters, "flops": cost.flops, "latency": cost.seconds or 0.0}[of]
+
+
+UTMOST = Reduction(ALL)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which channels may be removed, and how they are compared.
+
+    Attributes:
+        scope: "global" compares the channels of all groups; "layer" removes the same share of each.
+        round_to: counts of channels become multiples of it: kernels for odd sizes are slow.
+        p: norm of the weights of a channel, 1 or 2.
+        targets: patterns of groups (the parameter that first makes the channels, or a module around it). None: every
+            group that may lose channels. Those of the module's inputs and outputs are never removed.
+        exclude: patterns of groups that keep their channels.
+
+    Raises:
+        PruneValueError: `scope` is not one of the two, or `round_to` is not an int >= 1.
+    """
+
+    scope: UnitScope = "global"
+    round_to: int = 8
+    p: Norm = 2
+    targets: Patterns | None = None
+    exclude: Patterns = ()
+
+    def __post_init__(self) -> None:
+        if self.scope not in ("global", "layer"):
+            raise PruneValueError(f'Expected `scope` to be "global" or "layer", got {self.scope!r}.')
+        if isinstance(self.round_to, bool) or not isinstance(self.round_to, int) or self.round_to < 1:
+            raise PruneValueError(f"Expected `round_to` to be an int >= 1, got {self.round_to!r}.")
+
+
+EVERYTHING = Selection()
 
 
 @dataclass(frozen=True)
@@ -97,58 +140,62 @@ class Removed:
 def prune_channels_(
     module: nn.Module,
     example_inputs: Any,
-    target: Target,
+    ratio: float,
     *,
-    scope: UnitScope = "global",
-    round_to: int = 8,
-    p: Norm = 2,
-    targets: Patterns | None = None,
-    exclude: Patterns = (),
+    of: Quantity = "channels",
+    selection: Selection = EVERYTHING,
     optimizers: Iterable[Optimizer] = (),
 ) -> Removed:
-    """Remove the units with the smallest weights until the target is met.
+    """Remove the channels with the smallest weights, in place, until `ratio` of what `of` names is gone.
 
     Args:
-        module: becomes smaller in place; its parameters stay the same objects. Compiled code of it is stale.
-        example_inputs: a tuple is the arguments of `forward`, a dict its keywords, anything else its one argument. Of
-        the
-            batch size that latency is to be measured with.
-        target: how small.
-        scope, round_to: see `kept_units`.
-        p: norm of the weights of a unit, 1 or 2.
-        targets: patterns of groups (the parameter that first makes the channels, or a module around it); None: all that
-            may go. Channels of the module's own inputs and outputs never do.
-        exclude: patterns of groups that stay.
-        optimizers: whose state is cut along.
+        module: becomes smaller in place; its parameters remain the same objects. Compiled code of it is stale.
+        example_inputs: a tuple holds the arguments of `forward`, a dict its keyword arguments, anything else is its
+            only argument. A latency is measured with this batch size.
+        ratio: the share that is removed, in (0, 1): 0.4 leaves 60 %.
+        of: what `ratio` is a share of: "channels", "parameters", "flops" or "latency".
+        selection: which channels may be removed, and how they are compared.
+        optimizers: their states are cut along.
 
     Returns:
-        What was done, with the costs before and after.
+        What was removed, with the costs before and after.
 
     Raises:
         StructureError: the forward cannot be followed, or does not run afterwards (a size written into the code).
-        PruneValueError: nothing may go or went, a pattern without a match, or a target that is out of reach. The
-        module,
-            its gradients and the optimizers are then as before.
+        PruneValueError: nothing may be or was removed, a pattern matches nothing, or the ratio is out of reach. The
+            module, its gradients and the optimizers are then unchanged.
     """
+    return prune_by_(module, example_inputs, Reduction(ratio, of), selection, optimizers)
+
+
+def prune_by_(
+    module: nn.Module,
+    example_inputs: Any,
+    reduction: Reduction,
+    selection: Selection = EVERYTHING,
+    optimizers: Iterable[Optimizer] = (),
+) -> Removed:
+    """`prune_channels_` by a `Reduction`."""
     graph = ChannelGraph.of(module, example_inputs)
-    groups = _chosen(graph.groups, targets, exclude)
-    cut = Cut(list(groups), unit_scores(module, groups, p), scope, round_to)
-    before = cost_of(module, example_inputs, latency=target.latency is not None)
-    keep, resized = _removed(graph, cut, target, before, optimizers)
-    after = cost_of(module, example_inputs, latency=target.latency is not None)
+    groups = _chosen(graph.groups, selection)
+    cut = Cut(list(groups), unit_scores(module, groups, selection.p), selection.scope, selection.round_to)
+    timed = reduction.of == "latency"
+    before = cost_of(module, example_inputs, latency=timed)
+    keep, resized = _removed(graph, cut, reduction, before, optimizers)
+    after = cost_of(module, example_inputs, latency=timed)
     widths = {group.name: (group.width, len(keep.get(group.name, range(group.width)))) for group in groups}
     if cut.left:
-        warnings.warn(_left_words(cut.left), stacklevel=2)
+        warnings.warn(_left_words(cut.left), stacklevel=3)
     return Removed(resized, recipe_of(module, resized), keep, widths, before, after, cut.left)
 
 
 def _removed(
-    graph: ChannelGraph, cut: Cut, target: Target, before: Cost, optimizers: Iterable[Optimizer]
+    graph: ChannelGraph, cut: Cut, reduction: Reduction, before: Cost, optimizers: Iterable[Optimizer]
 ) -> tuple[Keep, Resized]:
     """Remove what meets the target; where the forward does not follow, something else that does."""
-    search = _Search(graph, cut, target, before)
+    search = _Search(graph, cut, reduction, before)
     while True:
-        share = target.share if target.share is not None else search.share()
+        share = reduction.ratio if reduction.of == "channels" else search.share()
         keep = cut.keep(share)
         if not keep:
             raise PruneValueError(
@@ -170,32 +217,36 @@ def _left_words(left: Mapping[str, str]) -> str:
 
 
 def check_prunable(
-    module: nn.Module, example_inputs: Any, target: Target, *, also_runs: Any = None, **options: Any
+    module: nn.Module,
+    example_inputs: Any,
+    reduction: Reduction,
+    selection: Selection = EVERYTHING,
+    *,
+    also_runs: Any = None,
 ) -> None:
-    """Raise now what `prune_channels_` would raise later, whatever the weights are by then: tried on a copy.
+    """Raise now what `prune_by_` would raise later, whatever the weights are by then: it is tried on a copy.
 
     Args:
-        module, example_inputs, options: as in `prune_channels_`.
+        module, example_inputs, selection: as in `prune_channels_`.
+        reduction: must be in reach. A latency is not measured.
         also_runs: inputs with which the smaller module has to run too, without being followed.
-        target: whether it is in reach, unless it is a latency, which is not measured.
     """
-    known = target.parameters is not None or target.flops is not None
     copied = detached_copy(module)
-    prune_channels_(copied, example_inputs, target if known else Target(share=ALL), **options)
+    prune_by_(copied, example_inputs, reduction if reduction.is_countable else UTMOST, selection)
     if also_runs is not None:
         rehearse(copied, also_runs)
 
 
 class _Search:
-    """The smallest share of units that meets a target."""
+    """The smallest share of units with which a reduction is met."""
 
-    def __init__(self, graph: ChannelGraph, cut: Cut, target: Target, dense: Cost) -> None:
-        self._graph, self._cut, self._target, self._dense = graph, cut, target, dense
-        known = target.parameters is not None or target.share is not None
-        self._counted = known or (target.flops is not None and graph.flops({}) == dense.flops)
+    def __init__(self, graph: ChannelGraph, cut: Cut, reduction: Reduction, dense: Cost) -> None:
+        self._graph, self._cut, self._reduction, self._dense = graph, cut, reduction, dense
+        counts_flops = reduction.of == "flops" and graph.flops({}) == dense.flops
+        self._counted = reduction.of == "parameters" or counts_flops
 
     def share(self) -> float:
-        """Raises PruneValueError where the target is out of reach."""
+        """Raises PruneValueError where the reduction is out of reach."""
         tried: dict[str, bool] = {}
 
         def met(share: float) -> bool:
@@ -208,7 +259,7 @@ class _Search:
         low, high = 0.0, ALL
         if not met(high):
             raise PruneValueError(
-                f"{self._target} is out of reach: with the fewest units in every group that may lose some it is not "
+                f"{self._reduction} is out of reach: with the fewest units in every group that may lose some it is not "
                 "met. Some channels are fixed by the module's inputs and outputs, or by `targets`, `exclude` and "
                 f"`round_to`{_and_left(self._cut.left)}."
             )
@@ -221,29 +272,30 @@ class _Search:
         if not self._counted:
             return self._met_by_copy(keep)
         parameters = self._graph.parameters(keep)
-        flops = 0 if self._target.flops is None else self._graph.flops(keep)
-        return self._target.met(self._dense, Cost(parameters, flops))
+        flops = self._graph.flops(keep) if self._reduction.of == "flops" else 0
+        return self._reduction.is_met(self._dense, Cost(parameters, flops))
 
     def _met_by_copy(self, keep: Keep) -> bool:
         """What cannot be counted is measured: seconds, and FLOPs of operations that were not followed."""
         module, inputs = self._graph.module, self._graph.example_inputs
-        latency = self._target.latency is not None
+        latency = self._reduction.of == "latency"
         copied, inputs = (detached_copy(module), inputs) if latency else cheap_copy(module, inputs)
         try:
             remove_channels_(copied, inputs, keep)
         except PlanError:  # these units cannot go together: a larger module may
             return False
-        return self._target.met(self._dense, cost_of(copied, inputs, latency=latency))
+        return self._reduction.is_met(self._dense, cost_of(copied, inputs, latency=latency))
 
 
 def _and_left(left: Mapping[str, str]) -> str:
     return "" if not left else f"; the forward does not follow for {', '.join(f'`{name}`' for name in left)}"
 
 
-def _chosen(groups: Sequence[ChannelGroup], targets: Patterns | None, exclude: Patterns) -> list[ChannelGroup]:
+def _chosen(groups: Sequence[ChannelGroup], selection: Selection) -> list[ChannelGroup]:
     free = [group for group in groups if group.fixed is None]
+    targets = selection.targets
     wanted = free if targets is None else _matching(free, groups, targets, "targets")
-    unwanted = {group.name for group in _matching(free, groups, exclude, "exclude")}
+    unwanted = {group.name for group in _matching(free, groups, selection.exclude, "exclude")}
     chosen = [group for group in wanted if group.name not in unwanted]
     if not chosen:
         reasons = "; ".join(f"`{group.name}`: {group.fixed}" for group in groups if group.fixed)[:300]

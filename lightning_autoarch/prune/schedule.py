@@ -1,7 +1,7 @@
-"""How sparse at which optimizer step.
+"""How sparse the weights are at each optimizer step, and moments of a fit.
 
-A place in the fit is a fraction of it when a float, a number of optimizer steps when an int. Schedules know nothing of
-training: `sparsity_at(step, total)` is what they are, `total` the steps of the whole fit.
+A moment is a number, the fraction of the fit that is done, or `Step(n)`, when n optimizer steps are done. Schedules
+know nothing of training: they are functions `sparsity_at(step, total)`, with `total` the steps of the whole fit.
 
     t      optimizer steps taken           s_t    sparsity after step t, of the dense weights
     t_0    first step with a mask          s_i    initial sparsity           s_f    final sparsity
@@ -11,11 +11,34 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 from lightning_autoarch.core.errors import PruneValueError
-from lightning_autoarch.prune.amounts import real
+from lightning_autoarch.prune.amounts import real, whole
 
-Place = int | float  # in this order: a command line takes the first that fits, and 2 is a step
+
+@dataclass(frozen=True, order=True)
+class Step:
+    """The moment at which `step` optimizer steps are done; in YAML `{step: 500}`.
+
+    Raises:
+        PruneTypeError, PruneValueError: `step` is not an int >= 0.
+
+    >>> OneShot(0.5, at=Step(500))
+    OneShot(sparsity=0.5, at=Step(500))
+    """
+
+    step: int
+
+    def __post_init__(self) -> None:
+        if whole(self.step, "step") < 0:
+            raise PruneValueError(f"Expected `step` >= 0, got {self.step}.")
+
+    def __repr__(self) -> str:
+        return f"Step({self.step})"
+
+
+Moment = float | Step  # a number is a fraction of the fit in [0, 1]: 0 is its start, 1 its end
 
 
 class SparsitySchedule(ABC):
@@ -73,18 +96,18 @@ class OneShot(SparsitySchedule):
     """
 
     sparsity: float
-    at: Place = 0.5
+    at: Moment = 0.5
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity, "sparsity")
-        check_place(self.at, "at")
+        check_moment(self.at, "at")
 
     @property
     def final(self) -> float:
         return float(self.sparsity)
 
     def sparsity_at(self, step: int, total: int | None) -> float:
-        return self.final if step >= steps(self.at, total, "at") else 0.0
+        return self.final if step >= step_of(self.at, total, "at") else 0.0
 
 
 @dataclass(frozen=True)
@@ -93,22 +116,22 @@ class CubicSparsity(SparsitySchedule):
 
     Zhu & Gupta 2017, *To prune, or not to prune*, equation 1.
 
-    >>> schedule = CubicSparsity(0.8, start=0, end=100)
+    >>> schedule = CubicSparsity(0.8, end=Step(100))
     >>> [round(schedule.sparsity_at(step, 200), 3) for step in (0, 50, 100, 150)]
     [0.0, 0.7, 0.8, 0.8]
     """
 
     final_sparsity: float
-    start: Place = 0.0
-    end: Place = 0.75
+    start: Moment = 0.0
+    end: Moment = 0.75
     initial: float = 0.0
 
     def __post_init__(self) -> None:
         check_sparsity(self.final_sparsity, "final_sparsity")
         check_sparsity(self.initial, "initial")
-        check_place(self.start, "start")
-        check_place(self.end, "end")
-        if type(self.start) is type(self.end) and self.end < self.start:
+        check_moment(self.start, "start")
+        check_moment(self.end, "end")
+        if not _in_order(self.start, self.end):
             raise PruneValueError(f"Expected `end` >= `start`, got start={self.start} and end={self.end}.")
         if self.initial > self.final_sparsity:
             raise PruneValueError(f"Expected `initial` <= {self.final_sparsity}, the final one, got {self.initial}.")
@@ -118,7 +141,7 @@ class CubicSparsity(SparsitySchedule):
         return float(self.final_sparsity)
 
     def sparsity_at(self, step: int, total: int | None) -> float:
-        start, end = steps(self.start, total, "start"), steps(self.end, total, "end")
+        start, end = step_of(self.start, total, "start"), step_of(self.end, total, "end")
         if end < start:
             raise PruneValueError(f"Expected `end` >= `start`, got steps {start} to {end} of {total}.")
         if step < start:
@@ -129,7 +152,7 @@ class CubicSparsity(SparsitySchedule):
         return self.final + (self.initial - self.final) * left**3
 
     def changes_at(self, step: int, total: int | None) -> bool:
-        return step in (steps(self.start, total, "start"), steps(self.end, total, "end"))
+        return step in (step_of(self.start, total, "start"), step_of(self.end, total, "end"))
 
 
 @dataclass(frozen=True)
@@ -143,7 +166,8 @@ class IterativeSparsity(SparsitySchedule):
     Args:
         final_sparsity: after the last round.
         rounds: how many prunings.
-        rewind_to: "init", the weights before the first step; an optimizer step; None: train on.
+        rewind_to: the moment whose weights are restored: a fraction of the fit, `Step(n)`, or "init", before the first
+            step. None: training goes on with the weights as they are.
 
     >>> schedule = IterativeSparsity(0.875, rounds=3)
     >>> [round(schedule.sparsity_at(step, 400), 3) for step in (99, 100, 200, 300)]
@@ -152,26 +176,28 @@ class IterativeSparsity(SparsitySchedule):
 
     final_sparsity: float
     rounds: int = 5
-    rewind_to: str | int | None = None
+    rewind_to: Literal["init"] | Moment | None = None
 
     def __post_init__(self) -> None:
         check_sparsity(self.final_sparsity, "final_sparsity")
         if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1:
             raise PruneValueError(f"Expected `rounds` to be an int >= 1, got {self.rounds!r}.")
-        rewinds = self.rewind_to in (None, "init") or (isinstance(self.rewind_to, int) and self.rewind_to >= 0)
-        if isinstance(self.rewind_to, bool) or not rewinds:
+        if isinstance(self.rewind_to, str) and self.rewind_to != "init":
             raise PruneValueError(
-                f'Expected `rewind_to` to be "init", an optimizer step or None, got {self.rewind_to!r}.'
+                f'Expected `rewind_to` to be "init", a fraction of the fit, Step(n) or None, got {self.rewind_to!r}.'
             )
+        if self.rewind_to not in (None, "init"):
+            check_moment(self.rewind_to, "rewind_to")
 
     @property
     def final(self) -> float:
         return float(self.final_sparsity)
 
-    @property
-    def rewind_step(self) -> int | None:
-        """The step whose weights are kept for rewinding."""
-        return 0 if self.rewind_to == "init" else self.rewind_to  # type: ignore[return-value]
+    def rewind_step(self, total: int | None) -> int | None:
+        """The optimizer step whose weights are kept for rewinding; None where there is none."""
+        if self.rewind_to is None:
+            return None
+        return 0 if self.rewind_to == "init" else step_of(self.rewind_to, total, "rewind_to")
 
     def sparsity_at(self, step: int, total: int | None) -> float:
         if total is None:
@@ -182,7 +208,8 @@ class IterativeSparsity(SparsitySchedule):
             raise PruneValueError(
                 f"Expected a fit of more than {self.rounds} optimizer steps, a round each, got {total}."
             )
-        if self.rewind_step is not None and self.rewind_step >= self.boundary(1, total):
+        kept = self.rewind_step(total)
+        if kept is not None and kept >= self.boundary(1, total):
             raise PruneValueError(
                 f"Expected `rewind_to` before the first round ends at step {self.boundary(1, total)}, got "
                 f"{self.rewind_to}."
@@ -195,27 +222,27 @@ class IterativeSparsity(SparsitySchedule):
         return total * round_number // (self.rounds + 1)
 
 
-def steps(place: Place, total: int | None, name: str) -> int:
-    """A place in a fit as a number of optimizer steps.
+def step_of(moment: Moment, total: int | None, name: str) -> int:
+    """The number of optimizer steps that are done at a moment of a fit of `total` steps.
 
     Raises:
-        PruneValueError: a fraction of a fit without a known end, or a step behind its end.
+        PruneValueError: a fraction of a fit without a known end, or a step after its end.
 
-    >>> steps(0.5, 300, "start"), steps(20, 300, "start"), steps(0.0, None, "start")
-    (150, 20, 0)
+    >>> step_of(0.5, 300, "start"), step_of(Step(20), 300, "start"), step_of(0, None, "start"), step_of(1, 300, "end")
+    (150, 20, 0, 300)
     """
-    if isinstance(place, float):
-        if place == 0:
-            return 0
-        if total is None:
-            raise PruneValueError(
-                f"`{name}={place}` is a fraction of the fit, whose length is unknown: give `max_epochs` or "
-                f"`max_steps`, or `{name}` as an int, in optimizer steps."
-            )
-        return round(place * total)
-    if total is not None and place > total:
-        raise PruneValueError(f"Expected `{name}` within the fit's {total} optimizer steps, got {place}.")
-    return place
+    if isinstance(moment, Step):
+        if total is not None and moment.step > total:
+            raise PruneValueError(f"Expected `{name}` within the fit's {total} optimizer steps, got {moment}.")
+        return moment.step
+    if moment == 0:
+        return 0
+    if total is None:
+        raise PruneValueError(
+            f"`{name}={moment}` is a fraction of the fit, whose length is unknown: give `max_epochs` or `max_steps`, "
+            f"or `{name}=Step(n)`, in optimizer steps."
+        )
+    return round(moment * total)
 
 
 def check_sparsity(value: float, name: str) -> None:
@@ -224,10 +251,18 @@ def check_sparsity(value: float, name: str) -> None:
         raise PruneValueError(f"Expected `{name}` in [0, 1), got {value}.")
 
 
-def check_place(value: Place, name: str) -> None:
-    """Raises PruneValueError unless it is a fraction in [0, 1] or a number of steps."""
-    fraction = isinstance(value, float) and 0 <= value <= 1
-    if isinstance(value, bool) or not (fraction or (isinstance(value, int) and value >= 0)):
+def check_moment(value: object, name: str) -> None:
+    """Raises PruneTypeError or PruneValueError unless it is a fraction in [0, 1] or a `Step`."""
+    if isinstance(value, Step):
+        return
+    if not 0 <= real(value, name) <= 1:
         raise PruneValueError(
-            f"Expected `{name}` to be a fraction in [0.0, 1.0] of the fit or an int, in optimizer steps, got {value!r}."
+            f"Expected `{name}` to be a fraction of the fit in [0, 1], or Step(n) for an optimizer step, got {value!r}."
         )
+
+
+def _in_order(start: Moment, end: Moment) -> bool:
+    """Whether the end is not before the start, as far as that is known without the length of the fit."""
+    if isinstance(start, Step) and isinstance(end, Step):
+        return start <= end
+    return isinstance(start, Step) or isinstance(end, Step) or start <= end

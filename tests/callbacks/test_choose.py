@@ -124,7 +124,7 @@ def test_what_is_saved_is_plain(tmp_path: Path) -> None:
 
 def test_fewer_channels(tmp_path: Path) -> None:
     module = net(layers=[{"width": 16}])
-    candidates = {"small": ChannelPruning(flops=0.5, at=0.5, round_to=1, example_inputs=torch.zeros(2, 4))}
+    candidates = {"small": ChannelPruning(0.5, of="flops", at=0.5, round_to=1, example_inputs=torch.zeros(2, 4))}
     loader = nets.loaders()[0]
     choose(module, loader, candidates, 2, TRAINER, monitor="val_loss", output=tmp_path / "best.ckpt")
     small = load_pruned(net(layers=[{"width": 16}]), tmp_path / "best.ckpt")

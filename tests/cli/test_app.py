@@ -17,7 +17,7 @@ import yaml
 from cli_nets import TRAINER
 from lightning.pytorch.cli import LightningCLI
 
-from lightning_autoarch import ArchitectureSearch, TransferLearning
+from lightning_autoarch import ArchitectureSearch, Step, TransferLearning
 from lightning_autoarch.callbacks.prune import MagnitudePruning
 from lightning_autoarch.cli import AutoArchCLI, main
 from lightning_autoarch.training.optimizers import LateOptimizers
@@ -322,15 +322,15 @@ class TestPrune:
         assert (cli.model.net[1].weight != 0).all()
         assert Path("out/p.ckpt").exists()
 
-    def test_whole_floats_are_parts_of_the_fit(self, config: Write, trained: str) -> None:
-        for at, expected in (("1.0", 1.0), ("1", 1)):
+    def test_moments(self, config: Write, trained: str) -> None:
+        for at, expected in (("1.0", 1), ("1", 1), ("{step: 1}", Step(1))):
             options = ["--prune.schedule=OneShot", "--prune.schedule.sparsity=0.5", f"--prune.schedule.at={at}"]
             cli = AutoArchCLI(args=["prune", "--config", config(search=None), "--ckpt_path", trained, *options])
             [pruning] = [c for c in cli.trainer.callbacks if isinstance(c, MagnitudePruning)]
-            assert type(pruning.schedule.at) is type(expected) and pruning.schedule.at == expected
+            assert pruning.schedule.at == expected
 
     def test_options_alone(self, config: Write, trained: str) -> None:
-        options = ["--prune.schedule=OneShot", "--prune.schedule.sparsity=0.75", "--prune.schedule.at=2"]
+        options = ["--prune.schedule=OneShot", "--prune.schedule.sparsity=0.75", "--prune.schedule.at={step: 2}"]
         cli = AutoArchCLI(args=["prune", "--config", config(search=None), "--ckpt_path", trained, *options])
         assert self.zeros(cli.model) == 0.75
 

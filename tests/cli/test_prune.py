@@ -14,7 +14,10 @@ import torch
 from lightning_autoarch import ChannelPruning, TransferLearning, load_pruned
 from lightning_autoarch.cli import AutoArchCLI, main
 
-CHANNELS = {"class_path": "lightning_autoarch.ChannelPruning", "init_args": {"share": 0.5, "at": 1, "round_to": 4}}
+CHANNELS = {
+    "class_path": "lightning_autoarch.ChannelPruning",
+    "init_args": {"ratio": 0.5, "at": {"step": 1}, "round_to": 4},
+}
 
 
 @pytest.fixture
@@ -143,7 +146,10 @@ def test_hyperparameters_of_another_module(
 
 
 def test_a_trial_run_of_a_schedule_in_steps(config: Callable[..., str], trained: str, capsys: Any) -> None:
-    schedule = {"class_path": "CubicSparsity", "init_args": {"final_sparsity": 0.9, "start": 2, "end": 5}}
+    schedule = {
+        "class_path": "CubicSparsity",
+        "init_args": {"final_sparsity": 0.9, "start": {"step": 2}, "end": {"step": 5}},
+    }
     path = config({"fast_dev_run": True}, prune={"schedule": schedule})
     main(["prune", "--config", path, "--ckpt_path", trained])
     assert "fast_dev_run: one batch was trained; pruned.ckpt is not written." in capsys.readouterr().out

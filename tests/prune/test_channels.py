@@ -13,7 +13,7 @@ from reported_nets import NETS as REPORTED
 from torch import Tensor, nn
 
 from lightning_autoarch.core.errors import PruneValueError, StructureError
-from lightning_autoarch.prune.channels import Target, prune_channels_
+from lightning_autoarch.prune.channels import Reduction, Selection, prune_by_, prune_channels_
 from lightning_autoarch.prune.cost import cost_of, count_flops
 from lightning_autoarch.prune.load import load_pruned
 from lightning_autoarch.prune.units import kept_units, rounded, unit_scores
@@ -57,16 +57,16 @@ def make(name: str) -> tuple[nn.Module, Tensor]:
 
 
 @pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("target", [Target(share=0.5), Target(parameters=0.5), Target(flops=0.6)], ids=str)
-def test_targets_are_met_and_costs_are_true(name: str, target: Target) -> None:
+@pytest.mark.parametrize("reduction", [Reduction(0.5), Reduction(0.5, "parameters"), Reduction(0.4, "flops")], ids=str)
+def test_targets_are_met_and_costs_are_true(name: str, reduction: Reduction) -> None:
     module, x = make(name)
-    removed = prune_channels_(module, x, target)
+    removed = prune_by_(module, x, reduction)
     after = cost_of(module, x)
     assert after.parameters == removed.after.parameters == sum(p.numel() for p in module.parameters())
     assert (after.flops, after.parameters) < (removed.before.flops, removed.before.parameters)
-    if target.parameters is not None:
+    if reduction.of == "parameters":
         assert after.parameters <= 0.5 * removed.before.parameters
-    if target.flops is not None:
+    if reduction.of == "flops":
         assert after.flops <= 0.6 * removed.before.flops
     assert all(new % 8 == 0 or new == old for old, new in removed.widths.values() if old >= 8)
     module(x).sum().backward()
@@ -81,7 +81,7 @@ def test_a_forward_that_looks_at_values() -> None:
 
     _, x = make("conv")
     torch.manual_seed(0)
-    removed, plain = (prune_channels_(net, x, Target(flops=0.6)) for net in (Looking(), make("conv")[0]))
+    removed, plain = (prune_channels_(net, x, 0.4, of="flops") for net in (Looking(), make("conv")[0]))
     assert (removed.kept, removed.before, removed.after) == (plain.kept, plain.before, plain.after)
 
 
@@ -96,7 +96,7 @@ def test_flops_are_those_of_the_meta_device(net: nn.Module, shape: tuple[int, ..
 
 def test_a_target_in_seconds() -> None:
     module, x = nn.Sequential(nn.Linear(256, 4096), nn.ReLU(), nn.Linear(4096, 256)), torch.randn(128, 256)
-    removed = prune_channels_(module, x, Target(latency=0.6))
+    removed = prune_channels_(module, x, 0.4, of="latency")
     assert removed.before.seconds is not None
     assert removed.after.seconds is not None
     assert module[0].out_features < 4096
@@ -107,7 +107,7 @@ def test_what_goes_is_what_is_small() -> None:
     with torch.no_grad():
         module[0].weight[8:] *= 1e-3  # type: ignore[index]
         module[2].weight[:, 8:] *= 1e-3  # type: ignore[index]
-    removed = prune_channels_(module, x, Target(share=0.5), targets="0")
+    removed = prune_channels_(module, x, 0.5, selection=Selection(targets="0"))
     assert removed.kept["0.weight"][:8] == list(range(8))
 
 
@@ -115,7 +115,7 @@ def test_the_rest_computes_what_it_did() -> None:
     """Removing equals setting to zero all that a channel is made of and read by."""
     module, x = make("conv")
     masked = copy.deepcopy(module)
-    removed = prune_channels_(module, x, Target(share=0.5), scope="layer")
+    removed = prune_channels_(module, x, 0.5, selection=Selection(scope="layer"))
     with torch.no_grad():
         tensors = dict(masked.named_parameters())
         for group in channel_groups(masked, x):
@@ -129,7 +129,7 @@ def test_the_rest_computes_what_it_did() -> None:
 
 def test_heads_go_whole() -> None:
     module, x = make("encoder")
-    removed = prune_channels_(module, x, Target(share=0.5), scope="layer", targets="*.self_attn")
+    removed = prune_channels_(module, x, 0.5, selection=Selection(scope="layer", targets="*.self_attn"))
     assert set(removed.widths.values()) == {(4, 2)}
     attention = module.body.layers[0].self_attn  # type: ignore[union-attr,index]
     assert (attention.num_heads, tuple(attention.in_proj_weight.shape)) == (2, (48, 32))
@@ -137,7 +137,7 @@ def test_heads_go_whole() -> None:
 
 def test_a_recipe_is_json_and_rebuilds() -> None:
     module, x = make("conv")
-    removed = prune_channels_(module, x, Target(flops=0.5))
+    removed = prune_channels_(module, x, 0.5, of="flops")
     fresh, _ = make("conv")
     loaded = load_pruned(fresh, module.state_dict(), json.loads(json.dumps(removed.recipe)))
     assert torch.equal(loaded.eval()(x), module.eval()(x))
@@ -149,7 +149,7 @@ def test_optimizer_state_follows() -> None:
     module(x).sum().backward()
     optimizer.step()
     moment = optimizer.state[module[0].weight]["exp_avg"].clone()  # type: ignore[index]
-    removed = prune_channels_(module, x, Target(share=0.5), targets="0", optimizers=[optimizer])
+    removed = prune_channels_(module, x, 0.5, optimizers=[optimizer], selection=Selection(targets="0"))
     kept = removed.kept["0.weight"]
     assert torch.equal(optimizer.state[module[0].weight]["exp_avg"], moment[kept])  # type: ignore[index]
     module(x).sum().backward()
@@ -174,15 +174,15 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({}, "Expected one of"),
-            ({"share": 0.5, "flops": 0.5}, "Expected one of"),
-            ({"share": 0.0}, r"`share` in \(0, 1\)"),
-            ({"flops": 1.5}, r"`flops` in \(0, 1\)"),
+            ({"ratio": 0.5, "of": "share"}, "Expected `of` to be one of"),
+            ({"ratio": 0.5, "of": None}, "Expected `of` to be one of"),
+            ({"ratio": 0.0}, r"`ratio`.* in \(0, 1\)"),
+            ({"ratio": 1.5, "of": "flops"}, r"`ratio`.* in \(0, 1\)"),
         ],
     )
-    def test_targets(self, options: dict[str, float], message: str) -> None:
+    def test_reductions(self, options: dict[str, Any], message: str) -> None:
         with pytest.raises(PruneValueError, match=message):
-            Target(**options)
+            Reduction(**options)
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -198,17 +198,17 @@ class TestBadInput:
         module, x = make("mlp")
         before = copy.deepcopy(module.state_dict())
         with pytest.raises(PruneValueError, match=message):
-            prune_channels_(module, x, Target(share=0.5), **options)
+            prune_channels_(module, x, 0.5, selection=Selection(**options))
         assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
     def test_out_of_reach(self) -> None:
         module, x = make("mlp")
         with pytest.raises(PruneValueError, match="out of reach"):
-            prune_channels_(module, x, Target(parameters=0.01))
+            prune_channels_(module, x, 0.99, of="parameters")
 
     def test_a_frozen_module_is_pruned_too(self) -> None:
         module, x = make("mlp")
-        removed = prune_channels_(module.requires_grad_(False), x, Target(share=0.5))
+        removed = prune_channels_(module.requires_grad_(False), x, 0.5)
         assert removed.after.parameters < removed.before.parameters
         assert not any(p.requires_grad for p in module.parameters())
 
@@ -217,7 +217,7 @@ class TestBadInput:
         with torch.no_grad():
             module[0].weight[3, 1] = torch.nan  # type: ignore[index]
         with pytest.raises(PruneValueError, match=r"`0\.weight`"):
-            prune_channels_(module, x, Target(share=0.5))
+            prune_channels_(module, x, 0.5)
 
     def test_a_size_in_the_code(self) -> None:
         class Written(nn.Module):
@@ -231,12 +231,12 @@ class TestBadInput:
         module = Written()
         before = copy.deepcopy(module.state_dict())
         with pytest.raises((StructureError, PruneValueError)):
-            prune_channels_(module, torch.randn(3, 4), Target(share=0.5), round_to=1)
+            prune_channels_(module, torch.randn(3, 4), 0.5, selection=Selection(round_to=1))
         assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
     def test_a_recipe_of_another_architecture(self) -> None:
         module, x = make("conv")
-        removed = prune_channels_(module, x, Target(share=0.5))
+        removed = prune_channels_(module, x, 0.5)
         with pytest.raises(StructureError):
             load_pruned(Conv(24), module.state_dict(), removed.recipe)
         with pytest.raises(PruneValueError, match="without a recipe"):
@@ -245,7 +245,7 @@ class TestBadInput:
 
 def test_tied_weights_stay_tied_where_flops_are_counted() -> None:
     module = TiedLanguageModel()
-    removed = prune_channels_(module, torch.randint(0, 9, (2, 5)), Target(flops=0.6), round_to=1)
+    removed = prune_channels_(module, torch.randint(0, 9, (2, 5)), 0.4, of="flops", selection=Selection(round_to=1))
     assert module.decode.weight is module.embed.weight
     assert removed.after.flops <= 0.6 * removed.before.flops
 
@@ -254,7 +254,7 @@ def test_a_linear_layer_that_becomes_an_image() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(3, 8 * 4), nn.Unflatten(1, (8, 2, 2)), nn.ReLU(), nn.Conv2d(8, 2, 1))
     dense, x = copy.deepcopy(module), torch.randn(2, 3)
-    removed = prune_channels_(module, x, Target(share=0.5), round_to=1)
+    removed = prune_channels_(module, x, 0.5, selection=Selection(round_to=1))
     assert removed.widths == {"0.weight": (8, 4)} and module[1].unflattened_size == (4, 2, 2)
     stay = torch.zeros(8, 1, 1)
     stay[removed.kept["0.weight"]] = 1
@@ -280,7 +280,7 @@ class Headed(nn.Module):
 
 def test_whole_heads_go_with_the_same_share_of_the_stream() -> None:
     module, x = Headed(), torch.randn(2, 3, 5)
-    removed = prune_channels_(module, x, Target(flops=0.7), round_to=1)
+    removed = prune_channels_(module, x, 0.3, of="flops", selection=Selection(round_to=1))
     before, after = removed.widths["embed.weight"], removed.widths["qkv.weight"]
     assert (before, after) in [((16, 12), (4, 3)), ((16, 8), (4, 2))] and module.heads == after[1]
     assert removed.left == {}
@@ -289,7 +289,7 @@ def test_whole_heads_go_with_the_same_share_of_the_stream() -> None:
 def test_a_group_that_does_not_follow_is_left_and_named() -> None:
     module, x = Headed(), torch.randn(2, 3, 5)
     with pytest.warns(UserWarning, match=r"`qkv\.weight` stay as they are"):
-        removed = prune_channels_(module, x, Target(share=0.5), exclude="embed", round_to=1)
+        removed = prune_channels_(module, x, 0.5, selection=Selection(exclude="embed", round_to=1))
     assert removed.widths == {"qkv.weight": (4, 4), "up.weight": (8, 4)}
     assert "view" in removed.left["qkv.weight"] and module.heads == 4
 
@@ -320,13 +320,13 @@ class GraphHeads(nn.Module):
         return self.last(mixed.flatten(1))
 
 
-@pytest.mark.parametrize("target", [Target(flops=0.6), Target(share=0.4)])
-def test_a_choice_that_cannot_be_made_does_not_end_the_search(target: Target) -> None:
+@pytest.mark.parametrize("reduction", [Reduction(0.4, "flops"), Reduction(0.4)])
+def test_a_choice_that_cannot_be_made_does_not_end_the_search(reduction: Reduction) -> None:
     """With a single head left `einsum` runs other operations; the search looks at that and goes on."""
     torch.manual_seed(0)
     module, x = GraphHeads(), torch.randn(7, 6)
     with pytest.raises(StructureError):
         remove_channels_(copy.deepcopy(module), x, {"value.weight": [0]})
-    removed = prune_channels_(module, x, target, round_to=1)
+    removed = prune_by_(module, x, reduction, Selection(round_to=1))
     assert removed.left == {} and module.heads > 1 and removed.widths["value.weight"][1] == module.heads
-    assert target.flops is None or removed.after.flops <= target.flops * removed.before.flops
+    assert reduction.of != "flops" or removed.after.flops <= 0.6 * removed.before.flops

@@ -8,18 +8,25 @@ import pytest
 
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune.ramp import Ramp
+from lightning_autoarch.prune.schedule import Step
 
 
 @pytest.mark.parametrize(
     ("ramp", "in_fractions"),
-    [(Ramp(0, 10), False), (Ramp(0.0, 1.0), True), (Ramp(0, 0.5), True), (Ramp(0.0, 10), False), (Ramp(0, 0), False)],
+    [
+        (Ramp(Step(0), Step(10)), False),
+        (Ramp(0.0, 1.0), True),
+        (Ramp(0, 1), True),
+        (Ramp(0.0, Step(10)), False),
+        (Ramp(0, Step(0)), False),
+    ],
 )
 def test_kind(ramp: Ramp, in_fractions: bool) -> None:
     assert ramp.in_fractions is in_fractions
 
 
 def test_steps() -> None:
-    factors = [Ramp(2, 6).factor(step, 0.99) for step in range(9)]
+    factors = [Ramp(Step(2), Step(6)).factor(step, 0.99) for step in range(9)]
     assert factors == [0, 0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
 
 
@@ -29,17 +36,17 @@ def test_fractions() -> None:
 
 
 def test_equal_ends_are_a_jump() -> None:
-    assert [Ramp(3, 3).factor(step, 0.0) for step in (2, 3, 4)] == [0, 1, 1]
+    assert [Ramp(Step(3), Step(3)).factor(step, 0.0) for step in (2, 3, 4)] == [0, 1, 1]
     assert [Ramp(1.0, 1.0).factor(0, done) for done in (0.99, 1.0)] == [0, 1]
 
 
-@pytest.mark.parametrize("ends", [(3, 2), (0.5, 0.25), (-1, 5), (-0.1, 0.5), (0.5, 1.5), (float("nan"), 1.0)])
+@pytest.mark.parametrize("ends", [(Step(3), Step(2)), (0.5, 0.25), (-1, 0.5), (0, 2), (0.5, 1.5), (float("nan"), 1.0)])
 def test_refuses_values(ends: Any) -> None:
     with pytest.raises(PruneValueError, match="ramp"):
         Ramp(*ends)
 
 
-@pytest.mark.parametrize("ends", [(0.5, 1), (5, 0.5), ("0", 1), (True, 2), (None, 1.0)])
+@pytest.mark.parametrize("ends", [(0.5, Step(1)), (Step(5), 0.5), ("0", 1), (True, 1), (None, 1.0)])
 def test_refuses_kinds(ends: Any) -> None:
     with pytest.raises(PruneTypeError, match="ramp"):
         Ramp(*ends)

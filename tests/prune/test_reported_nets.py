@@ -12,7 +12,7 @@ from channel_oracles import dense_without
 from reported_nets import NETS
 from torch.utils._pytree import tree_leaves
 
-from lightning_autoarch.prune.channels import Target, prune_channels_
+from lightning_autoarch.prune.channels import Selection, prune_channels_
 from lightning_autoarch.structure import run_on
 
 LEFT = {"LeNet, sizes in the code": {"b.weight"}}  # groups that the forward does not follow
@@ -25,7 +25,7 @@ def test_outputs_are_those_of_the_dense_net_without_these_channels(name: str) ->
     module, inputs = randomised(build()).eval(), sample()
     dense = copy.deepcopy(module)
     with warnings.catch_warnings(action="ignore" if name in LEFT else "error", category=UserWarning):
-        removed = prune_channels_(module, inputs, Target(flops=0.5), round_to=1)
+        removed = prune_channels_(module, inputs, 0.5, of="flops", selection=Selection(round_to=1))
     assert removed.after.flops <= 0.5 * removed.before.flops
     assert set(removed.left) == LEFT.get(name, set())
     fused = torch.backends.mha.get_fastpath_enabled()

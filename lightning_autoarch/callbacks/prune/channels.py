@@ -27,7 +27,7 @@ from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.core.errors import PruneValueError, StructureError
 from lightning_autoarch.core.schema import is_empty
-from lightning_autoarch.prune.channels import Removed, Target, check_prunable
+from lightning_autoarch.prune.channels import Quantity, Reduction, Removed, Selection, check_prunable
 from lightning_autoarch.prune.cost import detached_copy
 from lightning_autoarch.prune.rounds import (
     KEY,
@@ -39,7 +39,7 @@ from lightning_autoarch.prune.rounds import (
     rounds_of,
     state_of,
 )
-from lightning_autoarch.prune.schedule import Place, check_place, steps
+from lightning_autoarch.prune.schedule import Moment, Step, check_moment, step_of
 from lightning_autoarch.prune.targets import Patterns
 from lightning_autoarch.prune.units import Norm, UnitScope
 from lightning_autoarch.structure import apply_recipe_, check_carriable
@@ -54,12 +54,11 @@ class ChannelPruning(Callback):
     with this callback resumes.
 
     Args:
-        share: of the units that go; or one of the next three, each the share that stays.
-        parameters: of the parameters.
-        flops: of the FLOPs of a forward of the example.
-        latency: of the measured seconds of a forward of the example, on the device of the fit.
-        at: when: 0.0 before the optimizers are made; 1.0 after the training; a fraction of the fit or an optimizer step
-            between.
+        ratio: the share that is removed, in (0, 1): 0.4 leaves 60 %.
+        of: what `ratio` is a share of: "channels"; "parameters"; "flops", of one forward of the example; "latency", the
+            measured seconds of one forward of the example on the device of the fit.
+        at: when, as a fraction of the fit or as `Step(n)`, an optimizer step. 0, the default: before the optimizers are
+            made. 1: after the training.
         scope: "global", or "layer", the same share of each.
         round_to: counts of channels become multiples of it: odd ones are not faster.
         p: norm of the weights of a channel, 1 or 2.
@@ -75,24 +74,22 @@ class ChannelPruning(Callback):
         removed: what was done, with the costs before and after; None before.
 
     Raises:
-        PruneValueError: before training: a target that is no share, `at` behind the end, nothing may go, a target out
-            of reach. Of a latency this is known only when it prunes.
+        PruneValueError: before training: a ratio out of (0, 1), `at` after the end, nothing may be removed, a
+            ratio out of reach. Of a latency this is known only when it prunes.
         StructureError: before training: the forward cannot be followed, naming the place; the module is as before.
         MisconfigurationException: parameters are sharded; or several processes, and `at` in the middle of the fit.
 
     Example::
 
-        L.Trainer(max_epochs=20, callbacks=[ChannelPruning(flops=0.5, at=0.3)]).fit(model, datamodule=dm)
+        L.Trainer(max_epochs=20, callbacks=[ChannelPruning(0.5, of="flops", at=0.3)]).fit(model, datamodule=dm)
     """
 
     def __init__(
         self,
-        share: float | None = None,
+        ratio: float,
         *,
-        parameters: float | None = None,
-        flops: float | None = None,
-        latency: float | None = None,
-        at: Place = 0.0,
+        of: Quantity = "channels",
+        at: Moment = 0.0,
         scope: UnitScope = "global",
         round_to: int = 8,
         p: Norm = 2,
@@ -102,13 +99,10 @@ class ChannelPruning(Callback):
         distill: Distillation | None = None,
         name: str | None = None,
     ) -> None:
-        self.target = Target(share, parameters, flops, latency)
-        self.share, self.parameters, self.flops, self.latency = share, parameters, flops, latency
-        check_place(at, "at")
-        if scope not in ("global", "layer"):
-            raise PruneValueError(f'Expected `scope` to be "global" or "layer", got {scope!r}.')
-        if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-            raise PruneValueError(f"Expected `round_to` to be an int >= 1, got {round_to!r}.")
+        self.reduction = Reduction(ratio, of)
+        self.selection = Selection(scope, round_to, p, targets, exclude)
+        self.ratio, self.of = ratio, of
+        check_moment(at, "at")
         self.at, self.scope, self.round_to, self.p = at, scope, round_to, p
         self.targets, self.exclude, self.example_inputs, self.name = targets, exclude, example_inputs, name
         self.distill = distill
@@ -157,12 +151,12 @@ class ChannelPruning(Callback):
     @property
     def is_after(self) -> bool:
         """Whether it prunes when the training is over."""
-        return isinstance(self.at, float) and self.at == 1.0  # the int is an optimizer step
+        return self.at == 1
 
     @property
     def is_before(self) -> bool:
         """Whether it prunes before the training begins."""
-        return self.at == 0
+        return self.at in (0, Step(0))
 
     def shares_of_net(self) -> dict[str, tuple[float, float]]:
         """Parameters that were removed, of how many: for a trial's record."""
@@ -220,8 +214,8 @@ class ChannelPruning(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.distill is not None:
             self.distill.on_fit_start(trainer, pl_module)
-        total = None if trainer.fast_dev_run and isinstance(self.at, int) else total_steps(trainer)  # type: ignore[attr-defined]
-        self._step = None if self.is_after else steps(self.at, total, "at")
+        total = None if trainer.fast_dev_run and isinstance(self.at, Step) else total_steps(trainer)  # type: ignore[attr-defined]
+        self._step = None if self.is_after else step_of(self.at, total, "at")
         self._unchecked = not self._is_small(pl_module)
         if self._unchecked:
             _check_optimizers(optimizers_of(trainer))
@@ -288,9 +282,9 @@ class ChannelPruning(Callback):
             return
         self._unchecked = False
         if self._given(module) is not None:
-            check_prunable(module, self._inputs(module), self.target, **self._options)
+            check_prunable(module, self._inputs(module), self.reduction, self.selection)
             return
-        self._calls.check(module, self.target, self._options)
+        self._calls.check(module, self.reduction, self.selection)
         if not self.is_after:
             self._calls.tell_twins(module, self._followers.alike)
             self._check_followers(module)
@@ -299,7 +293,7 @@ class ChannelPruning(Callback):
         """Warn where nets that may come to follow another one could not lose channels with it."""
         still = self._calls.still
         pairs = {path: others[0] for path, others in self._followers.alike.items() if path in still}
-        reason = why_not(module, self._inputs(module), self.target, pairs, **self._options) if pairs else None
+        reason = why_not(module, self._inputs(module), self.reduction, pairs, self.selection) if pairs else None
         if reason is not None:
             names = ", ".join(f"`{path}`" for path in pairs)
             rank_zero_warn(
@@ -307,23 +301,13 @@ class ChannelPruning(Callback):
                 f"will fail: {reason} Prune when the training is over: `ChannelPruning(..., at=1.0)`."
             )
 
-    @property
-    def _options(self) -> dict[str, Any]:
-        return {
-            "scope": self.scope,
-            "round_to": self.round_to,
-            "p": self.p,
-            "targets": self.targets,
-            "exclude": self.exclude,
-        }
-
     def _prune(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:
             optimizers = optimizers_of(trainer)
             pairs = self._followers.found(module, optimizers)
             self._left = self._calls.tell_left(self._followers.alike.keys() - pairs)
             self.removed = prune_with_followers_(
-                module, self._inputs(module), self.target, pairs, optimizers=optimizers, **self._options
+                module, self._inputs(module), self.reduction, pairs, self.selection, optimizers
             )
         recipe: dict[str, Any] = trainer.strategy.broadcast(self.removed.recipe if self.removed is not None else {})
         if not trainer.is_global_zero:

@@ -18,7 +18,7 @@ from lightning_autoarch.prune.criteria import of_all, random_scores
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.masked import MaskedWeights, prune_further
 from lightning_autoarch.prune.regrow import drop_fraction, exchange
-from lightning_autoarch.prune.schedule import Place, check_place, check_sparsity, steps
+from lightning_autoarch.prune.schedule import Moment, check_moment, check_sparsity, step_of
 from lightning_autoarch.prune.targets import Patterns
 
 Start = Literal["random", "magnitude"]
@@ -31,7 +31,7 @@ class DynamicSparseTraining(MaskedTraining):
         sparsity: of all targets, in (0, 1).
         scope: "erk" (wide layers sparser), or "layer", the same everywhere.
         alpha: share of the kept weights that is exchanged at first; it falls to 0 by a cosine.
-        end: where the exchange ends: a fraction of the fit, or an optimizer step.
+        end: when the exchange ends: a fraction of the fit, or `Step(n)`.
         every_n_steps: optimizer steps between two exchanges.
         start: the first mask: "random", or of the smallest "magnitude" (for weights that were trained).
         targets, exclude, distill, name: as in `MagnitudePruning`.
@@ -46,7 +46,7 @@ class DynamicSparseTraining(MaskedTraining):
         scope: Literal["erk", "layer"] = "erk",
         *,
         alpha: float = 0.3,
-        end: Place = 0.75,
+        end: Moment = 0.75,
         every_n_steps: int = 100,
         start: Start = "random",
         targets: Patterns | None = None,
@@ -57,7 +57,7 @@ class DynamicSparseTraining(MaskedTraining):
     ) -> None:
         super().__init__(targets=targets, exclude=exclude, every_n_steps=every_n_steps, distill=distill, name=name)
         check_sparsity(sparsity, "sparsity")
-        check_place(end, "end")
+        check_moment(end, "end")
         for argument, value, known in (("scope", scope, ("erk", "layer")), ("start", start, ("random", "magnitude"))):
             if value not in known:
                 raise PruneValueError(f"Expected `{argument}` to be one of {', '.join(known)}, got {value!r}.")
@@ -67,14 +67,14 @@ class DynamicSparseTraining(MaskedTraining):
         self.start, self.seed = start, seed
 
     def check(self, weights: MaskedWeights, total: int | None) -> None:
-        steps(self.end, total, "end")
+        step_of(self.end, total, "end")
 
     def due(self, step: int, total: int | None) -> bool:
-        return step % self.every_n_steps == 0 and step < steps(self.end, total, "end")
+        return step % self.every_n_steps == 0 and step < step_of(self.end, total, "end")
 
     @property
     def masks_change(self) -> bool:
-        return self._total is None or self._seen < steps(self.end, self._total, "end")
+        return self._total is None or self._seen < step_of(self.end, self._total, "end")
 
     def new_masks(self, weights: MaskedWeights, step: int, total: int | None) -> list[BitMask] | None:
         if not any(weights.pruned):
@@ -83,7 +83,7 @@ class DynamicSparseTraining(MaskedTraining):
             say_short(self, weights, masks, self.target_sparsity)
             return masks
         growth = self.growth(weights, step)
-        fraction = drop_fraction(step, steps(self.end, total, "end"), self.alpha)
+        fraction = drop_fraction(step, step_of(self.end, total, "end"), self.alpha)
         return None if growth is None else exchange(weights, fraction, growth)
 
     @abstractmethod

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_autoarch.core.errors import PruneValueError, StructureError
-from lightning_autoarch.prune.channels import ALL, Removed, Target, prune_channels_
+from lightning_autoarch.prune.channels import EVERYTHING, UTMOST, Reduction, Removed, Selection, prune_by_
 from lightning_autoarch.prune.cost import detached_copy
-from lightning_autoarch.prune.targets import Patterns
 from lightning_autoarch.structure import Calls, ModuleCall, apply_recipe_, left_as_it_was, run_on
 
 MOST = 1024  # numbers of a parameter that are compared
@@ -71,29 +70,28 @@ class Followers:
 def prune_with_followers_(
     module: nn.Module,
     example_inputs: Any,
-    target: Target,
+    reduction: Reduction,
     pairs: Pairs,
-    *,
-    exclude: Patterns = (),
-    **options: Any,
+    selection: Selection = EVERYTHING,
+    optimizers: Sequence[Optimizer] = (),
 ) -> Removed:
-    """`prune_channels_`, and what follows loses the same channels as what it follows.
+    """`prune_by_`, and what follows loses the same channels as what it follows.
 
     The inputs and results of both keep their channels: the training compares what comes out of one with what comes out
     of the other. The recipe is of both.
 
     Args:
-        module, example_inputs, target, exclude, options: as in `prune_channels_`.
+        module, example_inputs, reduction, selection, optimizers: as in `prune_by_`.
         pairs: of `Followers.found`.
 
     Raises:
         StructureError, PruneValueError: as in `prune_channels_`.
     """
     if not pairs:
-        return prune_channels_(module, example_inputs, target, exclude=exclude, **options)
+        return prune_by_(module, example_inputs, reduction, selection, optimizers)
     inputs, ran = _with_own_calls(module, example_inputs, pairs)
-    patterns = [exclude] if isinstance(exclude, str) else [*exclude]
-    removed = prune_channels_(module, inputs, target, exclude=[*patterns, *ran], **options)
+    exclude = [selection.exclude] if isinstance(selection.exclude, str) else selection.exclude
+    removed = prune_by_(module, inputs, reduction, replace(selection, exclude=(*exclude, *ran)), optimizers)
     more = _followed(removed.recipe, pairs)
     apply_recipe_(module, more)
     both = {part: {**removed.recipe[part], **more[part]} for part in ("tensors", "attributes")}
@@ -101,13 +99,13 @@ def prune_with_followers_(
     return replace(removed, recipe={**removed.recipe, **both}, after=after)
 
 
-def why_not(module: nn.Module, example_inputs: Any, target: Target, pairs: Pairs, **options: Any) -> str | None:
+def why_not(
+    module: nn.Module, example_inputs: Any, reduction: Reduction, pairs: Pairs, selection: Selection = EVERYTHING
+) -> str | None:
     """Why `prune_with_followers_` would fail, tried on a copy; None where it would not. A latency is not measured."""
-    known = target.parameters is not None or target.flops is not None
+    tried = reduction if reduction.is_countable else UTMOST
     try:
-        prune_with_followers_(
-            detached_copy(module), example_inputs, target if known else Target(share=ALL), pairs, **options
-        )
+        prune_with_followers_(detached_copy(module), example_inputs, tried, pairs, selection)
     except (PruneValueError, StructureError) as error:
         return str(error)
     return None

@@ -171,7 +171,7 @@ class MagnitudePruning(MaskedTraining):
         self._take_snapshot(trainer, pl_module)
 
     def _take_snapshot(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        wanted = self.schedule.rewind_step if isinstance(self.schedule, IterativeSparsity) else None
+        wanted = self.schedule.rewind_step(self._total) if isinstance(self.schedule, IterativeSparsity) else None
         if self._snapshot is None and wanted is not None and trainer.global_step >= wanted:
             self._snapshot = Snapshot.of(trainer, pl_module)
 

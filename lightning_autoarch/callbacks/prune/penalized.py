@@ -28,6 +28,7 @@ from lightning_autoarch.prune import density
 from lightning_autoarch.prune.amounts import non_negative
 from lightning_autoarch.prune.penalty import Penalty
 from lightning_autoarch.prune.ramp import Ramp
+from lightning_autoarch.prune.schedule import Moment
 from lightning_autoarch.prune.targets import Patterns, Targets, examine_targets, match_values
 from lightning_autoarch.prune.weights import check
 
@@ -63,7 +64,7 @@ class Regularization(Callback):
         proximal: bool,
         targets: Patterns | None,
         exclude: Patterns,
-        ramp: tuple[float, float] | Ramp | None,
+        ramp: tuple[Moment, Moment] | Ramp | None,
     ) -> None:
         if weight == {}:
             raise PruneValueError("Expected `weight` to be a number or {pattern: number}, got {}.")
@@ -190,7 +191,7 @@ class Regularization(Callback):
         if self.ramp is not None and self.ramp.in_fractions and not is_finite(trainer):
             raise PruneValueError(
                 f"`ramp={self.ramp}` is in fractions of the fit, but this Trainer has neither `max_epochs` nor "
-                "`max_steps`. Give it in optimizer steps, as ints."
+                "`max_steps`. Give it in optimizer steps, as Step(n)."
             )
 
     def _factor(self, trainer: Trainer) -> float:
@@ -217,7 +218,7 @@ class Regularization(Callback):
             self.penalty.proximal_([parameter for parameter, _ in together], [amount for _, amount in together])
 
 
-def _ramp(given: tuple[float, float] | Ramp) -> Ramp:
+def _ramp(given: tuple[Moment, Moment] | Ramp) -> Ramp:
     if isinstance(given, Ramp):
         return given
     if not isinstance(given, tuple | list) or len(given) != 2:

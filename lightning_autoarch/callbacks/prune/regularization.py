@@ -15,6 +15,7 @@ from __future__ import annotations
 from lightning_autoarch.callbacks.prune.penalized import Regularization, Weight
 from lightning_autoarch.prune.amounts import whole
 from lightning_autoarch.prune.penalty import L1, Groups, SquaredL2
+from lightning_autoarch.prune.schedule import Moment
 from lightning_autoarch.prune.targets import Patterns
 
 
@@ -29,8 +30,8 @@ class L1Regularization(Regularization):
         targets: patterns of what is penalised, as `find_targets` takes them; None: the weights of the layers that
             multiply by a matrix.
         exclude: patterns of what is not.
-        ramp: (start, end): the weight grows linearly from 0 there. Fractions of the fit when float, optimizer steps
-            (`trainer.global_step`) when int. None: it is constant.
+        ramp: (start, end): the weight grows linearly from 0 between these moments. Both are fractions of the fit, or
+            both `Step(n)`, with n of `trainer.global_step`. None: it is constant.
 
     Logs `l1_penalty`, the weighted value, and when proximal `l1_density`, the share of weights that are not 0, every
     `log_every_n_steps`.
@@ -56,7 +57,7 @@ class L1Regularization(Regularization):
         proximal: bool = True,
         targets: Patterns | None = None,
         exclude: Patterns = (),
-        ramp: tuple[float, float] | None = None,
+        ramp: tuple[Moment, Moment] | None = None,
     ) -> None:
         super().__init__(L1(), weight, proximal, targets, exclude, ramp)
 
@@ -88,7 +89,7 @@ class L2Regularization(Regularization):
         proximal: bool = True,
         targets: Patterns | None = None,
         exclude: Patterns = (),
-        ramp: tuple[float, float] | None = None,
+        ramp: tuple[Moment, Moment] | None = None,
     ) -> None:
         super().__init__(SquaredL2(), weight, proximal, targets, exclude, ramp)
 
@@ -109,7 +110,7 @@ class GroupLasso(Regularization):
     Raises:
         PruneTypeError, PruneValueError: as in `L1Regularization`; a target without dimension `dim`.
 
-    >>> trainer = Trainer(callbacks=[GroupLasso(1e-2, targets="features", ramp=(0, 1000))])  # doctest: +SKIP
+    >>> trainer = Trainer(callbacks=[GroupLasso(1e-2, targets="features", ramp=(0, Step(1000)))])  # doctest: +SKIP
     """
 
     _key = "group_lasso"
@@ -122,7 +123,7 @@ class GroupLasso(Regularization):
         proximal: bool = True,
         targets: Patterns | None = None,
         exclude: Patterns = (),
-        ramp: tuple[float, float] | None = None,
+        ramp: tuple[Moment, Moment] | None = None,
     ) -> None:
         super().__init__(Groups(whole(dim, "dim")), weight, proximal, targets, exclude, ramp)
         self.dim = dim

@@ -15,7 +15,7 @@ from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.nm import nm_masks
-from lightning_autoarch.prune.schedule import Place, check_place, steps
+from lightning_autoarch.prune.schedule import Moment, check_moment, step_of
 from lightning_autoarch.prune.targets import Patterns, Targets
 
 
@@ -27,7 +27,7 @@ class SemiStructuredPruning(MaskedTraining):
     Args:
         n: how many of `m` neighbours are kept, the largest.
         m: at most 64.
-        at: when: a fraction of the fit, or an optimizer step.
+        at: when: a fraction of the fit, or `Step(n)`.
         transposable: 2:4 in both directions of a matrix, so that the backward pass has the pattern too.
         targets: patterns of what is pruned; None: matrices and convolutions whose inputs are a multiple of `m`.
         exclude, distill, name: as in `MagnitudePruning`.
@@ -41,7 +41,7 @@ class SemiStructuredPruning(MaskedTraining):
         n: int = 2,
         m: int = 4,
         *,
-        at: Place = 0.0,
+        at: Moment = 0.0,
         transposable: bool = False,
         targets: Patterns | None = None,
         exclude: Patterns = (),
@@ -49,7 +49,7 @@ class SemiStructuredPruning(MaskedTraining):
         name: str | None = None,
     ) -> None:
         super().__init__(targets=targets, exclude=exclude, every_n_steps=1, distill=distill, name=name)
-        check_place(at, "at")
+        check_moment(at, "at")
         nm_masks([torch.zeros(m if isinstance(m, int) and m > 0 else 1)], n, m)  # raises on a pattern that is none
         if transposable and (n, m) != (2, 4):
             raise PruneValueError(f"Expected n=2 and m=4 where `transposable`, got n={n} and m={m}.")
@@ -71,16 +71,16 @@ class SemiStructuredPruning(MaskedTraining):
 
     @property
     def settled(self) -> bool:
-        return self._changed_at is not None and self._changed_at >= steps(self.at, self._total, "at")
+        return self._changed_at is not None and self._changed_at >= step_of(self.at, self._total, "at")
 
     def check(self, weights: MaskedWeights, total: int | None) -> None:
-        steps(self.at, total, "at")
+        step_of(self.at, total, "at")
 
     def due(self, step: int, total: int | None) -> bool:
-        return step == steps(self.at, total, "at")
+        return step == step_of(self.at, total, "at")
 
     def new_masks(self, weights: MaskedWeights, step: int, total: int | None) -> list[BitMask] | None:
-        if any(weights.pruned) or step < steps(self.at, total, "at"):
+        if any(weights.pruned) or step < step_of(self.at, total, "at"):
             return None
         return [self._mask(parameter) for parameter in weights.parameters]
 

@@ -5,7 +5,7 @@ The step itself is the example: what it calls with gradients is followed, howeve
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Container
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -14,7 +14,7 @@ from torch import nn
 from torchmetrics import Metric
 
 from lightning_autoarch.core.errors import PruneValueError, StructureError
-from lightning_autoarch.prune.channels import Target, check_prunable
+from lightning_autoarch.prune.channels import Reduction, Selection, check_prunable
 from lightning_autoarch.prune.cost import detached_copy
 from lightning_autoarch.structure import CallRecorder, Calls, followable
 
@@ -57,7 +57,7 @@ class StepCalls:
         self._recorder = self._batch = self.inputs = None
         self._seen = 0
 
-    def check(self, module: LightningModule, target: Target, options: Mapping[str, Any]) -> None:
+    def check(self, module: LightningModule, reduction: Reduction, selection: Selection) -> None:
         """Find inputs with which the module can be followed, and made small enough.
 
         Raises:
@@ -69,14 +69,14 @@ class StepCalls:
         self._seen = len(calls.calls)
         self.inputs = _as_example(calls) if calls.calls else _beginning(self._batch)
         try:
-            check_prunable(module, self.inputs, target, **options)
+            check_prunable(module, self.inputs, reduction, selection)
         except StructureError as error:
             parts, reasons = followable(detached_copy(module), calls)
             if not parts.calls or not reasons:
                 raise StructureError(f"{error} {REMEDY}") from error
             self.inputs = parts
             try:
-                check_prunable(module, parts, target, also_runs=calls, **options)
+                check_prunable(module, parts, reduction, selection, also_runs=calls)
             except (StructureError, PruneValueError) as second:
                 raise type(second)(f"{second} (Before: {error}) {REMEDY}") from second
             names = ", ".join(f"`{path or type(module).__name__}`" for path in reasons)

@@ -31,11 +31,11 @@ class Net(nets.Net):
         self.example_input_array = torch.zeros(2, 4)
 
 
-SPACE: dict[str, Any] = {"width": Int(16, 32), "prune.flops": Float(0.3, 0.7)}
+SPACE: dict[str, Any] = {"width": Int(16, 32), "prune.ratio": Float(0.3, 0.7)}
 
 
 def pruning(**options: Any) -> ChannelPruning:
-    return ChannelPruning(**{"flops": 0.5, "at": 0.5, "round_to": 1, **options})
+    return ChannelPruning(**{"ratio": 0.5, "of": "flops", "at": 0.5, "round_to": 1, **options})
 
 
 def search(space: Any = None, **options: Any) -> ArchitectureSearch:
@@ -63,8 +63,8 @@ def saved(found: ArchitectureSearch) -> dict[str, Any]:
 def test_the_winner_is_pruned_as_its_trial(tmp_path: Path, at: float) -> None:
     outer, found = pruning(at=at), search()
     module = fit(tmp_path, found, outer)
-    assert outer.removed is not None and outer.flops == best(found)["prune.flops"]
-    assert outer.removed.after.flops <= outer.flops * outer.removed.before.flops
+    assert outer.removed is not None and outer.ratio == best(found)["prune.ratio"]
+    assert outer.removed.after.flops <= (1 - outer.ratio) * outer.removed.before.flops
     assert module.net[0].out_features < best(found)["width"] == module.hparams["width"]
 
 
@@ -127,14 +127,9 @@ def test_the_search_put_behind_it(tmp_path: Path) -> None:
     [
         (pruning(at=1.0), SPACE, SearchError, r"behind its last score: give `at` below 1.0"),
         (pruning(), {"prune.at": Float(0.5, 1.0)}, SpaceError, r"`prune.at` cannot be 1.0: .*last score"),
-        (
-            pruning(),
-            {"prune.share": Float(0.2, 0.5)},
-            SpaceError,
-            r"`prune.share` cannot be 0.2: Expected one of",
-        ),
-        (pruning(), {"prune.flop": Float(0.2, 0.5)}, SpaceError, r"Did you mean `prune.flops`"),
-        (pruning(), {"prune.flops": Float(0.2, 1.5)}, SpaceError, r"`prune.flops` cannot be 1.5"),
+        (pruning(), {"prune.of": ["share"]}, SpaceError, r"`prune.of` cannot be 'share': Expected `of`"),
+        (pruning(), {"prune.ratios": Float(0.2, 0.5)}, SpaceError, r"Did you mean `prune.ratio`"),
+        (pruning(), {"prune.ratio": Float(0.2, 1.5)}, SpaceError, r"`prune.ratio` cannot be 1.5"),
         (pruning(), {"prune.scope": ["erk"]}, SpaceError, r"`prune.scope` cannot be 'erk'"),
     ],
 )
@@ -146,9 +141,9 @@ def test_what_is_refused(tmp_path: Path, callback: Any, space: Any, error: Any, 
 
 def test_beside_another_the_names_tell_which(tmp_path: Path) -> None:
     channels, masks = pruning(at=0.0), MagnitudePruning(OneShot(0.5, at=0.0), every_n_steps=1)
-    found = search({"prune.flops": Float(0.4, 0.6)})
+    found = search({"prune.ratio": Float(0.4, 0.6)})
     fit(tmp_path, found, channels, masks)
-    assert channels.flops == best(found)["prune.flops"] and masks.schedule == OneShot(0.5, at=0.0)
+    assert channels.ratio == best(found)["prune.ratio"] and masks.schedule == OneShot(0.5, at=0.0)
     with pytest.raises(SearchError, match=r"one pruning callback, got ChannelPruning, MagnitudePruning in"):
         fit(tmp_path / "2", search({"prune.at": Float(0.1, 0.2)}), pruning(), MagnitudePruning(OneShot(0.5)))
 
@@ -156,7 +151,7 @@ def test_beside_another_the_names_tell_which(tmp_path: Path) -> None:
 def test_after_a_transfer(tmp_path: Path) -> None:
     torch.manual_seed(0)
     transfer = TransferLearning(Net(24).state_dict())
-    outer, found = pruning(at=0.0), search({"prune.flops": Float(0.4, 0.6), "transfer.layer_decay": Float(0.5, 1.0)})
+    outer, found = pruning(at=0.0), search({"prune.ratio": Float(0.4, 0.6), "transfer.layer_decay": Float(0.5, 1.0)})
     module = fit(tmp_path, found, transfer, outer)
     assert found.study is not None
     assert all(trial.user_attrs["transferred"] == 1.0 for trial in found.study.trials)

@@ -16,7 +16,7 @@ from nets import Net, loaders
 from lightning_autoarch.callbacks.prune import ChannelPruning, MagnitudePruning
 from lightning_autoarch.core.errors import PruneValueError, StructureError
 from lightning_autoarch.prune.load import load_pruned
-from lightning_autoarch.prune.schedule import ConstantSparsity
+from lightning_autoarch.prune.schedule import ConstantSparsity, Step
 
 QUIET: dict[str, Any] = {
     "logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
@@ -41,7 +41,7 @@ def widths(module: Net) -> list[int]:
     return [layer.out_features for layer in module.net if isinstance(layer, torch.nn.Linear)]
 
 
-@pytest.mark.parametrize("at", [0.0, 0.5, 3, 1.0])
+@pytest.mark.parametrize("at", [0.0, 0.5, Step(3), 1.0])
 def test_the_module_is_smaller_and_trains_on(at: Any) -> None:
     module, pruning = net(), ChannelPruning(0.5, at=at)
     parameters = {id(p) for p in module.parameters()}
@@ -64,28 +64,28 @@ def test_the_rest_of_the_moments_go_on() -> None:
     class After(Watch):
         pass
 
-    before, pruning, after = Watch(), ChannelPruning(0.5, at=5, targets="net.0"), After()
+    before, pruning, after = Watch(), ChannelPruning(0.5, at=Step(5), targets="net.0"), After()
     fit(net(), before, pruning, after)
     assert pruning.removed is not None
     assert torch.equal(after.moment, before.moment[pruning.removed.kept["net.0.weight"]])
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # the second fit saves nothing
-@pytest.mark.parametrize("at", [0.0, 5])
+@pytest.mark.parametrize("at", [0.0, Step(5)])
 def test_resume_and_load(at: Any, tmp_path: Path) -> None:
     saved = ModelCheckpoint(tmp_path, save_last=True)
     module = net()
-    fit(module, ChannelPruning(flops=0.5, at=at), saved, enable_checkpointing=True)
+    fit(module, ChannelPruning(0.5, of="flops", at=at), saved, enable_checkpointing=True)
     small = load_pruned(net(), tmp_path / "last.ckpt")
     assert all(torch.equal(a, b) for a, b in zip(small.parameters(), module.parameters(), strict=True))
     resumed = net()
-    fit(resumed, ChannelPruning(flops=0.5, at=at), ckpt_path=tmp_path / "last.ckpt", max_epochs=6)
+    fit(resumed, ChannelPruning(0.5, of="flops", at=at), ckpt_path=tmp_path / "last.ckpt", max_epochs=6)
     assert widths(resumed) == widths(module)
 
 
 def test_averages_and_masks_follow() -> None:
     module, masks = net(), MagnitudePruning(ConstantSparsity(0.5))
-    fit(module, masks, EMAWeightAveraging(decay=0.5), ChannelPruning(0.5, at=5))
+    fit(module, masks, EMAWeightAveraging(decay=0.5), ChannelPruning(0.5, at=Step(5)))
     assert {name: mask.shape for name, mask in masks.masks.items()} == {
         name: tuple(p.shape) for name, p in module.named_parameters() if name.endswith("weight")
     }
@@ -99,7 +99,7 @@ def test_averages_and_masks_follow() -> None:
 @pytest.mark.parametrize("step", [3, 9])
 def test_resume_beside_an_average(step: int, average_first: bool, tmp_path: Path) -> None:
     def train(path: Any = None) -> Net:
-        pair = [EMAWeightAveraging(decay=0.5), ChannelPruning(0.5, at=5)]
+        pair = [EMAWeightAveraging(decay=0.5), ChannelPruning(0.5, at=Step(5))]
         saved = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
         torch.manual_seed(0)
         fit(module := net(), *pair[:: 1 if average_first else -1], saved, ckpt_path=path, enable_checkpointing=True)
@@ -120,7 +120,7 @@ def test_a_second_fit_does_not_prune_again() -> None:
 
 
 def test_another_module_starts_dense(tmp_path: Path) -> None:
-    pruning = ChannelPruning(0.5, at=5)
+    pruning = ChannelPruning(0.5, at=Step(5))
     fit(net(), pruning)
     saved = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
     fit(net(), pruning, saved, enable_checkpointing=True)
@@ -130,14 +130,14 @@ def test_another_module_starts_dense(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "step=6.ckpt", weights_only=True)["callbacks"][pruning.state_key]["recipe"]
 
 
-def test_one_as_an_int_is_the_first_step() -> None:
+def test_after_the_first_step() -> None:
     seen: list[int] = []
 
     class Watch(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
             seen.append(pl_module.net[0].out_features)
 
-    fit(net(), ChannelPruning(0.5, at=1, targets="net.0"), Watch())
+    fit(net(), ChannelPruning(0.5, at=Step(1), targets="net.0"), Watch())
     assert set(seen) == {16}
 
 
@@ -152,19 +152,19 @@ class ReadsValues(Net):
         return super().forward(x * 2 if x.sum() > 0 else x)
 
 
-@pytest.mark.parametrize("at", [3, 1.0])
+@pytest.mark.parametrize("at", [Step(3), 1.0])
 @pytest.mark.parametrize(
     ("module", "example", "options", "error"),
     [
-        (ReadsValues, True, {"share": 0.5}, (StructureError, "reads values of a tensor")),
-        (ReadsValues, True, {"latency": 0.5}, (StructureError, "reads values of a tensor")),
+        (ReadsValues, True, {"ratio": 0.5}, (StructureError, "reads values of a tensor")),
+        (ReadsValues, True, {"ratio": 0.5, "of": "latency"}, (StructureError, "reads values of a tensor")),
         *(
             (Net, example, options, (PruneValueError, message))
             for example in (True, False)
             for options, message in [
-                ({"share": 0.5, "targets": "nope"}, "matches no group"),
-                ({"share": 0.5, "round_to": 64}, "round to fewer"),
-                ({"flops": 1e-4}, "^`flops=0.0001` is out of reach"),
+                ({"ratio": 0.5, "targets": "nope"}, "matches no group"),
+                ({"ratio": 0.5, "round_to": 64}, "round to fewer"),
+                ({"ratio": 0.9999, "of": "flops"}, "^`ratio=0.9999` of the flops is out of reach"),
             ]
         ),
     ],
@@ -183,12 +183,12 @@ def test_what_cannot_be_is_an_error_before_a_weight_changes(
 
 
 def test_a_trial_run_of_one_batch() -> None:
-    for at in (5, 0.5):
+    for at in (Step(5), 0.5):
         fit(net(), ChannelPruning(0.5, at=at), fast_dev_run=True)
     module = ReadsValues(width=32)
     module.example_input_array = torch.zeros(2, 4)
     with pytest.raises(StructureError):
-        fit(module, ChannelPruning(0.5, at=5), fast_dev_run=True)
+        fit(module, ChannelPruning(0.5, at=Step(5)), fast_dev_run=True)
 
 
 def test_trying_it_first_changes_nothing_of_the_training() -> None:
@@ -208,7 +208,7 @@ class Losses(L.Callback):
 
 
 def test_the_first_batch_is_the_input_where_none_is_given() -> None:
-    for at in (2, 1.0):
+    for at in (Step(2), 1.0):
         module = Net(width=32, dropout=0.0)
         assert module.example_input_array is None
         fit(module, ChannelPruning(0.5, at=at))
@@ -220,7 +220,7 @@ def test_the_first_batch_is_the_input_where_none_is_given() -> None:
 class TestBadInput:
     @pytest.mark.parametrize(
         "options",
-        [{"share": 1.0}, {"share": 0.5, "at": 1.5}, {"share": 0.5, "scope": "local"}, {"share": 0.5, "round_to": 0}],
+        [{"ratio": 1.0}, {"ratio": 0.5, "at": 1.5}, {"ratio": 0.5, "scope": "local"}, {"ratio": 0.5, "round_to": 0}],
     )
     def test_arguments(self, options: Any) -> None:
         with pytest.raises(PruneValueError):
@@ -228,7 +228,7 @@ class TestBadInput:
 
     def test_before_training(self) -> None:
         with pytest.raises(PruneValueError, match="12 optimizer steps"):
-            fit(net(), ChannelPruning(0.5, at=100))
+            fit(net(), ChannelPruning(0.5, at=Step(100)))
 
     def test_several_processes_in_the_middle(self) -> None:
         class Trainer:

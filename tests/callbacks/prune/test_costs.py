@@ -164,7 +164,7 @@ def test_a_module_that_cannot_be_copied(tmp_path: Path) -> None:
 
 
 def test_channels(tmp_path: Path) -> None:
-    result = pruned(tmp_path, module := Shown(), ChannelPruning(share=0.5, at=0.0, round_to=4))
+    result = pruned(tmp_path, module := Shown(), ChannelPruning(0.5, at=0.0, round_to=4))
     (first, last), left = result.resized, module.net[0].out_features
     assert (first.name, first.n_weights, first.n_kept) == ("net.0", 80, 5 * left)
     assert (last.name, last.n_weights, last.n_kept) == ("net.3", 17, left + 1)

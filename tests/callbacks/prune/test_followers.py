@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_autoarch import ChannelPruning, load_pruned
+from lightning_autoarch import ChannelPruning, Step, load_pruned
 
 QUIET: dict[str, Any] = {
     "logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
@@ -130,7 +130,7 @@ class Taught(Base):
 def fit(module: L.LightningModule, *callbacks: L.Callback, first: L.Callback | None = None) -> L.Trainer:
     torch.manual_seed(0)
     data = DataLoader(TensorDataset(torch.randn(24, 6)), 4)
-    pruning = ChannelPruning(0.5, at=3, scope="layer")
+    pruning = ChannelPruning(0.5, at=Step(3), scope="layer")
     trainer = L.Trainer(**QUIET, callbacks=[*([] if first is None else [first]), pruning, *callbacks])
     trainer.fit(module, data)
     assert pruning.removed is not None
@@ -199,7 +199,7 @@ def test_a_target_that_is_copied_into_later_is_told() -> None:
 
 
 def test_what_could_not_go_is_told_in_the_first_step() -> None:
-    trainer = L.Trainer(**QUIET, callbacks=[ChannelPruning(parameters=0.5, at=2, round_to=1)])
+    trainer = L.Trainer(**QUIET, callbacks=[ChannelPruning(0.5, of="parameters", at=Step(2), round_to=1)])
     data = DataLoader(TensorDataset(torch.randn(8, 6)), 4)
     early, late = "copies weights into `slow`.*Nothing may go.*at=1.0", "not copied weights into it so far"
     with pytest.warns(UserWarning, match=early), pytest.warns(UserWarning, match=late):

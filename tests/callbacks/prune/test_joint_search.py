@@ -27,7 +27,7 @@ from lightning_autoarch import (
 )
 from lightning_autoarch.callbacks.joint.names import with_parameters as remade
 from lightning_autoarch.callbacks.prune import SET, Distillation, MagnitudePruning, RigL, SemiStructuredPruning
-from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, OneShot
+from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, OneShot, Step
 from lightning_autoarch.report import write_report
 
 SPACE: dict[str, Any] = {"width": Int(8, 24), "prune.sparsity": Float(0.5, 0.9)}
@@ -68,7 +68,7 @@ class TestNames:
             (pruning(), {"scope": "erk", "criterion": "random"}, {"scope": "erk", "criterion": "random"}),
             (pruning(), {"every_n_steps": 7, "seed": 3}, {"every_n_steps": 7, "seed": 3}),
             (MagnitudePruning(ConstantSparsity(0.5)), {"sparsity": 0.6}, {"schedule": ConstantSparsity(0.6)}),
-            (MagnitudePruning(OneShot(0.5)), {"sparsity": 0.6, "at": 3}, {"schedule": OneShot(0.6, 3)}),
+            (MagnitudePruning(OneShot(0.5)), {"sparsity": 0.6, "at": 0.25}, {"schedule": OneShot(0.6, 0.25)}),
             (
                 MagnitudePruning(IterativeSparsity(0.5, rewind_to="init")),
                 {"sparsity": 0.6, "rounds": 2},
@@ -348,7 +348,7 @@ class TestTheScore:
         [
             MagnitudePruning(ConstantSparsity(0.7), criterion="gradient", every_n_steps=4),
             MagnitudePruning(IterativeSparsity(0.7, rounds=2, rewind_to="init"), every_n_steps=5),
-            MagnitudePruning(OneShot(0.7, at=7), every_n_steps=5),
+            MagnitudePruning(OneShot(0.7, at=Step(7)), every_n_steps=5),
             MagnitudePruning(CubicSparsity(0.7, end=0.5), {"net.0": 0.0}, every_n_steps=5),
             RigL(0.7, every_n_steps=2),
             SemiStructuredPruning(targets="net.0", at=0.5),
@@ -369,9 +369,9 @@ class TestTheScore:
             fit(tmp_path, found, pruning())
         assert [len(t.intermediate_values) for t in found.study.trials] == [0] * 3
 
-    def test_a_place_behind_the_trial_is_a_failure_with_a_reason(self, tmp_path: Path) -> None:
-        with pytest.raises(SearchError, match=r"Expected `at` within the fit's 12 optimizer steps, got 60"):
-            fit(tmp_path, search({"prune.at": Int(60, 62)}), MagnitudePruning(OneShot(0.9)))
+    def test_a_moment_after_the_trial_is_a_failure_with_a_reason(self, tmp_path: Path) -> None:
+        with pytest.raises(SearchError, match=r"Expected `at` within the fit's 12 optimizer steps, got Step\(60\)"):
+            fit(tmp_path, search(), MagnitudePruning(OneShot(0.9, at=Step(60))))
 
     def test_an_optuna_pruner_sees_only_pruned_nets(self, tmp_path: Path) -> None:
         stop = optuna.pruners.ThresholdPruner(lower=0.4)  # a dense net would be stopped

@@ -29,7 +29,7 @@ from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune import BitMask
 from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.regrow import exchange
-from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, OneShot
+from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, OneShot, Step
 
 QUIET: dict[str, Any] = {
     "logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
@@ -106,7 +106,7 @@ class TestMagnitude:
         pickle.dumps(module.state_dict())
 
     def test_sparsity_follows_the_schedule(self) -> None:
-        schedule, spy = CubicSparsity(0.8, start=2, end=10), Spy()
+        schedule, spy = CubicSparsity(0.8, start=Step(2), end=Step(10)), Spy()
         fit(net(), MagnitudePruning(schedule, every_n_steps=2), spy)  # 3 batches an epoch
         expected = [schedule.sparsity_at(step - step % 2, 12) for step in range(1, 13)]
         assert spy.seen == pytest.approx(expected, abs=2e-3)
@@ -123,7 +123,7 @@ class TestMagnitude:
 
         torch.manual_seed(0)
         module, spy = Own(16, layers=LAYERS), Spy()
-        fit(module, MagnitudePruning(OneShot(0.5, at=3), every_n_steps=100), spy)
+        fit(module, MagnitudePruning(OneShot(0.5, at=Step(3)), every_n_steps=100), spy)
         assert spy.seen == pytest.approx([0.0] * 2 + [0.5] * 10, abs=2e-3)
 
     @pytest.mark.parametrize("scope", ["global", "layer", "erk", "lamp"])
@@ -157,7 +157,7 @@ class TestMagnitude:
 
         torch.manual_seed(0)
         module = Half(16, act="tanh", layers=LAYERS, dropout=0.0)
-        fit(module, MagnitudePruning(OneShot(0.5, at=4), criterion="gradient", targets="net.0"))
+        fit(module, MagnitudePruning(OneShot(0.5, at=Step(4)), criterion="gradient", targets="net.0"))
         assert (module.net[0].weight[:, 2:] == 0).all() and (module.net[0].weight[:, :2] != 0).all()
 
     def test_two_optimizers_by_hand(self) -> None:
@@ -177,7 +177,7 @@ class TestMagnitude:
                 return [torch.optim.SGD(part, lr=0.1, momentum=0.9) for part in (first, rest)]
 
         module, spy = Two(), Spy()
-        fit(module, MagnitudePruning(CubicSparsity(0.5, start=3, end=0.5), every_n_steps=5), spy)
+        fit(module, MagnitudePruning(CubicSparsity(0.5, start=Step(3), end=0.5), every_n_steps=5), spy)
         assert spy.seen[-6:] == pytest.approx([0.5] * 6, abs=2e-3)
         assert spy.seen[0] == pytest.approx(0.0, abs=2e-3)
 
@@ -224,7 +224,7 @@ class TestMagnitude:
         with pytest.raises(PruneValueError, match="its optimizer did not step"):
             fit(Turns(), RigL(0.5, every_n_steps=2))
         pair = [
-            RigL(0.5, targets=target, end=6, every_n_steps=2, name=name)
+            RigL(0.5, targets=target, end=Step(6), every_n_steps=2, name=name)
             for target, name in (("net.0", "a"), ("net.3", "b"))
         ]
         starts = []
@@ -243,7 +243,7 @@ class TestMagnitude:
         assert pruning._total == trainer.global_step
         assert spy.seen.index(pytest.approx(0.5, abs=2e-3)) == round(0.8 * trainer.global_step / 2 + 0.01) - 1
 
-    @pytest.mark.parametrize("schedule", [OneShot(0.5, at=5), IterativeSparsity(0.5, 3), CubicSparsity(0.5)])
+    @pytest.mark.parametrize("schedule", [OneShot(0.5, at=Step(5)), IterativeSparsity(0.5, 3), CubicSparsity(0.5)])
     def test_a_trial_run_of_one_batch(self, schedule: Any) -> None:
         fit(net(), MagnitudePruning(schedule), fast_dev_run=True)
         with pytest.raises(PruneValueError, match="matches no weight"):
@@ -290,7 +290,7 @@ class TestMagnitude:
             fit(module, pruning)
 
     def test_rewinding_to_a_step_that_two_optimizers_pass_over(self) -> None:
-        pruning = MagnitudePruning(IterativeSparsity(0.5, 2, rewind_to=3))
+        pruning = MagnitudePruning(IterativeSparsity(0.5, 2, rewind_to=Step(3)))
         fit(InTurn(), pruning)
         assert "snapshot" in pruning.state_dict()
 
@@ -399,10 +399,10 @@ def callback(kind: str) -> Any:
         "magnitude": lambda: MagnitudePruning(CubicSparsity(0.8), every_n_steps=2),
         "gradient": lambda: MagnitudePruning(CubicSparsity(0.8), "layer", "gradient", every_n_steps=2),
         "random": lambda: MagnitudePruning(CubicSparsity(0.8), "erk", "random", every_n_steps=3),
-        "lottery": lambda: MagnitudePruning(IterativeSparsity(0.8, 3, rewind_to=2)),
+        "lottery": lambda: MagnitudePruning(IterativeSparsity(0.8, 3, rewind_to=Step(2))),
         "rigl": lambda: RigL(0.5, every_n_steps=2),
         "set": lambda: SET(0.5, every_n_steps=2),
-        "2:4": lambda: SemiStructuredPruning(2, 4, at=5),
+        "2:4": lambda: SemiStructuredPruning(2, 4, at=Step(5)),
     }[kind]()
 
 
@@ -437,7 +437,7 @@ def test_a_checkpoint_loads_where_the_package_is_not_needed(tmp_path: Path) -> N
 
 
 class TestLottery:
-    @pytest.mark.parametrize("rewind_to", ["init", 2])
+    @pytest.mark.parametrize("rewind_to", ["init", Step(2)])
     def test_every_round_starts_from_the_same_weights(self, rewind_to: Any) -> None:
         starts: list[dict[str, Tensor]] = []
         wanted: dict[str, Tensor] = {}
@@ -448,7 +448,7 @@ class TestLottery:
                     wanted.update(copy.deepcopy(dict(pl_module.named_parameters())))
 
             def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-                if trainer.global_step == rewind_to:
+                if rewind_to == Step(trainer.global_step):
                     wanted.update(copy.deepcopy(dict(pl_module.named_parameters())))
                 if trainer.global_step in (3, 6, 9):
                     starts.append(copy.deepcopy(dict(pl_module.named_parameters())))
@@ -521,7 +521,7 @@ class TestTeacher:
             lambda teacher: RigL(0.5, distill=teacher),
             lambda teacher: SemiStructuredPruning(2, 4, distill=teacher),
             lambda teacher: ChannelPruning(0.5, at=0.0, example_inputs=torch.zeros(2, 4), distill=teacher),
-            lambda teacher: ChannelPruning(0.5, at=4, distill=teacher),
+            lambda teacher: ChannelPruning(0.5, at=Step(4), distill=teacher),
         ],
     )
     def test_the_dense_module_helps(self, make: Any) -> None:
@@ -566,8 +566,8 @@ class TestBadInput:
             (lambda: MagnitudePruning(ConstantSparsity(0.5), exclude="head"), "matches no weight"),
             (lambda: MagnitudePruning(ConstantSparsity(0.5), {"head": 0.5}), "matches none"),
             (lambda: MagnitudePruning(ConstantSparsity(0.5), {"net.0": 1.0}), r"scope\['net.0'\]` in \[0, 1\)"),
-            (lambda: MagnitudePruning(CubicSparsity(0.5, end=1000)), "within the fit's 12 optimizer steps"),
-            (lambda: MagnitudePruning(CubicSparsity(0.5, start=0.9, end=3)), "`end` >= `start`"),
+            (lambda: MagnitudePruning(CubicSparsity(0.5, end=Step(1000))), "within the fit's 12 optimizer steps"),
+            (lambda: MagnitudePruning(CubicSparsity(0.5, start=0.9, end=Step(3))), "`end` >= `start`"),
             (lambda: MagnitudePruning(IterativeSparsity(0.5, 20)), "more than 20 optimizer steps"),
         ],
     )

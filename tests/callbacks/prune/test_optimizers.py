@@ -26,7 +26,7 @@ from lightning_autoarch.callbacks.prune.steps import StepHooks
 from lightning_autoarch.core.errors import AutoArchError, PruneValueError
 from lightning_autoarch.prune import BitMask
 from lightning_autoarch.prune.masked import MaskedWeights
-from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, OneShot
+from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, OneShot, Step
 
 QUIET: dict[str, Any] = {
     "logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
@@ -152,7 +152,7 @@ class TestSharpness:
 
     def test_what_it_remembers_of_before_does_not_come_back(self) -> None:
         module = counting(lambda parameters: Sharpness(parameters, wraps=False))
-        fit(module, MagnitudePruning(OneShot(0.8, at=2)))
+        fit(module, MagnitudePruning(OneShot(0.8, at=Step(2))))
         assert module.seen[-8:] == [round(0.8 * TARGETS)] * 8
 
     def test_a_growing_mask_still_sees_dense_gradients(self) -> None:
@@ -201,7 +201,7 @@ def test_gradients_that_are_accumulated_by_hand() -> None:
 class TestWrappers:
     def test_one_without_hooks(self) -> None:
         module = counting(lambda parameters: Lookahead(torch.optim.SGD(parameters, lr=0.1, momentum=0.9)))
-        trainer = fit(module, MagnitudePruning(OneShot(0.8, at=2)))
+        trainer = fit(module, MagnitudePruning(OneShot(0.8, at=Step(2))))
         assert module.seen == [0, 0, *[round(0.8 * TARGETS)] * 4]
         optimizer: Any = trainer.optimizers[0]
         assert "step" not in vars(optimizer) and not optimizer.inner._optimizer_step_post_hooks
@@ -270,7 +270,7 @@ def test_weights_that_are_swapped_for_validation_are_sparse() -> None:
 
     validated: list[int] = []
     module = counting(lambda parameters: Averaging(parameters, lr=0.1), kind=Swapping)
-    fit(module, MagnitudePruning(OneShot(0.8, at=2)), num_sanity_val_steps=0)
+    fit(module, MagnitudePruning(OneShot(0.8, at=Step(2))), num_sanity_val_steps=0)
     assert validated == [round(0.8 * TARGETS)] * 2
 
 

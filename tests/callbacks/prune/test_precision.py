@@ -17,7 +17,7 @@ from torch import nn
 from lightning_autoarch.callbacks.prune import SET, MagnitudePruning, RigL, SemiStructuredPruning
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.core.errors import PruneValueError
-from lightning_autoarch.prune.schedule import CubicSparsity
+from lightning_autoarch.prune.schedule import CubicSparsity, Step
 
 QUIET: dict[str, Any] = {
     "logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
@@ -38,7 +38,7 @@ KINDS = {
     "gradient": lambda: MagnitudePruning(CubicSparsity(0.5, end=0.5), criterion="gradient", every_n_steps=2),
     "rigl": lambda: RigL(0.5, every_n_steps=2),
     "set": lambda: SET(0.5, every_n_steps=2),
-    "2:4": lambda: SemiStructuredPruning(2, 4, at=3),
+    "2:4": lambda: SemiStructuredPruning(2, 4, at=Step(3)),
 }
 
 

@@ -21,7 +21,7 @@ from plain import Net, Shown, Watch, batches, fit, net, same
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_autoarch import ArchitectureSearch
+from lightning_autoarch import ArchitectureSearch, Step
 from lightning_autoarch.callbacks.prune.regularization import GroupLasso, L1Regularization, L2Regularization
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 
@@ -194,14 +194,14 @@ def ramped(tmp_path: Path, ramp: Any, **options: Any) -> list[float]:
 
 def test_ramps(tmp_path: Path) -> None:
     assert ramped(tmp_path, None) == [1.0] * STEPS
-    assert ramped(tmp_path, (1, 5)) == [0.0, 0.0, 0.25, 0.5, 0.75, 1.0]
+    assert ramped(tmp_path, (Step(1), Step(5))) == [0.0, 0.0, 0.25, 0.5, 0.75, 1.0]
     assert ramped(tmp_path, (0.0, 0.5)) == [0.0, 0.3333, 0.6667, 1.0, 1.0, 1.0]
     assert ramped(tmp_path, (0.5, 0.5)) == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]
     assert ramped(tmp_path, (0.0, 1.0), max_epochs=-1, max_steps=4) == [0.0, 0.25, 0.5, 0.75]
 
 
 def test_ramp_counts_steps_when_gradients_accumulate(tmp_path: Path) -> None:
-    falls = ramped(tmp_path, (0, 2), max_epochs=2, accumulate_grad_batches=3)
+    falls = ramped(tmp_path, (0, Step(2)), max_epochs=2, accumulate_grad_batches=3)
     assert falls == [0.0, 0.0, 0.0, 0.0, 0.0, 0.5]
 
 
@@ -461,7 +461,7 @@ def test_a_second_callback_of_a_kind_logs_under_its_own_name(tmp_path: Path) -> 
 
 def test_ramp_is_in_the_logged_value(tmp_path: Path) -> None:
     shown = Shown()
-    fit(tmp_path, net(), L1Regularization(0.5, ramp=(100, 200)), logger=shown, log_every_n_steps=1)
+    fit(tmp_path, net(), L1Regularization(0.5, ramp=(Step(100), Step(200))), logger=shown, log_every_n_steps=1)
     assert set(shown.of("l1_penalty").values()) == {0.0}
 
 
@@ -509,7 +509,7 @@ def test_same_trainer_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
-@pytest.mark.parametrize("ramp", [(1, 6), (0.1, 1.0), None])
+@pytest.mark.parametrize("ramp", [(Step(1), Step(6)), (0.1, 1), None])
 def test_resumed_in_the_middle_of_a_ramp(tmp_path: Path, ramp: Any) -> None:
     whole, resumed = net(), net()
 
@@ -533,11 +533,11 @@ def test_nothing_of_it_is_in_the_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_copies_of_a_running_callback_know_no_fit(tmp_path: Path, copied: Any) -> None:
-    callback, copies = L1Regularization(0.5, ramp=(0, 3)), []
+    callback, copies = L1Regularization(0.5, ramp=(0, Step(3))), []
     fit(tmp_path, net(), callback, Watch(lambda t, m: copies.append(copied(callback))))
     module, expected = net(), net()
     fit(tmp_path, module, copies[0])
-    fit(tmp_path, expected, L1Regularization(0.5, ramp=(0, 3)))
+    fit(tmp_path, expected, L1Regularization(0.5, ramp=(0, Step(3))))
     same(module, expected)
 
 
@@ -660,8 +660,8 @@ def test_refuses_fractions_of_an_endless_fit(tmp_path: Path) -> None:
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             trainer.should_stop = True
 
-    refused(tmp_path, L1Regularization(0.5, ramp=(0.0, 0.5)), "neither `max_epochs`.*as ints", max_epochs=-1)
-    trainer = nets.trainer(tmp_path, L1Regularization(0.5, ramp=(0, 5)), Stop(), max_epochs=-1)
+    refused(tmp_path, L1Regularization(0.5, ramp=(0.0, 0.5)), "neither `max_epochs`.*as Step\\(n\\)", max_epochs=-1)
+    trainer = nets.trainer(tmp_path, L1Regularization(0.5, ramp=(0, Step(5))), Stop(), max_epochs=-1)
     trainer.fit(net(), batches())
 
 
@@ -690,7 +690,7 @@ def test_refuses_weights(kind: type, weight: Any) -> None:
         {"weight": 1.0, "proximal": 1},
         {"weight": 1.0, "ramp": 0.5},
         {"weight": 1.0, "ramp": (0, 1, 2)},
-        {"weight": 1.0, "ramp": (0.5, 1)},
+        {"weight": 1.0, "ramp": (0.5, Step(1))},
     ],
 )
 def test_refuses_kinds_of_arguments(options: Any) -> None:

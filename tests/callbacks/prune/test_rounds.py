@@ -14,6 +14,7 @@ from nets import Net, loaders
 from lightning_autoarch.callbacks.prune import ChannelPruning
 from lightning_autoarch.core.errors import CheckpointError, PruneValueError
 from lightning_autoarch.prune.load import load_pruned
+from lightning_autoarch.prune.schedule import Step
 
 QUIET: dict[str, Any] = {
     "logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1,
@@ -34,7 +35,7 @@ def net() -> Net:
 
 
 def pruning(name: str | None, at: Any) -> ChannelPruning:
-    return ChannelPruning(flops=0.6, at=at, round_to=1, name=name)
+    return ChannelPruning(0.4, of="flops", at=at, round_to=1, name=name)
 
 
 def fit(module: L.LightningModule, *callbacks: L.Callback, path: Any = None, **options: Any) -> L.Trainer:
@@ -53,7 +54,7 @@ def same(a: Net, b: Net) -> bool:
 @pytest.mark.parametrize("average", [False, True])
 def test_two_in_one_fit(tmp_path: Path, average: bool) -> None:
     def train(path: Any = None) -> Net:
-        callbacks: list[L.Callback] = [pruning("one", 4), pruning("two", 8)]
+        callbacks: list[L.Callback] = [pruning("one", Step(4)), pruning("two", Step(8))]
         callbacks += [EMAWeightAveraging(decay=0.5)] if average else []
         saved = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
         module = net()
@@ -69,9 +70,9 @@ def test_two_in_one_fit(tmp_path: Path, average: bool) -> None:
 
 def test_two_fits(tmp_path: Path) -> None:
     module = net()
-    fit(module, pruning(None, 4))
+    fit(module, pruning(None, Step(4)))
     once = module.net[0].out_features
-    trainer = fit(module, pruning(None, 4))
+    trainer = fit(module, pruning(None, Step(4)))
     trainer.save_checkpoint(tmp_path / "twice.ckpt")
     loaded = load_pruned(net(), tmp_path / "twice.ckpt")
     assert loaded.net[0].out_features < once and same(loaded, module)
@@ -81,10 +82,10 @@ def test_two_fits(tmp_path: Path) -> None:
         load_pruned(loaded, tmp_path / "twice.ckpt")
 
 
-@pytest.mark.parametrize("at", [0.0, 12])
+@pytest.mark.parametrize("at", [0.0, Step(12)])
 def test_another_callback_goes_on_from_a_checkpoint(tmp_path: Path, at: Any) -> None:
     module = net()
-    fit(module, pruning("one", 4), max_epochs=2).save_checkpoint(tmp_path / "one.ckpt")
+    fit(module, pruning("one", Step(4)), max_epochs=2).save_checkpoint(tmp_path / "one.ckpt")
     resumed, second = net(), pruning("two", at)
     fit(resumed, second, path=tmp_path / "one.ckpt").save_checkpoint(tmp_path / "two.ckpt")
     assert second.removed is not None and second.removed.widths["net.0.weight"][0] == module.net[0].out_features
@@ -94,7 +95,7 @@ def test_another_callback_goes_on_from_a_checkpoint(tmp_path: Path, at: Any) -> 
 class TestStates:
     def rounds(self) -> dict[str, Any]:
         module = net()
-        trainer = fit(module, pruning("one", 4), pruning("two", 8))
+        trainer = fit(module, pruning("one", Step(4)), pruning("two", Step(8)))
         states = {f"{KEY}.{cb.name}": cb.state_dict() for cb in trainer.callbacks if isinstance(cb, ChannelPruning)}
         return {"state_dict": module.state_dict(), "callbacks": states}
 
@@ -105,7 +106,7 @@ class TestStates:
         load_pruned(net(), content)
 
     def test_of_before_there_were_formats(self) -> None:
-        module, callback = net(), pruning(None, 4)
+        module, callback = net(), pruning(None, Step(4))
         fit(module, callback)
         content = {"state_dict": module.state_dict(), "callbacks": {KEY: {"recipe": callback.recipe}}}
         assert same(load_pruned(net(), content), module)

@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric
 
 from lightning_autoarch.callbacks.prune import ChannelPruning
 from lightning_autoarch.core.errors import StructureError
+from lightning_autoarch.prune.schedule import Step
 
 QUIET: dict[str, Any] = {
     "logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
@@ -27,7 +28,10 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
-def fit(module: L.LightningModule, at: Any = 2, steps: int = 4, **options: Any) -> ChannelPruning:
+AFTER_TWO = Step(2)
+
+
+def fit(module: L.LightningModule, at: Any = AFTER_TWO, steps: int = 4, **options: Any) -> ChannelPruning:
     """Four steps of images of 4 x 4 in two classes."""
     images = TensorDataset(torch.randn(4 * steps, 4, 4), torch.randint(2, (4 * steps,)))
     pruning = ChannelPruning(0.5, at=at, **options)
@@ -131,7 +135,7 @@ def hidden(module: nn.Module) -> dict[str, int]:
     return {name: part[0].out_features for name, part in module.named_modules() if isinstance(part, nn.Sequential)}
 
 
-@pytest.mark.parametrize("at", [2, 1.0])
+@pytest.mark.parametrize("at", [Step(2), 1.0])
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
