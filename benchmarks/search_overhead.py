@@ -124,8 +124,8 @@ def measure(strategy: str, trials: int, parts: Parts, epochs: int) -> dict[str, 
     loader = DataLoader(data, batch_size=64)
     with tempfile.TemporaryDirectory() as root:
         search = Measured(
-            parts, monitor="val_loss", n_trials=trials, strategy=strategy, directory=Path(root),
-            trial_trainer={"max_epochs": epochs},
+            parts, monitor="val_loss", n_trials=trials, sampler=strategy, study={"directory": Path(root)},
+            trial={"trainer": {"max_epochs": epochs}},
         )  # fmt: skip
         trainer = L.Trainer(
             max_epochs=0, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,

@@ -84,8 +84,8 @@ def search(inherit: Inherit, epochs: int, seed: int, directory: Path) -> dict[st
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         callback = ArchitectureSearch(
-            SPACE, monitor="accuracy", mode="max", n_trials=TRIALS, seed=seed, inherit=inherit,
-            trial_trainer={"max_epochs": epochs}, after="stop", directory=folder,
+            SPACE, monitor="accuracy", mode="max", n_trials=TRIALS, seed=seed, after="stop",
+            trial={"inherit": inherit, "trainer": {"max_epochs": epochs}}, study={"directory": folder},
         )  # fmt: skip
         trainer = L.Trainer(**QUIET, max_epochs=epochs, callbacks=[callback], default_root_dir=folder)
         trainer.fit(Candidate(), Batches(train, seed, BATCH), Batches(scored, 0, len(scored.y)))
@@ -101,8 +101,8 @@ def search(inherit: Inherit, epochs: int, seed: int, directory: Path) -> dict[st
 
 
 def rows_of(callback: ArchitectureSearch) -> Iterator[dict[str, Any]]:
-    assert callback.study is not None
-    for trial in callback.study.trials:
+    assert callback.optuna_study is not None
+    for trial in callback.optuna_study.trials:
         if trial.state.name == "COMPLETE":
             known = trial.user_attrs
             yield {

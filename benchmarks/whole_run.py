@@ -142,11 +142,11 @@ def good(trainer: L.Trainer) -> str:
 def search(way: Way) -> str:
     found = ArchitectureSearch(
         {"blocks": Repeat(1, 3, {"width": Int(8, 32, log=True)})}, monitor="accuracy", mode="max", n_trials=TRIALS,
-        trial_trainer={"max_epochs": 2}, inherit="nearest",
+        trial={"trainer": {"max_epochs": 2}, "inherit": "nearest"},
     )  # fmt: skip
     module = Net()
     trainer = way.fit(module, FIRST, found, epochs=6)
-    trials = found.study.trials
+    trials = found.optuna_study.trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * TRIALS, "each trial must have ended well"
     assert found.best_score == max(trial.value for trial in trials)
     assert all(trial.user_attrs["inherited"] > 0 for trial in trials[1:]), "children must have weights of parents"

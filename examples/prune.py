@@ -35,7 +35,7 @@ search = ArchitectureSearch(
     mode="max",
     n_trials=12,
     constraints=[small],
-    trial_trainer={"max_epochs": 6},
+    trial={"trainer": {"max_epochs": 6}},
 )
 pruning = MagnitudePruning(CubicSparsity(0.9, end=0.5), every_n_steps=10)  # trials get copies with their parameters
 model, data = Net(), DigitsData()

@@ -16,8 +16,8 @@ search = ArchitectureSearch(
     monitor="val_acc",
     mode="max",
     n_trials=15,
-    max_params=30_000,
-    trial_trainer={"max_epochs": 5},
+    limits={"params": 30_000},
+    trial={"trainer": {"max_epochs": 5}},
 )
 model, data = DigitsNet(), DigitsData()
 trainer = L.Trainer(max_epochs=15, accelerator="cpu", callbacks=[search], logger=False)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lightning_autoarch.callbacks.prune.regularization import GroupLasso, L1Regularization, L2Regularization
     from lightning_autoarch.callbacks.prune.semi_structured import SemiStructuredPruning
     from lightning_autoarch.callbacks.search import ArchitectureSearch
+    from lightning_autoarch.callbacks.search_config import StudyConfig, TrialConfig
     from lightning_autoarch.callbacks.transfer.learning import TransferLearning
     from lightning_autoarch.core.errors import (
         AutoArchError,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from lightning_autoarch.search.sampler import BayesianSampler
     from lightning_autoarch.search.space import SearchSpace
     from lightning_autoarch.training.export import export
-    from lightning_autoarch.training.folds import FoldScores, cross_validate
+    from lightning_autoarch.training.folds import Folds, FoldScores, cross_validate
     from lightning_autoarch.training.sensitivity import sensitivity
     from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
     from lightning_autoarch.transfer.transfer_weights import transfer_weights
@@ -56,6 +57,7 @@ _PUBLIC = {
     "lightning_autoarch.callbacks.prune.regularization": "GroupLasso L1Regularization L2Regularization",
     "lightning_autoarch.callbacks.prune.semi_structured": "SemiStructuredPruning",
     "lightning_autoarch.callbacks.search": "ArchitectureSearch",
+    "lightning_autoarch.callbacks.search_config": "StudyConfig TrialConfig",
     "lightning_autoarch.callbacks.transfer.learning": "TransferLearning",
     "lightning_autoarch.core.errors": (
         "AutoArchError CheckpointError PruneTypeError PruneValueError SearchError "
@@ -67,7 +69,7 @@ _PUBLIC = {
     "lightning_autoarch.search.sampler": "BayesianSampler",
     "lightning_autoarch.search.space": "SearchSpace",
     "lightning_autoarch.training.export": "export",
-    "lightning_autoarch.training.folds": "FoldScores cross_validate",
+    "lightning_autoarch.training.folds": "FoldScores Folds cross_validate",
     "lightning_autoarch.training.sensitivity": "sensitivity",
     "lightning_autoarch.transfer.read.checkpoint": "read_checkpoint",
     "lightning_autoarch.transfer.transfer_weights": "transfer_weights",
@@ -88,6 +90,7 @@ __all__ = [
     "Distillation",
     "Float",
     "FoldScores",
+    "Folds",
     "GroupLasso",
     "Int",
     "IterativeSparsity",
@@ -106,9 +109,11 @@ __all__ = [
     "SpaceExhausted",
     "Step",
     "StructureError",
+    "StudyConfig",
     "TracingError",
     "TransferError",
     "TransferLearning",
+    "TrialConfig",
     "__version__",
     "choose",
     "cross_validate",

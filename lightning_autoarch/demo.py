@@ -161,10 +161,10 @@ def _searched(directory: Path, n_trials: int) -> dict[str, Any]:
         monitor="val_acc",
         mode="max",
         n_trials=n_trials,
-        strategy="bayesian",
-        max_params=MAX_PARAMS,
-        trial_trainer={"max_epochs": TRIAL_EPOCHS},
-        directory=directory,
+        sampler="bayesian",
+        limits={"params": MAX_PARAMS},
+        trial={"trainer": {"max_epochs": TRIAL_EPOCHS}},
+        study={"directory": directory},
     )
     winner = _trained([search], directory / "winner.ckpt")
     result = {

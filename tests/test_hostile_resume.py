@@ -63,7 +63,7 @@ class Module(L.LightningModule):
 
 CALLBACKS: dict[str, Callable[[], L.Callback]] = {
     "ArchitectureSearch": lambda: ArchitectureSearch(
-        {"width": Int(4, 9)}, monitor="loss", strategy="random", n_trials=1, directory="search"
+        {"width": Int(4, 9)}, monitor="loss", sampler="random", n_trials=1, study={"directory": "search"}
     ),
     "ChannelPruning": lambda: ChannelPruning(0.5, round_to=1),
     "MagnitudePruning": lambda: MagnitudePruning(ConstantSparsity(0.5)),

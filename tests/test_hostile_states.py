@@ -19,6 +19,7 @@ import torch
 from guarded import Guard
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState, create_trial
+from search_options import merged
 from torch import Tensor, nn
 
 from lightning_autoarch import (
@@ -399,7 +400,10 @@ class Module(L.LightningModule):
 
 def fitted(tmp_path: Any, module: L.LightningModule | None = None, **options: Any) -> ArchitectureSearch:
     search = ArchitectureSearch(
-        {"width": Int(1, 9)}, monitor="loss", strategy="random", directory=tmp_path, **{"n_trials": 1, **options}
+        {"width": Int(1, 9)},
+        monitor="loss",
+        sampler="random",
+        **merged({"n_trials": 1, "study": {"directory": tmp_path}}, options),
     )
     batches = torch.utils.data.DataLoader(torch.ones(2, 2), batch_size=2)
     L.Trainer(

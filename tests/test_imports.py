@@ -46,7 +46,7 @@ PLACES = {
     "botorch": {"search.surrogate", "search.acquisition"},
     "gpytorch": {"search.surrogate", "search.acquisition"},
     "linear_operator": {"search.surrogate", "search.acquisition"},
-    "optuna": {"search", "training", "callbacks.search", "callbacks.search_fit", "report"},
+    "optuna": {"search", "training", "callbacks.search", "callbacks.search_config", "callbacks.search_fit", "report"},
     "peft": {"callbacks.transfer.lora", "callbacks.transfer.merged"},
     "lightning_autoarch._C": {"prune._ops"},
 }

@@ -21,6 +21,7 @@ import pytest
 import torch
 from guarded import Case, Guard
 from optuna_migrations import read_migrations_once
+from search_options import merged
 from torch import Tensor, nn
 
 from lightning_autoarch import ArchitectureSearch, ChannelPruning, Int, load_pruned
@@ -71,7 +72,10 @@ def batches() -> torch.utils.data.DataLoader[Any]:
 
 def fitted(folder: Path, *others: L.Callback, **options: Any) -> ArchitectureSearch:
     search = ArchitectureSearch(
-        {"width": Int(1, 9)}, monitor="loss", strategy="random", directory=folder, **{"n_trials": 1, **options}
+        {"width": Int(1, 9)},
+        monitor="loss",
+        sampler="random",
+        **merged({"n_trials": 1, "study": {"directory": folder}}, options),
     )
     trainer(folder, search, *others).fit(Module(), batches(), batches())
     return search
@@ -158,18 +162,18 @@ class TestTrials:
     @pytest.mark.filterwarnings("ignore:The study `Module` is continued under other conditions")
     def test_parents(self, received: Path, marker: Path, tmp_path: Path) -> None:
         evil(best(received), marker)
-        search = fitted(received, inherit="best", n_trials=2, accept_changes=True)
-        assert search.study is not None and not marker.exists()
-        child = search.study.trials[1].user_attrs
+        search = fitted(received, trial={"inherit": "best"}, n_trials=2, study={"accept_changes": True})
+        assert search.optuna_study is not None and not marker.exists()
+        child = search.optuna_study.trials[1].user_attrs
         assert child["parent"] == 0 and child["inherited"] == 0 and "could run code" in child["inherited_reason"]
 
     @pytest.mark.filterwarnings("ignore:The study `Module` is continued under other conditions")
     def test_parent_outside(self, received: Path, marker: Path, tmp_path: Path) -> None:
         best(received).unlink()
         set_attribute(received, "checkpoint", str(evil(tmp_path / "outside.ckpt", marker)))
-        search = fitted(received, inherit="nearest", n_trials=2, accept_changes=True)
-        assert search.study is not None and not marker.exists()
-        assert search.study.trials[1].user_attrs["parent"] is None
+        search = fitted(received, trial={"inherit": "nearest"}, n_trials=2, study={"accept_changes": True})
+        assert search.optuna_study is not None and not marker.exists()
+        assert search.optuna_study.trials[1].user_attrs["parent"] is None
 
     @pytest.mark.parametrize("kind", ["code", "link", "damaged", "state"])
     def test_interrupted_trial_starts_again(self, received: Path, marker: Path, tmp_path: Path, kind: str) -> None:
@@ -189,8 +193,8 @@ class TestTrials:
             torch.save(content, last)
         with pytest.warns(UserWarning, match="starts from its beginning, not from its last checkpoint"):
             search = fitted(received, n_trials=2)
-        assert search.study is not None and not marker.exists()
-        assert [t.state.name for t in search.study.trials] == ["COMPLETE", "COMPLETE"] and trial.number == 1
+        assert search.optuna_study is not None and not marker.exists()
+        assert [t.state.name for t in search.optuna_study.trials] == ["COMPLETE", "COMPLETE"] and trial.number == 1
 
     def test_directories_that_are_links(self, received: Path, tmp_path: Path) -> None:
         elsewhere = tmp_path / "elsewhere"
@@ -301,7 +305,7 @@ class TestFit:
 
     def test_unless_the_user_says_so_of_this_file(self, tmp_path: Path, marker: Path) -> None:
         path = evil(tmp_path / "trusted.ckpt", marker)
-        search = ArchitectureSearch({"width": Int(1, 2)}, monitor="loss", resume_from=path)
+        search = ArchitectureSearch({"width": Int(1, 2)}, monitor="loss", study={"resume_from": path})
         with pytest.raises(CheckpointError):  # what is said of `ckpt_path` is not said of `resume_from`
             trainer(tmp_path, search).fit(Module(), batches(), batches(), ckpt_path=str(path), weights_only=False)
         assert not marker.exists()
@@ -340,11 +344,11 @@ class TestOwnCheckpoints:
     def test_state_that_is_not_data_ends_the_search_at_its_first_checkpoint(self, tmp_path: Path, value: Any) -> None:
         kind = type(value).__name__
         with pytest.raises(SearchError, match=rf"{kind} under \['callbacks'\].*\['best'\]\[1\].*add_safe_globals"):
-            fitted(tmp_path, trial_callbacks=[Holds(value)], n_trials=3)
+            fitted(tmp_path, trial={"callbacks": [Holds(value)]}, n_trials=3)
         study = optuna.load_study(study_name="Module", storage=f"sqlite:///{tmp_path}/study.db")
         assert len(study.trials) == 1 and not list(tmp_path.glob("trials/*/*.ckpt*"))
 
     def test_class_that_the_user_has_declared_safe(self, tmp_path: Path) -> None:
         with torch.serialization.safe_globals([Own]):
-            search = fitted(tmp_path, trial_callbacks=[Holds(Own())], after="keep")
+            search = fitted(tmp_path, trial={"callbacks": [Holds(Own())]}, after="keep")
         assert search.best_architecture is not None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import optuna
 import torch
@@ -35,6 +36,16 @@ from lightning_autoarch.callbacks.outer import (
     save_cli_config,
     set_up_again,
 )
+from lightning_autoarch.callbacks.search_config import (
+    StudyConfig,
+    TrialConfig,
+    check_list,
+    check_one_of,
+    check_pruner,
+    check_seconds,
+    check_whole,
+    config_of,
+)
 from lightning_autoarch.callbacks.search_fit import SearchFit
 from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.core.errors import CheckpointError, SearchError, SpaceError, shown
@@ -42,21 +53,19 @@ from lightning_autoarch.core.schema import VERSION, Schema, data, is_empty, mapp
 from lightning_autoarch.reading.tensors import plain_tensor
 from lightning_autoarch.search.board import html_table
 from lightning_autoarch.search.choices import written
+from lightning_autoarch.search.samplers import SAMPLERS
 from lightning_autoarch.search.space import Architecture, SearchSpace
-from lightning_autoarch.search.strategies import STRATEGIES
 from lightning_autoarch.search.study import quiet_optuna
 from lightning_autoarch.training.data import TrialData, split_architecture
-from lightning_autoarch.training.folds import Folds, OfDataset, check_splitter
-from lightning_autoarch.training.inherit import check_trial_trainer
+from lightning_autoarch.training.folds import Folds, Splitter
 from lightning_autoarch.training.isolation import seeded, trial_seed
-from lightning_autoarch.training.limits import Constraint
+from lightning_autoarch.training.limits import Constraint, checked_sizes
 from lightning_autoarch.training.links import Links
-from lightning_autoarch.training.loop import Budget, check_budget
 from lightning_autoarch.training.module import Factory, ModuleBuilder
 from lightning_autoarch.training.optimizers import check_optimizers_hold_the_module
-from lightning_autoarch.training.parents import Inherit, check_inherit
+from lightning_autoarch.training.parents import check_inherit
 from lightning_autoarch.training.plain import OMITTED
-from lightning_autoarch.training.recorder import OnNan, TrialRecorder
+from lightning_autoarch.training.recorder import TrialRecorder
 from lightning_autoarch.training.searched_trainer import (
     set_on_,
     trainer_part,
@@ -67,7 +76,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WEIGHTS = mapping(data())  # extra state need not be tensors
-After = Literal["train", "keep", "stop"]
+Mode: TypeAlias = Literal["min", "max"]
+After: TypeAlias = Literal["train", "keep", "stop"]
 
 COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")  # by `torch.compile`
 SCHEMA = Schema(
@@ -82,66 +92,59 @@ class ArchitectureSearch(Callback):
 
     An architecture is a set of the module's `__init__` arguments. A module that calls `save_hyperparameters()` works as
     it is; another one takes `factory`. Trials train copies on the outer fit's data with the outer Trainer's settings;
-    the outer module is untouched until the winner is known.
+    the outer module is not changed before the winner is known. With a logger, `search/best_score` and `search/trials`
+    are logged once at the end of the search.
+
+    Every argument is an attribute of that name.
 
     Args:
         space: name of an `__init__` argument -> `Int`, `Float`, `Categorical`, `Repeat`, or their compact form. Names
             that begin with `data.` are arguments of the datamodule, those with `prune.` of the one pruning callback
-            among `trial_callbacks`, or else among the Trainer's: `prune.sparsity`, `prune.end`, `prune.scope`,
+            among `trial.callbacks`, or else among the Trainer's: `prune.sparsity`, `prune.end`, `prune.scope`,
             `prune.sparsity.<pattern>` for some layers, `prune.ratio`, `prune.weight`. Those with `transfer.` are of the
             one `TransferLearning`: `transfer.strategy`, `transfer.layer_decay`, `transfer.freeze_depth`,
             `transfer.lr_scale.<pattern>`, `transfer.checkpoint`. Trials then prune, or start from the checkpoint, and
-            the outer fit does as the winner. `trainer.gradient_clip_val`, `trainer.gradient_clip_algorithm` and
-            `trainer.accumulate_grad_batches` are of the Trainer, of trials and of the outer fit. A dotted name is a
-            value inside of an argument: `cfg.width` of a dict, Namespace, dataclass or OmegaConf config,
-            `encoder.init_args.dim` of what LightningCLI makes, `data.cfg.size` of the datamodule's.
-        monitor: the logged value that is the score: the best epoch's counts, in a trial that prunes the best of those
-            at the final sparsity.
+            the outer fit uses the winner's values. `trainer.gradient_clip_val`, `trainer.gradient_clip_algorithm` and
+            `trainer.accumulate_grad_batches` are arguments of the Trainer, of trials and of the outer fit. A dotted
+            name is a value inside of an argument: `cfg.width` of a dict, Namespace, dataclass or OmegaConf config,
+            `encoder.init_args.dim` of what LightningCLI instantiates, `data.cfg.size` of the datamodule's.
+        monitor: the logged value that is the score. The best epoch counts; in a trial that prunes, the best of those at
+            the final sparsity.
         mode: "min" or "max".
-        n_trials: how many trials, over all resumes and processes; duplicates and refused architectures do not count.
-        timeout: seconds of the trials' training after which no further trial starts, over all resumes and processes.
-        strategy: "random", "bayesian", "genetic" (NSGA-II), or any Optuna sampler.
-        pruner: any Optuna pruner; fed each validation epoch, or each fold with `folds`.
-        folds: a number of folds or a scikit-learn splitter: the score is the mean over the folds.
-        labels: for splitters that need them: an array with a value a training sample, or a function of the set.
-        groups: likewise.
-        max_params: most parameters of a candidate, dense.
-        max_flops: most FLOPs of a candidate's forward pass of `example_input_array`, or of the first batch.
-        constraints: functions `f(architecture) -> bool`: whether it is allowed, all names included.
+        n_trials: how many trials to run, over all resumes and processes; duplicates and refused architectures do not
+            count.
+        timeout: seconds of training, summed over all trials, resumes and processes, after which no further trial
+            starts. None: no limit.
+        sampler: "random", "bayesian", "genetic" (NSGA-II), or any Optuna sampler.
+        pruner: any Optuna pruner; it receives the score of each validation epoch, or of each fold with `folds`. None
+            stops no trial early.
+        folds: the number of folds, a scikit-learn splitter, or `Folds(splitter, labels=, groups=)` for splitters that
+            need more than the number of samples. The score is the mean over the folds. None: one training a trial.
+        limits: the largest allowed sizes of a candidate: "params", its parameters without pruning; "flops", those of
+            one forward pass of `example_input_array`, or of the first batch.
+        constraints: functions `f(architecture) -> bool` that return whether an architecture is allowed; all names of
+            the space are included.
         enqueue: architectures to try first.
-        trial_trainer: Trainer arguments that differ in the trials, such as `{"max_epochs": 3}`.
-        trial_callbacks: copied for each trial, such as EarlyStopping.
+        trial: how trials train: a `TrialConfig`, or a mapping with its keys `trainer`, `callbacks`, `inherit`,
+            `on_nan`.
         after: "train": the outer fit trains the winner from fresh weights; "keep": from its trial's best weights;
             "stop": the module has its trial's best weights and the fit ends.
         factory: `factory(**architecture)` makes the module.
-        storage: Optuna storage or its URL; None: SQLite in the search's directory.
-        study_name: None: the module's class name.
-        directory: for study and checkpoints; None: `autoarch/<study_name>` under the Trainer's `default_root_dir`.
-        seed: one seed, one sequence of proposals and trainings (with one process, and a strategy given by name).
-        keep_top_k: how many of the best trials keep their checkpoint.
-        inherit: whose weights a trial starts from, of the finished trials that keep a checkpoint: "best", or "nearest"
-            by architecture; None: fresh ones. What fits is taken over (see `transfer_weights`), channels replicated or
-            chosen where the module has an `example_input_array`. Scores are less comparable then: a child has seen more
-            epochs than its own, which `total_epochs` counts. `after="train"` trains the winner from fresh weights all
-            the same. Not with `folds`: a parent has been trained on what they validate with.
-        on_nan: what a monitored value that is not finite does: "fail" ends its trial as failed; "ignore" lets it go on,
-            and the best of its finite values counts.
-        accept_changes: continue a study although its trials were scored under other conditions (data, hyperparameters,
-            Trainer arguments of the trials, callbacks, folds), which is refused otherwise: their scores may not compare
-            with those of new trials.
-        resume_from: a checkpoint of an earlier fit whose winner is to be rebuilt without searching; seldom needed, as
-            `fit(ckpt_path=...)` is seen.
+        seed: of proposals and trainings. The same seed repeats a search (with one process, and a sampler given by
+            name).
+        study: where trials are recorded: a `StudyConfig`, or a mapping with its keys `storage`, `name`, `directory`,
+            `keep_top_k`, `accept_changes`, `resume_from`.
 
     Attributes:
-        best_architecture: of the winner, None before.
-        best_score: its score.
-        study: the Optuna study.
-        links: arguments that follow from others, as `AutoArchCLI` sets them; None: those of the LightningCLI that made
+        best_architecture: the winner's, None before there is one.
+        best_score: the winner's score.
+        optuna_study: the Optuna study, None before it is open.
+        links: arguments that follow from others, as `AutoArchCLI` sets them. None: those of the LightningCLI that made
             the Trainer, if any.
 
     Raises:
-        SpaceError: the space is not well formed, or names something that is no argument.
-        SearchError: the search cannot start, or no trial ended with a score.
+        SpaceError: the space is not well formed, or a name in it is no argument.
+        SearchError: an argument is invalid, the search cannot start, or no trial has a score.
 
     Example::
 
@@ -151,60 +154,48 @@ class ArchitectureSearch(Callback):
 
     def __init__(
         self,
-        space: dict[str, Any],
+        space: Mapping[str, Any],
         *,
         monitor: str,
-        mode: str = "min",
+        mode: Mode = "min",
         n_trials: int = 20,
         timeout: float | None = None,
-        strategy: str | BaseSampler = "bayesian",
+        sampler: str | BaseSampler = "bayesian",
         pruner: BasePruner | None = None,
-        folds: Any = None,
-        labels: OfDataset = None,
-        groups: OfDataset = None,
-        max_params: int | None = None,
-        max_flops: int | None = None,
+        folds: int | Folds | Splitter | None = None,
+        limits: Mapping[str, float] | None = None,
         constraints: Sequence[Constraint] = (),
-        enqueue: Sequence[dict[str, Any]] = (),
-        trial_trainer: dict[str, Any] | None = None,
-        trial_callbacks: Sequence[Callback] = (),
+        enqueue: Sequence[Mapping[str, Any]] = (),
+        trial: TrialConfig | Mapping[str, Any] | None = None,
         after: After = "train",
-        factory: Callable[..., Any] | None = None,
-        storage: Any = None,
-        study_name: str | None = None,
-        directory: str | Path | None = None,
+        factory: Factory | None = None,
         seed: int = 0,
-        keep_top_k: int = 3,
-        inherit: Inherit | None = None,
-        on_nan: OnNan = "fail",
-        accept_changes: bool = False,
-        resume_from: str | Path | None = None,
+        study: StudyConfig | Mapping[str, Any] | None = None,
     ) -> None:
         self.space = SearchSpace(space)
         self.monitor, self.mode, self.after, self.seed = monitor, mode, after, seed
-        self.budget = Budget(n_trials, timeout)
-        self.strategy, self.pruner, self.enqueue = strategy, pruner, list(enqueue)
-        self.folds = None if folds is None else Folds(folds, labels, groups, seed)
-        self.max_params, self.max_flops, self.constraints = max_params, max_flops, list(constraints)
-        self.trial_trainer = check_trial_trainer(trial_trainer or {})
-        self.trial_callbacks: list[Callback] = list(trial_callbacks)
-        self.factory: Factory | None = factory
-        self.storage, self.study_name, self.directory = storage, study_name, directory
-        self.keep_top_k, self.accept_changes, self.resume_from = keep_top_k, accept_changes, resume_from
-        self.inherit: Inherit | None = inherit
-        self.on_nan: OnNan = on_nan
+        self.n_trials, self.timeout, self.factory = n_trials, timeout, factory
+        self.sampler, self.pruner = sampler, pruner
+        self.folds = Folds.of(folds)
+        self.limits = checked_sizes(limits)
+        check_list("constraints", constraints, "functions")
+        check_list("enqueue", enqueue, "architectures")
+        self.constraints: list[Constraint] = list(constraints)
+        self.enqueue: list[Mapping[str, Any]] = list(enqueue)
+        self.trial = config_of(TrialConfig, "trial", trial)
+        self.study = config_of(StudyConfig, "study", study)
+        self._check_arguments()
         self.best_architecture: Architecture | None = None
         self.best_score: float | None = None
-        self.study: optuna.Study | None = None
+        self.optuna_study: optuna.Study | None = None
+        self.links: Links | None = None
         self._winner: int | None = None
         self._weights: Path | None = None
         self._searched: weakref.ref[LightningModule] | None = None
         self._minima: Minima | None = None
         self._joint: JointSearch | None = None
         self._sigint: Any = None
-        self.links: Links | None = None
         self._links = Links()
-        self._check_arguments()
 
     @property
     def state_key(self) -> str:
@@ -240,8 +231,8 @@ class ArchitectureSearch(Callback):
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the leaderboard once there is a study, else what will be searched."""
-        if self.study is not None:
-            return html_table(self.study)
+        if self.optuna_study is not None:
+            return html_table(self.optuna_study)
         names = ", ".join(f"<code>{escape(name)}</code>" for name in self.space.parameters)
         return f"<p>ArchitectureSearch over {names} by <code>{escape(self.monitor)}</code>. No search has run yet.</p>"
 
@@ -253,9 +244,9 @@ class ArchitectureSearch(Callback):
         Raises:
             SearchError: there is no study yet.
         """
-        if self.study is None:
+        if self.optuna_study is None:
             raise SearchError("There is no study yet: `trainer.fit` makes it.")
-        table = self.study.trials_dataframe()
+        table = self.optuna_study.trials_dataframe()
         return _with_columns_of_metrics(table) if "user_attrs_metrics" in table else table
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -270,7 +261,7 @@ class ArchitectureSearch(Callback):
         builder = ModuleBuilder.of(pl_module, self.factory)
         data = TrialData.of(trainer)
         self._links = self.links or links_of_cli(trainer)
-        self._joint = JointSearch.of(self.space, self.trial_callbacks, trainer, pl_module)
+        self._joint = JointSearch.of(self.space, self.trial.callbacks, trainer, pl_module)
         if not self._resumes(trainer):
             check_one_process(trainer)
             save_cli_config(trainer, pl_module)
@@ -302,33 +293,36 @@ class ArchitectureSearch(Callback):
             signal.signal(signal.SIGINT, self._sigint)  # Lightning leaves it ignored
 
     def _check_arguments(self) -> None:
-        check_budget(self.budget)
-        check_splitter(self.folds.splitter if self.folds is not None else None)
-        check_inherit(self.inherit, self.folds, self.space.parameters)
-        for name, value, known in (
-            ("mode", self.mode, ("min", "max")),
-            ("after", self.after, ("train", "keep", "stop")),
-            ("on_nan", self.on_nan, ("fail", "ignore")),
-            ("strategy", self.strategy, STRATEGIES),
-        ):
-            if value not in known and not (name == "strategy" and isinstance(value, BaseSampler)):
-                raise SearchError(f"Expected `{name}` to be one of {', '.join(known)}, got {value!r}.")
-        if isinstance(self.keep_top_k, bool) or not isinstance(self.keep_top_k, int) or self.keep_top_k < 1:
-            raise SearchError(f"Expected `keep_top_k` to be a whole number >= 1, got {self.keep_top_k!r}.")
+        check_one_of("mode", self.mode, ("min", "max"))
+        check_one_of("after", self.after, ("train", "keep", "stop"))
+        if not isinstance(self.sampler, BaseSampler):
+            check_one_of("sampler", self.sampler, SAMPLERS)
+        check_whole("n_trials", self.n_trials, 1)
+        check_seconds("timeout", self.timeout)
+        check_whole("seed", self.seed, 0)
+        check_pruner(self.pruner)
+        for i, constraint in enumerate(self.constraints):
+            if not callable(constraint):
+                raise SearchError(f"Expected `constraints[{i}]` to be a function, got {constraint!r}.")
+        for i, architecture in enumerate(self.enqueue):
+            if not isinstance(architecture, Mapping):
+                raise SearchError(f"Expected `enqueue[{i}]` to map names of the space to values, got {architecture!r}.")
+        check_inherit(self.trial.inherit, self.folds, self.space.parameters)
         if self.folds is not None and self.after != "train":
             raise SearchError(f"`after={self.after!r}` needs the weights of one training, but `folds` trains several.")
 
     def _resumes(self, trainer: Trainer) -> bool:
         """Whether the winner is known from the checkpoint that this fit resumes from."""
         given, trusted = checkpoint_path(trainer)
-        path = self.resume_from or given
-        trusted = trusted and self.resume_from is None  # which was said of `ckpt_path`
+        resume_from = self.study.resume_from
+        path = given if resume_from is None else os.fspath(resume_from)
+        trusted = trusted and resume_from is None  # which was said of `ckpt_path`
         state = None if path is None else callback_state(path, self.state_key, trusted=trusted)
         if state is not None:
             self._take(state)
             rank_zero_info(f"The search is done already: {path} holds its winner (trial #{self._winner}).")
-        elif self.resume_from is not None:
-            raise SearchError(f"`resume_from={str(path)!r}` is no checkpoint of a fit with ArchitectureSearch.")
+        elif resume_from is not None:
+            raise SearchError(f"`study.resume_from={str(path)!r}` is no checkpoint of a fit with ArchitectureSearch.")
         return state is not None
 
     def _take(self, state: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,22 +20,23 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import optuna
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from lightning_autoarch.callbacks.joint.joint import JointSearch
 from lightning_autoarch.callbacks.progress import SearchProgress
+from lightning_autoarch.callbacks.search_config import StudyConfig, TrialConfig
 from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.search.board import leaderboard
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.conditions import Conditions
 from lightning_autoarch.search.opening import open_study
+from lightning_autoarch.search.samplers import named_sampler
 from lightning_autoarch.search.space import Architecture, SearchSpace
 from lightning_autoarch.search.storage import open_storage
 from lightning_autoarch.search.storage_errors import storage_errors_translated
-from lightning_autoarch.search.strategies import named_sampler
 from lightning_autoarch.search.study import Ledger, turn
 from lightning_autoarch.training.callbacks import fresh
 from lightning_autoarch.training.conditions import conditions_of
@@ -48,8 +50,8 @@ from lightning_autoarch.training.limits import Constraint, Limits, check_sizes_c
 from lightning_autoarch.training.links import Links
 from lightning_autoarch.training.loop import Budget, RunTrial, SearchLoop, winner_of
 from lightning_autoarch.training.module import Factory, ModuleBuilder
-from lightning_autoarch.training.parents import Inherit, Parents
-from lightning_autoarch.training.recorder import OnNan, Report
+from lightning_autoarch.training.parents import Parents
+from lightning_autoarch.training.recorder import Report
 from lightning_autoarch.training.searched_trainer import (
     SEARCHABLE,
     check_trainer_names,
@@ -63,32 +65,25 @@ _DRAWS = 20  # architectures among which some are built before the first trial, 
 
 
 class Settings(Protocol):
-    """What a search is asked to do: the arguments of `ArchitectureSearch`, and the study once it is open."""
+    """What a search is asked to do: the arguments of `ArchitectureSearch`, and the Optuna study once it is open."""
 
     space: SearchSpace
     monitor: str
-    mode: str
+    mode: Literal["min", "max"]
     after: Literal["train", "keep", "stop"]
     seed: int
-    budget: Budget
-    strategy: str | BaseSampler
+    n_trials: int
+    timeout: float | None
+    sampler: str | BaseSampler
     pruner: BasePruner | None
-    enqueue: list[dict[str, Any]]
     folds: Folds | None
-    max_params: int | None
-    max_flops: int | None
+    limits: dict[str, float]
     constraints: list[Constraint]
-    trial_trainer: dict[str, Any]
-    trial_callbacks: list[Callback]
+    enqueue: list[Mapping[str, Any]]
+    trial: TrialConfig
     factory: Factory | None
-    storage: Any
-    study_name: str | None
-    directory: str | Path | None
-    keep_top_k: int
-    accept_changes: bool
-    inherit: Inherit | None
-    on_nan: OnNan
-    study: optuna.Study | None
+    study: StudyConfig
+    optuna_study: optuna.Study | None
 
 
 @dataclass(frozen=True)
@@ -123,7 +118,7 @@ class SearchFit:
     """A search with all that it needs of the fit that it runs in.
 
     Attributes:
-        search: the settings; its `study` is set when that is open.
+        search: the settings; its `optuna_study` is set once it is open.
         trainer: of the outer fit.
         module: of the outer fit, untouched here.
         builder: makes candidates of it.
@@ -143,7 +138,7 @@ class SearchFit:
     @property
     def name(self) -> str:
         """Of the study."""
-        return self.search.study_name or type(self.module).__name__
+        return self.search.study.name or type(self.module).__name__
 
     def run(self) -> Found:
         """Run the trials that the study still lacks, print the leaderboard, and return the winner.
@@ -160,12 +155,12 @@ class SearchFit:
         facts = Facts(
             self.builder,
             self.data,
-            flops=True if self.search.max_flops is not None else None,
+            flops=True if "flops" in self.search.limits else None,
             trainer=spec.trainer,
             completed=partial(self.links.completed, datamodule=self.data.datamodule),
         )
         search = self.search
-        limits = Limits(facts, search.max_params, search.max_flops, search.constraints, [self.joint.why_not])
+        limits = Limits(facts, search.limits, search.constraints, [self.joint.why_not])
         directory = self._directory()
         conditions = None if directory is None else self._conditions(spec)
         sampler, known = self._sampler(facts, limits), self._known()
@@ -176,11 +171,11 @@ class SearchFit:
         self._enqueue(ledger, limits)
         if not ledger.trials():
             check_sizes_can_be_met(limits, self.search.space)
-        budget = dataclasses.replace(search.budget, n_trials=1) if directory is None else search.budget
+        budget = Budget(1 if directory is None else search.n_trials, search.timeout)
         progress = self._progress(ledger, budget)
         run_trial = self._trial_runner(spec, ledger, directory)
         loop = SearchLoop(
-            ledger, run_trial, limits, facts, budget, progress, directory=directory, keep_top_k=search.keep_top_k
+            ledger, run_trial, limits, facts, budget, progress, directory=directory, keep_top_k=search.study.keep_top_k
         )
         try:
             loop.run()
@@ -199,8 +194,8 @@ class SearchFit:
     def _trial_runner(self, spec: TrialSpec, ledger: Ledger, directory: Path | None) -> RunTrial:
         """What trains the candidate of a trial, from the weights of a parent where the search inherits."""
         parents = None
-        if self.search.inherit is not None and directory is not None:
-            parents = Parents(self.search.inherit, ledger, directory, self.search.keep_top_k)
+        if self.search.trial.inherit is not None and directory is not None:
+            parents = Parents(self.search.trial.inherit, ledger, directory, self.search.study.keep_top_k)
 
         def run(number: int, architecture: Architecture, report: Report) -> TrialResult:
             of_trial = spec if parents is None else parents.added(spec, number, architecture)
@@ -212,14 +207,14 @@ class SearchFit:
         """For the study and the checkpoints."""
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return None
-        given = self.search.directory
+        given = self.search.study.directory
         return writable_directory(
             f"{self.trainer.default_root_dir}/autoarch/{self.name}" if given is None else given,
-            "Give ArchitectureSearch a `directory=` for its study and checkpoints.",
+            "Give ArchitectureSearch a `study.directory` for its study and checkpoints.",
         )
 
     def _check_trainer(self) -> None:
-        check_trainer_names(trainer_part(self.search.space.parameters), self.search.trial_trainer, self.trainer)
+        check_trainer_names(trainer_part(self.search.space.parameters), self.search.trial.trainer, self.trainer)
         rng = np.random.default_rng(0)
         check_trainer_values(self.search.space.architecture(self.search.space.random(rng)) for _ in range(_DRAWS))
 
@@ -239,7 +234,7 @@ class SearchFit:
             self.builder.tell_losses(self.module, example)
 
     def _enqueue(self, ledger: Ledger, limits: Limits) -> None:
-        for architecture in self.search.enqueue:
+        for architecture in map(dict, self.search.enqueue):
             flat = self.search.space.flatten(architecture, partial=True)
             reason = limits.violation(architecture) if self.search.space.is_whole(flat) else None
             if reason is not None:
@@ -257,11 +252,11 @@ class SearchFit:
     def _conditions(self, spec: TrialSpec) -> Conditions:
         """What the scores depend on; of callbacks that the space varies, only which they are."""
         varied = [pair.trial for pair in self.joint.pairs if pair.names]
-        callbacks = [cb for cb in self.search.trial_callbacks if not any(cb is other for other in varied)]
+        callbacks = [cb for cb in self.search.trial.callbacks if not any(cb is other for other in varied)]
         others = {
             "folds": self.search.folds and dataclasses.replace(self.search.folds, seed=0),
-            "inherit": self.search.inherit,
-            "on_nan": self.search.on_nan,
+            "inherit": self.search.trial.inherit,
+            "on_nan": self.search.trial.on_nan,
             "varied callbacks": [type(callback) for callback in varied],
         }
         return conditions_of(spec.builder, spec.data, spec.trainer, callbacks, self.search.space.parameters, others)
@@ -273,7 +268,7 @@ class SearchFit:
         known: dict[str, Any],
         conditions: Conditions | None,
     ) -> Ledger:
-        storage = self.search.storage
+        storage = self.search.study.storage
         if directory is None:
             storage = optuna.storages.InMemoryStorage()
         elif storage is None:
@@ -281,12 +276,12 @@ class SearchFit:
             if storage is None:
                 raise SearchError(
                     f"Expected the study {directory / 'study.db'} inside of its directory, got a symbolic link that "
-                    "leads out of it. Name the file that you mean by `storage`."
+                    "leads out of it. Name the intended file by `study.storage`."
                 )
         pruner = self.search.pruner or optuna.pruners.NopPruner()
         with storage_errors_translated(), turn(directory):  # two that make the same tables at once fail
             opened = open_storage(storage)
-            self.search.study = open_study(
+            self.search.optuna_study = study = open_study(
                 opened,
                 self.name,
                 self.search.space,
@@ -296,9 +291,9 @@ class SearchFit:
                 pruner,
                 known=known,
                 conditions=conditions,
-                accept_changes=self.search.accept_changes,
+                accept_changes=self.search.study.accept_changes,
             )
-        return Ledger(self.search.study, self.search.space, directory)
+        return Ledger(study, self.search.space, directory)
 
     def _check_imported(self, ledger: Ledger) -> None:
         """What a study brings along that was not made by this search."""
@@ -312,21 +307,21 @@ class SearchFit:
             raise SearchError(
                 f"`after={self.search.after!r}` needs the weights of the best trial, but #{leader.number} of the study "
                 f'`{ledger.study.study_name}` was made elsewhere and has none. Take `after="train"`, or another '
-                "`study_name`."
+                "`study.name`."
             )
 
     def _sampler(self, facts: Facts, limits: Limits) -> BaseSampler:
-        if isinstance(self.search.strategy, BaseSampler):
-            return self.search.strategy
-        return named_sampler(self.search.strategy, self.search.space, facts.features, limits.allows, self.search.seed)
+        if isinstance(self.search.sampler, BaseSampler):
+            return self.search.sampler
+        return named_sampler(self.search.sampler, self.search.space, facts.features, limits.allows, self.search.seed)
 
     def _spec(self) -> TrialSpec:
         """The trial that all trials are variations of."""
         searched = trainer_part(self.search.space.parameters)  # each trial has its own, not those of an earlier winner
         of_outer = {name: value for name, value in inherited_arguments(self.trainer).items() if name not in searched}
-        arguments = {**of_outer, **self.search.trial_trainer}
-        check_ends(arguments, self.search.trial_callbacks)
-        fresh(self.search.trial_callbacks)  # raises here what would fail every trial
+        arguments = {**of_outer, **self.search.trial.trainer}
+        check_ends(arguments, self.search.trial.callbacks)
+        fresh(self.search.trial.callbacks)  # raises here what would fail every trial
         return TrialSpec(
             architecture={},
             builder=self.builder,
@@ -335,8 +330,8 @@ class SearchFit:
             monitor=self.search.monitor,
             mode=self.search.mode,
             seed=self.search.seed,
-            callbacks=self.search.trial_callbacks,
-            on_nan=self.search.on_nan,
+            callbacks=self.search.trial.callbacks,
+            on_nan=self.search.trial.on_nan,
         )
 
     def _run(
@@ -351,7 +346,8 @@ class SearchFit:
             directory=own,
             callbacks=self.joint.callbacks(architecture),
         )
-        return run_trial(spec, report) if self.search.folds is None else run_folds(spec, self.search.folds, report)
+        folds = self.search.folds
+        return run_trial(spec, report) if folds is None else run_folds(spec, folds.seeded(self.search.seed), report)
 
     def _progress(self, ledger: Ledger, budget: Budget) -> SearchProgress:
         ranking = ledger.ranking()
@@ -360,7 +356,7 @@ class SearchFit:
         if done:
             rank_zero_info(
                 f"The study `{ledger.study.study_name}` holds {done} of {budget.n_trials} trials already; "
-                "another `study_name` or `directory` starts anew."
+                "another `study.name` or `study.directory` starts anew."
             )
         return SearchProgress(budget.n_trials, done, self.search.mode, best)
 

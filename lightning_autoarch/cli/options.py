@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.callbacks.search import ArchitectureSearch
+from lightning_autoarch.callbacks.search_config import StudyConfig, TrialConfig
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.prune.schedule import CubicSparsity, SparsitySchedule
 from lightning_autoarch.transfer.tune.thawing import Strategy
@@ -24,6 +25,9 @@ SPARSITY = 0.9  # where `prune:` has no schedule
 _REPORT = "The HTML page to write; empty: none. Default: beside the checkpoint."
 
 
+_TRIAL, _STUDY = TrialConfig(), StudyConfig()
+
+
 class _SearchOptions(ArchitectureSearch):
     """Search an architecture.
 
@@ -34,9 +38,17 @@ class _SearchOptions(ArchitectureSearch):
         monitor: the logged value that is the score: the best epoch's counts.
     """
 
-    # Only for jsonargparse to read: without `search:` nothing of it is required.
-    def __init__(self, space: dict[str, Any] | None = None, *, monitor: str | None = None, **kwargs: Any) -> None:
-        super().__init__(space or {}, monitor=monitor or "", **kwargs)
+    # Only for jsonargparse to read: without `search:` nothing of it is required, and each option of a group has a name.
+    def __init__(
+        self,
+        space: dict[str, Any] | None = None,
+        *,
+        monitor: str | None = None,
+        trial: TrialConfig = _TRIAL,
+        study: StudyConfig = _STUDY,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(space or {}, monitor=monitor or "", trial=trial, study=study, **kwargs)
 
 
 class _PruneOptions(MagnitudePruning):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningCLI, instantiate_class
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.exceptions import _TunerExitException
 
 from lightning_autoarch.callbacks.joint.families import FAMILIES
@@ -60,7 +60,7 @@ class SearchCommand(LightningCLI):
         self._runs = True
         self.trainer.callbacks.insert(0, _StopBeforeTraining())  # type: ignore[attr-defined]
         self.trainer.fit(model, datamodule=datamodule)
-        assert search.study is not None
+        assert search.optuna_study is not None
         assert search.best_architecture is not None
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             print(f"fast_dev_run: one trial ran; {path} is not written.")
@@ -68,7 +68,7 @@ class SearchCommand(LightningCLI):
         winner = f"trial #{search.state_dict()['trial']}, {search.monitor} {search.best_score:.6g}"
         architecture = {name: as_config(name, value) for name, value in search.best_architecture.items()}
         config = self._best_config(architecture)
-        write_config(path, config, f"study `{search.study.study_name}`, {winner}")
+        write_config(path, config, f"study `{search.optuna_study.study_name}`, {winner}")
         self._say_where(search, path)
 
     def _configured_search(self) -> Callback | None:
@@ -81,8 +81,6 @@ class SearchCommand(LightningCLI):
             if given.get(name) is None:
                 raise SearchError(f"`search.{name}` is missing: a search needs `space` and `monitor`.")
         options = dict(self._get(self.config_init, "search"))
-        if isinstance(options["folds"], dict) and "class_path" in options["folds"]:
-            options["folds"] = instantiate_class((), options["folds"])
         return ArchitectureSearch(**options)
 
     def _search_of(self, trainer: Trainer) -> ArchitectureSearch:
@@ -137,16 +135,17 @@ class SearchCommand(LightningCLI):
         return f"python {name}" if (name := Path(sys.argv[0]).name).endswith(".py") else name
 
     def _say_where(self, search: ArchitectureSearch, path: Path) -> None:
-        assert search.study is not None
-        directory = Path(search.directory or Path(self.trainer.default_root_dir) / "autoarch" / search.study.study_name)
-        winner = search.study.trials[search.state_dict()["trial"]]
-        study, command = where_study(search.storage or directory / "study.db", search.study.study_name)
+        assert search.optuna_study is not None
+        study = search.optuna_study
+        directory = Path(search.study.directory or Path(self.trainer.default_root_dir) / "autoarch" / study.study_name)
+        winner = study.trials[search.state_dict()["trial"]]
+        where, command = where_study(search.study.storage or directory / "study.db", study.study_name)
         weights = kept_checkpoint(directory, winner.number, winner.user_attrs.get("checkpoint"))
         rows = {
             "winner's config": str(path),
             "to train it": f"{self._program} fit --config {shlex.quote(str(path))}",
             "its weights": None if weights is None else near(weights),
-            "study": study,
+            "study": where,
             "to see it": command,
         }
         print("\n".join(f"  {name:<15}  {value}" for name, value in rows.items() if value is not None))

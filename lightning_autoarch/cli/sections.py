@@ -22,8 +22,15 @@ def top_level(section: Any) -> dict[str, Any]:
 
 def differs(section: str, given: Mapping[str, Any], parser: LightningArgumentParser) -> bool:
     """Whether anything was given: a config that was parsed twice has lists where a default is a tuple."""
-    defaults = {name: parser.get_default(f"{section}.{name}") for name in given}
-    return any(value != defaults[name] and value != _as_list(defaults[name]) for name, value in given.items())
+    return any(_differs(f"{section}.{name}", value, parser) for name, value in given.items())
+
+
+def _differs(key: str, value: Any, parser: LightningArgumentParser) -> bool:
+    try:
+        default = parser.get_default(key)
+    except KeyError:  # a group of options, each with a default of its own
+        return differs(key, top_level(value), parser)
+    return bool(value != default and value != _as_list(default))
 
 
 def hyperparameters(path: Path) -> dict[str, Any]:

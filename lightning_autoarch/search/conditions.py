@@ -72,9 +72,9 @@ def check_conditions(study: optuna.Study, conditions: Conditions, accept_changes
         if not accept_changes:
             raise SearchError(
                 f"The trials of the study `{study.study_name}` were scored under other conditions, so their scores do "
-                f"not compare with new ones. {what} Give another `study_name` to search anew, or `accept_changes=True` "
-                "to continue this study all the same. (Data that are drawn or split at random need a seed, to be the "
-                "same at each start.)"
+                f"not compare with new ones. {what} Give another `study.name` to search anew, or "
+                "`study.accept_changes=True` to continue this study all the same. (Data that are drawn or split at "
+                "random need a seed, to be the same at each start.)"
             )
         rank_zero_warn(f"The study `{study.study_name}` is continued under other conditions. {what}")
     study.set_user_attr(CONDITIONS, conditions)

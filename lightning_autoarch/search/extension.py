@@ -82,7 +82,7 @@ def clashes(space: SearchSpace, trials: Sequence[FrozenTrial]) -> bool:
             ):
                 raise SearchError(
                     f"Trial #{trial.number} has `{node.name}` from {old}, which cannot become {node.distribution}: "
-                    "give it the same type and scale in the space, or give another `study_name`."
+                    "give it the same type and scale in the space, or give another `study.name`."
                 )
             found = True
     return found

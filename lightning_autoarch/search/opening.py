@@ -68,7 +68,7 @@ def open_study(
         study = optuna.create_study(direction=direction, load_if_exists=True, **options)
         stored, trials = study.user_attrs, study.get_trials(deepcopy=False)
     if len(study.directions) != 1:
-        raise SearchError(f"The study `{shown(name)}` has several objectives: give another `study_name`.")
+        raise SearchError(f"The study `{shown(name)}` has several objectives: give another `study.name`.")
     if not isinstance(stored.get(SPACE, {}), Mapping):
         raise SearchError(f"The study `{shown(name)}` is damaged: its space is {described(stored[SPACE])}.")
     given = {MONITOR: monitor, MODE: mode, SPACE: space.to_dict()}
@@ -83,7 +83,7 @@ def open_study(
     elif study.direction != direction:
         raise SearchError(
             f"The study `{name}` has mode {study.direction.name.lower()[:3]!r}, given {mode!r}: give another "
-            "`study_name`."
+            "`study.name`."
         )
     if clashes(space, trials) or is_changed:
         _check_at_rest(name, trials)
@@ -142,7 +142,7 @@ def _check_same(
             lines += differences
     if lines:
         raise SearchError(
-            f"The study `{name}` was made for another search; give another `study_name` or `storage`. "
+            f"The study `{name}` was made for another search; give another `study.name` or `study.storage`. "
             "Different: " + "; ".join(lines)
         )
 
@@ -153,5 +153,5 @@ def _check_at_rest(name: str, trials: Sequence[FrozenTrial]) -> None:
     if any(owner is None or owner.is_gone() is not True for owner in known):
         raise SearchError(
             f"The space of the study `{name}` cannot be changed while another process works on it: let that end, or "
-            "give another `study_name`."
+            "give another `study.name`."
         )

@@ -198,6 +198,14 @@ class Categorical:
     choices: Sequence[Any]
     when: When = field(default=None, kw_only=True)
 
+    def __new__(cls, *choices: Any, **options: Any) -> Categorical:
+        if len(choices) > 1:
+            given = ", ".join(repr(choice) for choice in choices)
+            raise SpaceError(
+                f"Expected `choices` to be one list, got {len(choices)} arguments: Categorical([{given}])."
+            )
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         if isinstance(self.choices, str) or not isinstance(self.choices, Sequence) or not self.choices:
             raise SpaceError(f"Expected `choices` to be a list of at least one value, got {self.choices!r}.")

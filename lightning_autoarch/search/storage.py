@@ -29,7 +29,7 @@ def open_storage(storage: str | os.PathLike[str] | BaseStorage) -> BaseStorage:
     place = os.fspath(storage)
     path = _sqlite_file(place)
     if path is not None and path.exists() and not os.access(path, os.W_OK):
-        raise SearchError(f"The study {path} is read-only: make it writable, or give another `storage`.")
+        raise SearchError(f"The study {path} is read-only: make it writable, or give another `study.storage`.")
     try:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

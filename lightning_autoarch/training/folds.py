@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
@@ -51,6 +51,13 @@ class FoldScores:
         return statistics.stdev(self.scores) / math.sqrt(len(self.scores))
 
 
+@runtime_checkable
+class Splitter(Protocol):
+    """A scikit-learn splitter, such as `KFold` or `GroupKFold`."""
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Folds:
     """How to split a training set.
@@ -58,13 +65,28 @@ class Folds:
     Attributes:
         splitter: a number of folds (shuffled; stratified when `labels` are given), or any scikit-learn splitter.
         labels, groups: for splitters that need them: an array with a value a sample, or a function of the dataset.
-        seed: of the shuffling.
+        seed: of the shuffling. None: that of the search or the call, and 0 outside of one.
+
+    Raises:
+        SearchError: the splitter is neither a number >= 2 nor has a method `split`.
     """
 
-    splitter: Any
+    splitter: int | Splitter
     labels: OfDataset = None
     groups: OfDataset = None
-    seed: int = 0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_splitter(self.splitter)
+
+    @classmethod
+    def of(cls, given: int | Folds | Splitter | None) -> Folds | None:
+        """The folds that an argument `folds` asks for; None where it asks for none."""
+        return given if given is None or isinstance(given, Folds) else cls(given)
+
+    def seeded(self, seed: int) -> Folds:
+        """With this seed where none was given."""
+        return self if self.seed is not None else dataclasses.replace(self, seed=seed)
 
     def splits(self, dataset: Any) -> list[tuple[list[int], list[int]]]:
         """Index lists (training, validation), a pair a fold.
@@ -78,7 +100,7 @@ class Folds:
         except (ValueError, TypeError) as error:
             raise SearchError(
                 f"`folds={self.splitter!r}` cannot split {len(dataset)} samples: {error} "
-                "(`labels=` and `groups=` take an array or a function of the dataset.)"
+                "(`Folds(splitter, labels=, groups=)` takes an array or a function of the dataset for each.)"
             ) from error
         return [(train.tolist(), val.tolist()) for train, val in pairs]
 
@@ -88,18 +110,16 @@ class Folds:
         from sklearn.model_selection import KFold, StratifiedKFold
 
         kind = KFold if labels is None else StratifiedKFold
-        return kind(self.splitter, shuffle=True, random_state=self.seed)
+        return kind(self.splitter, shuffle=True, random_state=self.seed or 0)
 
 
-def check_splitter(splitter: Any) -> None:
-    """`folds` must be a number of at least 2, or split.
-
-    Raises:
-        SearchError: it is neither.
-    """
-    whole = isinstance(splitter, int) and not isinstance(splitter, bool)
-    if splitter is not None and not (whole and splitter >= 2) and not hasattr(splitter, "split"):
-        raise SearchError(f"Expected `folds` to be a number >= 2 or a scikit-learn splitter, got {splitter!r}.")
+def _check_splitter(splitter: object) -> None:
+    is_number = isinstance(splitter, int) and not isinstance(splitter, bool)
+    if is_number and splitter >= 2:  # type: ignore[operator]
+        return
+    if isinstance(splitter, str | bytes) or not callable(getattr(splitter, "split", None)):
+        remedy = f" Give the number {splitter}." if isinstance(splitter, str) and splitter.isdigit() else ""
+        raise SearchError(f"Expected `folds` to be a number >= 2 or a scikit-learn splitter, got {splitter!r}.{remedy}")
 
 
 def run_folds(spec: TrialSpec, folds: Folds, report: Report) -> TrialResult:
@@ -162,7 +182,7 @@ def cross_validate(
         SearchError: the data cannot be split, `directory` cannot be written to, `monitor` is not logged, or a fold
             failed (with the reason).
     """
-    check_splitter(splitter)
+    folds = Folds(splitter, labels, groups, seed)
     if (trainer_kwargs or {}).get("callbacks"):
         raise SearchError(
             "Expected no callbacks in `trainer_kwargs`, where all folds would share them: give those of each training."
@@ -184,7 +204,7 @@ def cross_validate(
         callbacks=callbacks,
     )
     with seeded(seed):
-        result = run_folds(spec, Folds(splitter, labels, groups, seed), lambda step, value: False)
+        result = run_folds(spec, folds, lambda step, value: False)
     if result.state == "failed":
         raise SearchError(f"Cross-validation failed: {result.error}")
     return FoldScores(result.fold_scores)

@@ -71,20 +71,25 @@ def one_device(device: torch.device) -> dict[str, Any]:
 
 
 def check_trial_trainer(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What the user wants different in the trials' Trainer.
+    """Trainer arguments that differ in the trials.
 
     Raises:
-        SearchError: not an argument of Trainer, or one that a trial needs for itself.
+        SearchError: no mapping, a name that is no argument of Trainer, or one that a trial sets itself.
     """
     import inspect
 
+    if not isinstance(arguments, Mapping):
+        raise SearchError(
+            'Expected `trial.trainer` to map Trainer arguments to values, such as {"max_epochs": 3}, '
+            f"got {arguments!r}."
+        )
     known = inspect.signature(Trainer.__init__).parameters
     for name in arguments:
         if name in _OURS:
-            hint = " Use `trial_callbacks`." if name == "callbacks" else ""
-            raise SearchError(f"`trial_trainer` cannot set `{name}`: a trial sets it itself.{hint}")
+            hint = " Use `trial.callbacks`." if name == "callbacks" else ""
+            raise SearchError(f"`trial.trainer` cannot set `{name}`: a trial sets it itself.{hint}")
         if name not in known:
-            raise SearchError(f"`{name}` in `trial_trainer` is no argument of Trainer.{did_you_mean(name, known)}")
+            raise SearchError(f"`{name}` in `trial.trainer` is no argument of Trainer.{did_you_mean(name, known)}")
     return dict(arguments)
 
 
@@ -92,7 +97,7 @@ def check_ends(arguments: Mapping[str, Any], callbacks: Sequence[Callback]) -> N
     """Raises SearchError for a Trainer that nothing would stop."""
     endless = arguments.get("max_epochs") == -1 and arguments.get("max_steps", -1) == -1 and not arguments["max_time"]
     if endless and not callbacks:
-        raise SearchError('A trial would never end: give `trial_trainer={"max_epochs": ...}`.')
+        raise SearchError('A trial would never end: give `trial={"trainer": {"max_epochs": ...}}`.')
 
 
 def _max_time(trainer: Trainer) -> timedelta | None:

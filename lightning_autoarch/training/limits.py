@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from lightning_autoarch.core.errors import SearchError
+from lightning_autoarch.core.errors import SearchError, did_you_mean
 from lightning_autoarch.search.encoding import Encoding
 from lightning_autoarch.search.space import Architecture, SearchSpace
 from lightning_autoarch.training.facts import Facts
 
+SIZES = ("params", "flops")
 Constraint = Callable[[Architecture], bool]
 Check = Callable[[Architecture], str | None]
 
@@ -24,8 +25,7 @@ class Limits:
 
     Args:
         facts: measures candidates.
-        max_params: most parameters.
-        max_flops: most FLOPs of a forward pass of the example.
+        sizes: the largest allowed "params" and "flops".
         constraints: each returns whether an architecture is allowed.
         checks: each returns why an architecture cannot be, None where it can.
     """
@@ -33,25 +33,24 @@ class Limits:
     def __init__(
         self,
         facts: Facts,
-        max_params: int | None = None,
-        max_flops: int | None = None,
+        sizes: Mapping[str, float],
         constraints: Sequence[Constraint] = (),
         checks: Sequence[Check] = (),
     ) -> None:
         self._facts, self._constraints, self._checks = facts, constraints, checks
-        self._most = {name: most for name, most in (("params", max_params), ("flops", max_flops)) if most is not None}
+        self._most = dict(sizes)
         self._smallest: dict[str, float] = {}  # of the architectures whose size was looked at
         self._refused: Counter[str] = Counter()
 
     @property
     def names(self) -> list[str]:
         """The limits on sizes that are set."""
-        return [f"max_{name}" for name in self._most]
+        return list(self._most)
 
     def unmet(self) -> str:
         """The limits that nothing so far has kept to, with the smallest size seen; empty if there are none."""
         sizes = [
-            f"`max_{name}={most:,}`: the smallest has {self._smallest[name]:,.0f}"
+            f"`limits.{name}={most:,.0f}`: the smallest has {self._smallest[name]:,.0f}"
             for name, most in self._most.items()
             if self._smallest.get(name, 0) > most
         ]
@@ -88,7 +87,7 @@ class Limits:
             self._smallest[name] = min(facts[name], self._smallest.get(name, math.inf))
         for name, most in self._most.items():
             if facts[name] > most:
-                return f"{facts[name]:,.0f} {name} > max_{name}={most:,}"
+                return f"{facts[name]:,.0f} {name}, over the limit of {most:,.0f}"
         return None
 
 
@@ -101,6 +100,25 @@ def _allows(constraint: Constraint, i: int, architecture: Architecture) -> bool:
             f"{type(error).__name__}: {error} for the architecture {architecture}. It must return whether this is "
             "allowed (a parameter that does not exist in an architecture is no key of it)."
         ) from error
+
+
+def checked_sizes(given: Mapping[str, float] | None) -> dict[str, float]:
+    """The argument `limits` of a search.
+
+    Raises:
+        SearchError: it is no mapping, or has an unknown name or a value that is no positive number.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise SearchError(f'Expected `limits` to be a mapping such as {{"params": 2e6}}, got {given!r}.')
+    for name, most in given.items():
+        if name not in SIZES:
+            near = did_you_mean(str(name), SIZES)
+            raise SearchError(f"Expected the names in `limits` to be among {', '.join(SIZES)}, got `{name}`.{near}")
+        if isinstance(most, bool) or not isinstance(most, int | float) or not most > 0:
+            raise SearchError(f"Expected `limits.{name}` to be a number > 0, such as 2e6, got {most!r}.")
+    return dict(given)
 
 
 def check_sizes_can_be_met(limits: Limits, space: SearchSpace) -> None:

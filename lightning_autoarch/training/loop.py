@@ -240,9 +240,9 @@ class SearchLoop:
             if not self._limits.names:
                 return {}
             raise SearchError(
-                f"`{self._limits.names[0]}` cannot be kept to: a trial has trained, but its module cannot be made for "
-                f"counting before a training ({type(error).__name__}: {error}). Make its layers in `__init__`, or in "
-                "a `configure_model` that needs nothing of the running training."
+                f"`limits.{self._limits.names[0]}` cannot be checked: a trial has trained, but its module cannot be "
+                f"built outside of a training ({type(error).__name__}: {error}). Make its layers in `__init__`, or "
+                "in a `configure_model` that needs nothing of the running training."
             ) from error
         return {name: int(facts[name]) for name in ("params", "flops") if name in facts}
 
@@ -328,11 +328,3 @@ class _Reporting:
         except Exception as error:
             self.error = error
             return True
-
-
-def check_budget(budget: Budget) -> None:
-    """Raises SearchError for a budget that allows nothing."""
-    if isinstance(budget.n_trials, bool) or not isinstance(budget.n_trials, int) or budget.n_trials < 1:
-        raise SearchError(f"Expected `n_trials` to be a whole number >= 1, got {budget.n_trials!r}.")
-    if budget.timeout is not None and not budget.timeout > 0:
-        raise SearchError(f"Expected `timeout` to be seconds > 0 or None, got {budget.timeout!r}.")

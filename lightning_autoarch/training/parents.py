@@ -85,9 +85,7 @@ def total_epochs(attributes: Mapping[str, Any]) -> int:
 
 
 def check_inherit(inherit: object, folds: object, names: Container[str] = ()) -> None:
-    """Raises SearchError for an unknown way to inherit, one across folds, or names that it leaves without effect."""
-    if inherit not in (None, "best", "nearest"):
-        raise SearchError(f'Expected `inherit` to be "best", "nearest" or None, got {inherit!r}.')
+    """Raises SearchError for inheritance across folds, or names of the space that it leaves without effect."""
     if inherit is not None and folds is not None:
         raise SearchError(
             f"`inherit={inherit!r}` does not go with `folds`: the weights of a parent have been trained on what other "

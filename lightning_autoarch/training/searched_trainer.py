@@ -42,7 +42,7 @@ def check_trainer_names(names: Iterable[str], trial_trainer: Mapping[str, Any], 
         if name not in SEARCHABLE:
             raise SpaceError(_not_searchable(name))
         if name in trial_trainer:
-            raise SearchError(f"`{PREFIX}{name}` of the space and `trial_trainer` set the same: leave one out.")
+            raise SearchError(f"`{PREFIX}{name}` of the space and `trial.trainer` set the same: leave one out.")
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         if name == "accumulate_grad_batches" and any(isinstance(c, GradientAccumulationScheduler) for c in callbacks):
             raise SearchError(f"`{PREFIX}{name}` of the space and GradientAccumulationScheduler set the same.")
@@ -80,7 +80,7 @@ def _expected(name: str, value: Any) -> str | None:
 def _not_searchable(name: str) -> str:
     possible = [PREFIX + each for each in SEARCHABLE]
     if name in inspect.signature(Trainer.__init__).parameters:
-        why = "can be set for the trials (`trial_trainer`), but no more on the Trainer that trains the winner."
+        why = "can be set for the trials (`trial.trainer`), but no more on the Trainer that trains the winner."
     else:
         why = f"is no argument of Trainer.{did_you_mean(PREFIX + name, possible)}"
     return f"`{PREFIX}{name}` of the space {why} Possible are {listed(possible)}."

@@ -45,7 +45,7 @@ RETRIED: tuple[Failure, ...] = ("build", "code")  # by the next start of a searc
 
 _NO_VALIDATION = (
     " No validation ran: without a validation loader and `validation_step`, monitor what training logs; with them, let "
-    "a trial reach one by `trial_trainer`: more `max_epochs` or `max_steps`, fewer `limit_train_batches`, a smaller "
+    "a trial reach one by `trial.trainer`: more `max_epochs` or `max_steps`, fewer `limit_train_batches`, a smaller "
     "`val_check_interval` or `check_val_every_n_epoch`, `limit_val_batches` above 0."
 )
 
@@ -215,7 +215,7 @@ def _fit(trainer: Trainer, module: LightningModule, data: Mapping[str, Any], ckp
 def _trainer_arguments(spec: TrialSpec, callbacks: Sequence[Callback]) -> dict[str, Any]:
     root = None if spec.directory is None else str(spec.directory)
     ours = {"callbacks": list(callbacks), "default_root_dir": root, "use_distributed_sampler": False, "logger": False}
-    if any(isinstance(callback, ProgressBar) for callback in callbacks):  # the user asks for one in `trial_callbacks`
+    if any(isinstance(callback, ProgressBar) for callback in callbacks):  # the user asks for one in `trial.callbacks`
         ours["enable_progress_bar"] = True
     return {**{name: _own(value) for name, value in spec.trainer.items()}, **ours}
 

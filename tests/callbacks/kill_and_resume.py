@@ -72,12 +72,17 @@ MOMENTS: dict[str, Callable[[], None]] = {
 
 def search(directory: Path, strategy: str) -> list[Any]:
     callback = ArchitectureSearch(
-        nets.SPACE, monitor="val_loss", n_trials=6, strategy=strategy, directory=directory, seed=1, keep_top_k=1
+        nets.SPACE,
+        monitor="val_loss",
+        n_trials=6,
+        sampler=strategy,
+        study={"directory": directory, "keep_top_k": 1},
+        seed=1,
     )
     nets.trainer(directory, callback, max_epochs=3).fit(PlateauNet(), *nets.loaders())
     return [
         [t.number, t.params, t.value, t.state.name, sorted(t.intermediate_values.items()), t.user_attrs["epochs"]]
-        for t in callback.study.trials
+        for t in callback.optuna_study.trials
     ]
 
 

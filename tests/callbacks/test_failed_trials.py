@@ -15,13 +15,14 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import SimpleProfiler
+from search_options import merged
 
 from lightning_autoarch import ArchitectureSearch, Categorical, Int, SearchError
 
 
 def search(**options: Any) -> ArchitectureSearch:
-    settings = {"monitor": "val_loss", "n_trials": 3, "strategy": "random", "trial_trainer": {"max_epochs": 1}}
-    return ArchitectureSearch(options.pop("space", {"width": Int(2, 32)}), **{**settings, **options})
+    settings = {"monitor": "val_loss", "n_trials": 3, "sampler": "random", "trial": {"trainer": {"max_epochs": 1}}}
+    return ArchitectureSearch(options.pop("space", {"width": Int(2, 32)}), **merged(settings, options))
 
 
 def fit(root: Path, callback: ArchitectureSearch, module: L.LightningModule) -> L.Trainer:
@@ -72,12 +73,12 @@ class TestFailedByCode:
         monkeypatch.setattr(Broken, "mended", True)
         callback = search()
         fit(tmp_path, callback, Broken())
-        trials = callback.study.trials
+        trials = callback.optuna_study.trials
         assert [trial.state.name for trial in trials] == ["FAIL"] * 3 + ["COMPLETE"] * 3
         assert [trial.params for trial in trials[:3]] == [trial.params for trial in trials[3:]]
         again = search()
         fit(tmp_path, again, Broken())  # nothing is left to do
-        assert len(again.study.trials) == 6
+        assert len(again.optuna_study.trials) == 6
 
     def test_other_settings_are_no_other_conditions_before_there_is_a_score(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -85,7 +86,7 @@ class TestFailedByCode:
         with pytest.raises(SearchError, match="Mend the code"):
             fit(tmp_path, search(), Broken())
         monkeypatch.setattr(Broken, "mended", True)
-        fit(tmp_path, search(trial_trainer={"max_epochs": 2}), Broken(lr=0.2))
+        fit(tmp_path, search(trial={"trainer": {"max_epochs": 2}}), Broken(lr=0.2))
         with pytest.raises(SearchError, match=r"`trainer\.max_epochs`: stored 2, given 1"):
             fit(tmp_path, search(), Broken(lr=0.2))
 
@@ -93,7 +94,7 @@ class TestFailedByCode:
         callback = search(n_trials=50)
         with pytest.raises(SearchError, match=r"first 5 trials all failed in the same way.*of width \d+ does not"):
             fit(tmp_path, callback, Broken())
-        assert len(callback.study.trials) == 5
+        assert len(callback.optuna_study.trials) == 5
 
     def test_a_result_is_none_of_them(self, tmp_path: Path) -> None:
         class Diverging(nets.Net):
@@ -104,7 +105,7 @@ class TestFailedByCode:
             callback = search(n_trials=6)
             with pytest.raises(SearchError, match=r"6 x `val_loss` became nan in epoch 1$"):
                 fit(tmp_path, callback, Diverging())
-            assert len(callback.study.trials) == 6
+            assert len(callback.optuna_study.trials) == 6
 
     def test_the_line_is_the_users(self, tmp_path: Path) -> None:
         class Joins(nets.Net):
@@ -122,19 +123,19 @@ class TestNaN:
             self.log("val_epoch", float(self.current_epoch))
 
     def test_ignored(self, tmp_path: Path) -> None:
-        callback = search(n_trials=1, on_nan="ignore", trial_trainer={"max_epochs": 3})
+        callback = search(n_trials=1, trial={"on_nan": "ignore", "trainer": {"max_epochs": 3}})
         fit(tmp_path, callback, self.NaNFirst())
-        trial = callback.study.trials[0]
+        trial = callback.optuna_study.trials[0]
         assert (trial.value, trial.user_attrs["epochs"], trial.intermediate_values) == (3.0, 3, {1: 3.0})
         assert trial.user_attrs["metrics"]["val_epoch"] == 1.0
 
     def test_nothing_finite(self, tmp_path: Path) -> None:
         with pytest.raises(SearchError, match="1 x `val_loss` was never finite, in 1 values"):
-            fit(tmp_path, search(n_trials=1, on_nan="ignore"), self.NaNFirst())
+            fit(tmp_path, search(n_trials=1, trial={"on_nan": "ignore"}), self.NaNFirst())
 
     def test_unknown(self) -> None:
-        with pytest.raises(SearchError, match="`on_nan` to be one of fail, ignore, got 'skip'"):
-            search(on_nan="skip")
+        with pytest.raises(SearchError, match=r"`trial.on_nan` to be one of fail, ignore, got 'skip'"):
+            search(trial={"on_nan": "skip"})
 
 
 def test_metrics_of_the_best_epoch(tmp_path: Path) -> None:
@@ -147,9 +148,9 @@ def test_metrics_of_the_best_epoch(tmp_path: Path) -> None:
         def on_train_epoch_end(self) -> None:
             self.log("late", 10.0 + self.current_epoch)
 
-    callback = search(n_trials=1, trial_trainer={"max_epochs": 3})
+    callback = search(n_trials=1, trial={"trainer": {"max_epochs": 3}})
     fit(tmp_path, callback, Better())
-    metrics = callback.study.trials[0].user_attrs["metrics"]
+    metrics = callback.optuna_study.trials[0].user_attrs["metrics"]
     assert metrics == {"val_loss": 1.0, "val_epoch": 1.0, "late": 11.0, "train_loss": metrics["train_loss"]}
     assert all(type(value) is float for value in metrics.values())
     table = callback.trials_dataframe()
@@ -160,14 +161,14 @@ def test_metrics_of_the_best_epoch(tmp_path: Path) -> None:
 class TestLimitsThatNothingMeets:
     @pytest.mark.parametrize("strategy", ["random", "genetic"])
     def test_the_smallest_size_is_told_before_any_trial(self, tmp_path: Path, strategy: str) -> None:
-        callback = search(space={"width": Int(4, 8), "act": ["relu", "tanh"]}, max_params=20, strategy=strategy)
-        with pytest.raises(SearchError, match="`max_params=20`: the smallest has 25"):  # 4 * 4 + 4 + 4 + 1
+        callback = search(space={"width": Int(4, 8), "act": ["relu", "tanh"]}, limits={"params": 20}, sampler=strategy)
+        with pytest.raises(SearchError, match=r"`limits.params=20`: the smallest has 25"):  # 4 * 4 + 4 + 4 + 1
             fit(tmp_path, callback, nets.Net())
-        assert callback.study.trials == []
+        assert callback.optuna_study.trials == []
 
     def test_a_space_without_sizes(self, tmp_path: Path) -> None:
-        callback = search(space={"data.batch_size": Categorical([8, 16])}, max_params=20)
-        with pytest.raises(SearchError, match="`max_params=20`: the smallest has 25"):
+        callback = search(space={"data.batch_size": Categorical([8, 16])}, limits={"params": 20})
+        with pytest.raises(SearchError, match=r"`limits.params=20`: the smallest has 25"):
             nets.trainer(tmp_path, callback).fit(nets.Net(), datamodule=nets.Data())
 
     def test_constraints(self, tmp_path: Path) -> None:
@@ -190,11 +191,11 @@ class TestUnwritable:
 
         storage = Full()
         with pytest.raises(SearchError, match=r"OSError: database or disk is full.*same script"):
-            fit(tmp_path, search(storage=storage), nets.Net())
+            fit(tmp_path, search(study={"storage": storage}), nets.Net())
         storage.full = False
-        callback = search(storage=storage)
+        callback = search(study={"storage": storage})
         fit(tmp_path, callback, nets.Net())
-        assert [trial.state.name for trial in callback.study.trials] == ["COMPLETE"] * 3
+        assert [trial.state.name for trial in callback.optuna_study.trials] == ["COMPLETE"] * 3
 
     def test_a_full_disk_ends_the_search_and_loses_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -215,7 +216,7 @@ class TestUnwritable:
         monkeypatch.setattr(L.Trainer, "save_checkpoint", saved)
         callback = search()
         fit(tmp_path, callback, nets.Net())
-        assert [trial.state.name for trial in callback.study.trials] == ["COMPLETE"] * 3
+        assert [trial.state.name for trial in callback.optuna_study.trials] == ["COMPLETE"] * 3
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -233,13 +234,13 @@ class TestUnwritable:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "file").touch()
         given = {name: make(tmp_path / "file" / "inside") for name, make in options.items()}
-        callback = search(directory=tmp_path / "search")
+        callback = search(study={"directory": tmp_path / "search"})
         trainer = nets.trainer(
             tmp_path, callback, *given.pop("callbacks", []), **{"enable_checkpointing": True, **given}
         )
         with pytest.raises(SearchError, match=f"cannot be written to.*{message}"):
             trainer.fit(nets.Net(), *nets.loaders())
-        assert callback.study is None
+        assert callback.optuna_study is None
 
     def test_places_that_are_not_on_this_machine_are_left_to_lightning(self, tmp_path: Path) -> None:
         class Remote(Logger):
@@ -253,4 +254,4 @@ class TestUnwritable:
         nets.trainer(tmp_path, callback, max_epochs=1, logger=Remote(), log_every_n_steps=1).fit(
             nets.Net(), *nets.loaders()
         )
-        assert len(callback.study.trials) == 1
+        assert len(callback.optuna_study.trials) == 1

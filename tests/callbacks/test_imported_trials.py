@@ -11,6 +11,7 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import create_trial
+from search_options import merged
 
 from lightning_autoarch import ArchitectureSearch, Int, Repeat, SearchError
 from lightning_autoarch.search.board import leaderboard
@@ -35,26 +36,26 @@ def trial(value: float, width: int = 5, act: str | None = "tanh", **more: Any) -
 
 
 def fit(root: Path, storage: str, **options: Any) -> tuple[nets.Net, ArchitectureSearch]:
-    given = {"monitor": "val_loss", "n_trials": 3, "strategy": "random", "trial_trainer": {"max_epochs": 1}}
-    search, module = ArchitectureSearch(SPACE, **{**given, "storage": storage, **options}), nets.Net()
+    given = {"monitor": "val_loss", "n_trials": 3, "sampler": "random", "trial": {"trainer": {"max_epochs": 1}}}
+    search, module = ArchitectureSearch(SPACE, **merged({**given, "study": {"storage": storage}}, options)), nets.Net()
     nets.trainer(root, search, max_epochs=1).fit(module, *nets.loaders())
     return module, search
 
 
 def test_a_trial_made_elsewhere_counts_and_wins(tmp_path: Path) -> None:
     module, search = fit(tmp_path, study(tmp_path, trial(1e-9), trial(2e-9, width=6)))
-    assert len(search.study.trials) == 3
+    assert len(search.optuna_study.trials) == 3
     assert search.best_architecture == {"width": 5, "act": "tanh"}
     assert search.best_score == 1e-9
     assert module.hparams["width"] == 5
     assert module.trainer.global_step == 3  # trained, from fresh weights
-    assert [t.number for t in ranked(search.study)][:2] == [0, 1]
+    assert [t.number for t in ranked(search.optuna_study)][:2] == [0, 1]
 
 
 def test_it_is_not_tried_again(tmp_path: Path) -> None:
     storage = study(tmp_path, *[trial(1e-9, width=w, act=a) for w in range(2, 10) for a in ("relu", "tanh")][:15])
     _, search = fit(tmp_path, storage, n_trials=99)
-    assert sum("seconds" in t.user_attrs for t in search.study.trials) == 1
+    assert sum("seconds" in t.user_attrs for t in search.optuna_study.trials) == 1
 
 
 def test_what_cannot_be_folded_is_ignored_with_one_warning(tmp_path: Path) -> None:
@@ -74,10 +75,10 @@ def test_what_cannot_be_folded_is_ignored_with_one_warning(tmp_path: Path) -> No
     assert "trials #0, #1: `act` is missing" in told
     assert "trial #2: `depth` is not in the space" in told
     assert "trial #3: `width` cannot be 50" in told
-    assert len(search.study.trials) == 4 + 2
+    assert len(search.optuna_study.trials) == 4 + 2
     assert search.state_dict()["trial"] in (4, 5)
-    assert {t.number for t in ranked(search.study)} == {4, 5}
-    assert leaderboard(search.study).splitlines()[-1] == "6 trials: 2 complete, 4 ignored (not of this space)."
+    assert {t.number for t in ranked(search.optuna_study)} == {4, 5}
+    assert leaderboard(search.optuna_study).splitlines()[-1] == "6 trials: 2 complete, 4 ignored (not of this space)."
 
 
 @pytest.mark.parametrize("after", ["keep", "stop"])
@@ -99,12 +100,12 @@ def test_repeated_blocks_and_the_surrogate(tmp_path: Path) -> None:
         for i in range(6)
     ]
     search, module = (
-        ArchitectureSearch(space, monitor="val_loss", n_trials=7, storage=study(tmp_path, *made)),
+        ArchitectureSearch(space, monitor="val_loss", n_trials=7, study={"storage": study(tmp_path, *made)}),
         nets.Net(),
     )
     nets.trainer(tmp_path, search, max_epochs=1).fit(module, *nets.loaders())
     assert search.best_architecture == {"layers": [{"width": 2}]}
-    assert search.study.trials[6].system_attrs["autoarch:proposal"]["origin"] == "bayesian"
+    assert search.optuna_study.trials[6].system_attrs["autoarch:proposal"]["origin"] == "bayesian"
 
 
 def test_another_direction_is_refused(tmp_path: Path) -> None:

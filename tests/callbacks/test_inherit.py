@@ -11,6 +11,7 @@ import nets
 import pytest
 import torch
 from optuna.trial import FrozenTrial
+from search_options import merged
 
 from lightning_autoarch import ArchitectureSearch, Categorical, Int, Repeat, SearchError
 from lightning_autoarch.report import write_report
@@ -36,14 +37,15 @@ WIDTH = {"width": {"low": 2, "high": 32, "log": True}}
 
 
 def search(**options: Any) -> ArchitectureSearch:
-    given = {"n_trials": 4, "strategy": "random", "trial_trainer": {"max_epochs": 2}, "inherit": "best", **options}
+    defaults = {"n_trials": 4, "sampler": "random", "trial": {"trainer": {"max_epochs": 2}, "inherit": "best"}}
+    given = merged(defaults, options)
     return ArchitectureSearch(given.pop("space", WIDTH), monitor="val_loss", **given)
 
 
 def fitted(root: Path, callback: ArchitectureSearch, module: L.LightningModule | None = None) -> list[FrozenTrial]:
     nets.trainer(root, callback, max_epochs=1).fit(Shown() if module is None else module, *nets.loaders())
-    assert callback.study is not None
-    return callback.study.trials
+    assert callback.optuna_study is not None
+    return callback.optuna_study.trials
 
 
 class Watch(L.Callback):
@@ -73,12 +75,15 @@ class TestParents:
 
     def test_the_nearest(self, tmp_path: Path) -> None:
         widths = (4, 28, 5, 24)
-        trials = fitted(tmp_path, search(inherit="nearest", keep_top_k=9, enqueue=[{"width": w} for w in widths]))
+        trials = fitted(
+            tmp_path,
+            search(trial={"inherit": "nearest"}, study={"keep_top_k": 9}, enqueue=[{"width": w} for w in widths]),
+        )
         assert [trial.params["width"] for trial in trials] == list(widths)
         assert [trial.user_attrs["parent"] for trial in trials] == [None, 0, 0, 1]
 
     def test_only_those_that_keep_a_checkpoint(self, tmp_path: Path) -> None:
-        callback = search(inherit="nearest", keep_top_k=1, n_trials=6)
+        callback = search(trial={"inherit": "nearest"}, study={"keep_top_k": 1}, n_trials=6)
         trials = fitted(tmp_path, callback)
         for trial in trials[1:]:
             best = min(trials[: trial.number], key=lambda t: (t.value, t.number))
@@ -97,17 +102,20 @@ class TestParents:
     @pytest.mark.parametrize("inherit", ["best", "nearest"])
     def test_one_seed_one_family(self, tmp_path: Path, inherit: Any) -> None:
         runs = [
-            [(t.params, t.value, t.user_attrs["parent"]) for t in fitted(tmp_path / name, search(inherit=inherit))]
+            [
+                (t.params, t.value, t.user_attrs["parent"])
+                for t in fitted(tmp_path / name, search(trial={"inherit": inherit}))
+            ]
             for name in "ab"
         ]
         assert runs[0] == runs[1]
 
     def test_none_is_as_before(self, tmp_path: Path) -> None:
-        trials = fitted(tmp_path, search(inherit=None))
+        trials = fitted(tmp_path, search(trial={"inherit": None}))
         assert not any({"parent", "inherited", "total_epochs"} & set(trial.user_attrs) for trial in trials)
 
     def test_duplicates_have_none(self, tmp_path: Path) -> None:
-        trials = fitted(tmp_path, search(space={"width": [4, 5]}, n_trials=2, strategy="random", seed=1))
+        trials = fitted(tmp_path, search(space={"width": [4, 5]}, n_trials=2, sampler="random", seed=1))
         twins = [trial for trial in trials if "duplicate_of" in trial.user_attrs]
         assert not any("parent" in trial.user_attrs for trial in twins)
 
@@ -118,7 +126,7 @@ class TestParents:
 class TestWeights:
     def test_wider_starts_where_the_parent_ended(self, tmp_path: Path, firsts: list[float]) -> None:
         options: dict[str, Any] = {"n_trials": 3, "enqueue": [{"width": w} for w in (4, 8, 19)]}
-        trials = fitted(tmp_path, search(**options, trial_callbacks=[Watch()]))
+        trials = fitted(tmp_path, search(**options, trial={"callbacks": [Watch()]}))
         for trial in trials[1:]:
             parent = trials[trial.user_attrs["parent"]]
             assert firsts[trial.number] == pytest.approx(parent.value, rel=1e-4)
@@ -163,8 +171,8 @@ class TestWeights:
                 starts.append({name: tensor.clone() for name, tensor in pl_module.state_dict().items()})
 
         nets.trainer(tmp_path, callback, Start(), max_epochs=1).fit(Shown(), *nets.loaders())
-        assert callback.study is not None
-        kept = torch.load(callback.study.best_trial.user_attrs["checkpoint"], weights_only=True)["state_dict"]
+        assert callback.optuna_study is not None
+        kept = torch.load(callback.optuna_study.best_trial.user_attrs["checkpoint"], weights_only=True)["state_dict"]
         assert all(torch.equal(kept[name], tensor) for name, tensor in starts[0].items()) == (after == "keep")
 
 
@@ -179,16 +187,16 @@ class TestRecord:
     def test_shown_where_trials_are(self, tmp_path: Path) -> None:
         callback = search(n_trials=3)
         trials = fitted(tmp_path, callback)
-        header, *lines = leaderboard(callback.study, columns=200).splitlines()  # type: ignore[arg-type]
+        header, *lines = leaderboard(callback.optuna_study, columns=200).splitlines()  # type: ignore[arg-type]
         assert "parent" in header and "in all" in header
         assert any(f"#{trials[2].user_attrs['parent']} 100%" in line for line in lines)
-        page = write_report(callback.study, tmp_path / "report.html").read_text("utf-8")  # type: ignore[arg-type]
+        page = write_report(callback.optuna_study, tmp_path / "report.html").read_text("utf-8")  # type: ignore[arg-type]
         assert "<th" in page and "in all" in page and "In all: the epochs that its weights have seen" in page
 
     def test_not_shown_where_there_are_none(self, tmp_path: Path) -> None:
-        callback = search(inherit=None, n_trials=2)
+        callback = search(trial={"inherit": None}, n_trials=2)
         fitted(tmp_path, callback)
-        assert "parent" not in leaderboard(callback.study)  # type: ignore[arg-type]
+        assert "parent" not in leaderboard(callback.optuna_study)  # type: ignore[arg-type]
 
 
 class TestInterrupted:
@@ -199,10 +207,10 @@ class TestInterrupted:
         inherit = heritage.inherit_weights
         monkeypatch.setattr(heritage, "inherit_weights", lambda *args: taken.append(1) or inherit(*args))
         with pytest.raises((KeyboardInterrupt, SystemExit)):
-            fitted(tmp_path / "parts", search(trial_callbacks=[Stop(1)]))
+            fitted(tmp_path / "parts", search(trial={"callbacks": [Stop(1)]}))
         assert taken == [1]
         with pytest.warns(UserWarning, match=r"other conditions.*`callbacks\.0\.class`: stored 'Stop'"):
-            trials = fitted(tmp_path / "parts", search(accept_changes=True))
+            trials = fitted(tmp_path / "parts", search(study={"accept_changes": True}))
         assert [(t.params, t.value, t.user_attrs["parent"]) for t in trials] == whole
         assert len(taken) == 3 and all(trial.user_attrs["inherited"] == 1 for trial in trials[1:])
 
@@ -258,13 +266,13 @@ def child(root: Path) -> TrialSpec:
 class TestArguments:
     @pytest.mark.parametrize("inherit", ["worst", True, 1, ""])
     def test_other_words(self, inherit: Any) -> None:
-        with pytest.raises(SearchError, match='`inherit` to be "best", "nearest" or None'):
-            search(inherit=inherit)
+        with pytest.raises(SearchError, match=r"`trial.inherit` to be one of best, nearest, None"):
+            search(trial={"inherit": inherit})
 
     def test_folds_would_leak(self) -> None:
         with pytest.raises(SearchError, match=r"`inherit='best'` does not go with `folds`.*validate"):
             search(folds=3)
-        search(folds=3, inherit=None)
+        search(folds=3, trial={"inherit": None})
 
     @pytest.mark.parametrize("name", ["transfer.checkpoint", "transfer.reinit"])
     def test_names_that_it_leaves_no_effect(self, name: str) -> None:

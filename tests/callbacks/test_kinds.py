@@ -20,7 +20,7 @@ from lightning_autoarch import ArchitectureSearch, Int
 
 
 def search(space: dict[str, Any], monitor: str, **options: Any) -> ArchitectureSearch:
-    return ArchitectureSearch(space, **{"monitor": monitor, "n_trials": 2, "strategy": "random", **options})
+    return ArchitectureSearch(space, **{"monitor": monitor, "n_trials": 2, "sampler": "random", **options})
 
 
 def winner_of(
@@ -28,7 +28,7 @@ def winner_of(
 ) -> Any:
     nets.trainer(tmp_path, callback, max_epochs=1, **options).fit(module, *data)
     assert callback.best_architecture is not None
-    assert len([t for t in callback.study.trials if t.state.name == "COMPLETE"]) == callback.budget.n_trials
+    assert len([t for t in callback.optuna_study.trials if t.state.name == "COMPLETE"]) == callback.n_trials
     return callback.best_architecture
 
 
@@ -109,7 +109,7 @@ class Dicts(Dataset[dict[str, torch.Tensor]]):
 
 
 def test_multi_task_with_dict_batches_and_flops(tmp_path: Path) -> None:
-    callback = search({"width": Int(2, 64)}, "val/accuracy", mode="max", max_flops=8 * 2 * 32 * (4 + 1 + 3))
+    callback = search({"width": Int(2, 64)}, "val/accuracy", mode="max", limits={"flops": 8 * 2 * 32 * (4 + 1 + 3)})
     best = winner_of(
         tmp_path, MultiTask(), callback, DataLoader(Dicts(), batch_size=8), DataLoader(Dicts(), batch_size=8)
     )
@@ -143,7 +143,7 @@ def test_endless_stream_with_steps_for_an_end(tmp_path: Path) -> None:
     callback = search({"width": Int(2, 9)}, "val_loss")
     options = {"max_steps": 6, "val_check_interval": 2, "limit_val_batches": 1}
     winner_of(tmp_path, nets.Net(), callback, stream, stream, **options)
-    assert [list(t.intermediate_values) for t in callback.study.trials] == [[0, 1, 2]] * 2
+    assert [list(t.intermediate_values) for t in callback.optuna_study.trials] == [[0, 1, 2]] * 2
 
 
 def test_training_metric_without_validation(tmp_path: Path) -> None:
@@ -154,17 +154,17 @@ def test_training_metric_without_validation(tmp_path: Path) -> None:
 
 
 def test_training_metric_beside_a_validation(tmp_path: Path) -> None:
-    callback = search({"width": Int(2, 9)}, "train_loss", trial_trainer={"max_epochs": 3})
+    callback = search({"width": Int(2, 9)}, "train_loss", trial={"trainer": {"max_epochs": 3}})
     winner_of(tmp_path, nets.Net(), callback, *nets.loaders())
-    for trial in callback.study.trials:
+    for trial in callback.optuna_study.trials:
         values = list(trial.intermediate_values.values())
         assert len(set(values)) == 3  # each epoch's own, none of them an old one
 
 
 def test_validation_every_second_epoch(tmp_path: Path) -> None:
-    callback = search({"width": Int(2, 9)}, "val_loss", trial_trainer={"max_epochs": 4})
+    callback = search({"width": Int(2, 9)}, "val_loss", trial={"trainer": {"max_epochs": 4}})
     winner_of(tmp_path, nets.Net(), callback, *nets.loaders(), check_val_every_n_epoch=2)
-    assert [len(t.intermediate_values) for t in callback.study.trials] == [2, 2]
+    assert [len(t.intermediate_values) for t in callback.optuna_study.trials] == [2, 2]
 
 
 class SemiSupervised(nets.Net):
@@ -296,7 +296,7 @@ def test_time_series_with_a_limit_on_flops(tmp_path: Path) -> None:
     wave = torch.sin(torch.arange(400) / 5).unfold(0, 13, 7).unsqueeze(-1)
     data = DataLoader(TensorDataset(wave[:, :12], wave[:, 12]), batch_size=16)
     limit = 2 * 2 * 12 * 4 * 16 * (16 + 1) + 2 * 2 * 16
-    callback = search({"hidden": Int(1, 64)}, "val_loss", max_flops=limit, n_trials=4)
+    callback = search({"hidden": Int(1, 64)}, "val_loss", limits={"flops": limit}, n_trials=4)
     best = winner_of(tmp_path, Series(), callback, data, data)
     assert best["hidden"] <= 16
 
@@ -370,4 +370,4 @@ class Image(L.LightningModule):
 def test_image(tmp_path: Path) -> None:
     data = DataLoader(TensorDataset(torch.randn(20, 1, 8, 8), torch.arange(20) % 10), batch_size=10)
     space = {"channels": Int(2, 6), "blocks": {"min": 0, "max": 2, "block": {"kernel": [3, 5]}}}
-    winner_of(tmp_path, Image(), search(space, "val_loss", max_flops=10**9), data, data)
+    winner_of(tmp_path, Image(), search(space, "val_loss", limits={"flops": 10**9}), data, data)

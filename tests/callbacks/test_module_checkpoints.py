@@ -28,7 +28,7 @@ class Storing(nets.Net):
 
 @pytest.mark.parametrize("after", ["train", "keep"])
 def test_objects_are_left_out_of_trials(tmp_path: Path, after: str) -> None:
-    search = ArchitectureSearch({"width": Int(2, 4)}, monitor="val_loss", n_trials=2, strategy="random", after=after)
+    search = ArchitectureSearch({"width": Int(2, 4)}, monitor="val_loss", n_trials=2, sampler="random", after=after)
     module = Storing()
     with pytest.warns(UserWarning, match="`on_save_checkpoint` of Storing stores objects in `encoder`"):
         nets.trainer(tmp_path, search).fit(module, *nets.loaders())

@@ -56,7 +56,7 @@ class AnyKeywords(Base):
 
 
 def searched(tmp_path: Path, module: L.LightningModule, name: str) -> tuple[L.LightningModule, int]:
-    callback = ArchitectureSearch({name: Int(20, 32)}, monitor="val_loss", n_trials=2, strategy="random")
+    callback = ArchitectureSearch({name: Int(20, 32)}, monitor="val_loss", n_trials=2, sampler="random")
     trainer = nets.trainer(tmp_path, callback, max_epochs=1)
     trainer.fit(module, *nets.loaders())
     assert callback.best_architecture is not None
@@ -92,7 +92,7 @@ def test_arguments_that_cannot_be_pickled(tmp_path: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.net(self.act(x))
 
-    callback = ArchitectureSearch({"cfg.width": Int(20, 32)}, monitor="val_loss", n_trials=2, strategy="random")
+    callback = ArchitectureSearch({"cfg.width": Int(20, 32)}, monitor="val_loss", n_trials=2, sampler="random")
     module, trainer = Net(Local(), act=lambda x: 2 * x), nets.trainer(tmp_path, callback, max_epochs=1)
     trainer.fit(module, *nets.loaders())
     trainer.save_checkpoint(tmp_path / "final.ckpt")

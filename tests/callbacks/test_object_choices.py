@@ -11,6 +11,7 @@ from typing import Any
 import nets
 import pytest
 import torch
+from search_options import merged
 from torch import nn
 
 from lightning_autoarch import ArchitectureSearch, Categorical, Int, Repeat
@@ -44,7 +45,7 @@ class Net(nets.Net):
 
 
 def fit(root: Path, **options: Any) -> tuple[Net, ArchitectureSearch]:
-    given = {"monitor": "val_loss", "n_trials": 3, "trial_trainer": {"max_epochs": 1}, **options}
+    given = merged({"monitor": "val_loss", "n_trials": 3, "trial": {"trainer": {"max_epochs": 1}}}, options)
     search, module = ArchitectureSearch(SPACE, **given), Net()
     nets.trainer(root, search, max_epochs=1).fit(module, *nets.loaders())
     return module, search
@@ -52,22 +53,22 @@ def fit(root: Path, **options: Any) -> tuple[Net, ArchitectureSearch]:
 
 @pytest.mark.parametrize("strategy", ["random", "bayesian"])
 def test_the_winner_has_the_objects_of_its_trial(tmp_path: Path, strategy: str) -> None:
-    module, search = fit(tmp_path, strategy=strategy, n_trials=7 if strategy == "bayesian" else 3)
+    module, search = fit(tmp_path, sampler=strategy, n_trials=7 if strategy == "bayesian" else 3)
     best = search.best_architecture
-    assert all(trial.state.name == "COMPLETE" for trial in search.study.trials)
+    assert all(trial.state.name == "COMPLETE" for trial in search.optuna_study.trials)
     assert type(best["act"]) is Act
     assert module.hparams["act"] is best["act"]
     assert module.hparams["norm"] is best["norm"]
     assert list(best["sizes"]) in ([4], [4, 3])  # nothing appended by a candidate
-    stored = search.study.best_trial.user_attrs["architecture"]
+    stored = search.optuna_study.best_trial.user_attrs["architecture"]
     assert stored["act"] == best["act"].name
     assert stored["norm"] == f"torch.nn.{best['norm'].__name__}"
     assert stored["hidden"] == best["hidden"]
 
 
 def test_a_resumed_search_and_a_checkpoint_lead_back_to_the_objects(tmp_path: Path) -> None:
-    _, first = fit(tmp_path, strategy="random")
-    module, again = fit(tmp_path, strategy="random")
+    _, first = fit(tmp_path, sampler="random")
+    module, again = fit(tmp_path, sampler="random")
     assert again.best_architecture == first.best_architecture
     assert type(module.hparams["act"]) is Act
     state = again.state_dict()
@@ -84,7 +85,7 @@ def test_a_notebook_and_the_terminal_show_readable_names(tmp_path: Path, capsys:
     assert before == (
         "<p>ArchitectureSearch over <code>act</code> by <code>val&lt;loss</code>. No search has run yet.</p>"
     )
-    _, search = fit(tmp_path, strategy="random")
+    _, search = fit(tmp_path, sampler="random")
     printed = capsys.readouterr().out
     assert "Winner: trial #" in printed
     assert "norm=torch.nn." in printed

@@ -23,6 +23,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import BaseFinetuning, EarlyStopping, ModelCheckpoint, WeightAveraging
 from lightning_utilities.core import rank_zero
+from search_options import merged
 from torch import nn
 
 from lightning_autoarch import ArchitectureSearch, Categorical, Int, Repeat, SearchError, SpaceError
@@ -30,10 +31,8 @@ from lightning_autoarch import ArchitectureSearch, Categorical, Int, Repeat, Sea
 
 def search(**options: Any) -> ArchitectureSearch:
     space = options.pop("space", nets.SPACE)
-    return ArchitectureSearch(
-        space,
-        **{"monitor": "val_loss", "n_trials": 3, "strategy": "random", "trial_trainer": {"max_epochs": 1}, **options},
-    )
+    defaults = {"monitor": "val_loss", "n_trials": 3, "sampler": "random", "trial": {"trainer": {"max_epochs": 1}}}
+    return ArchitectureSearch(space, **merged(defaults, options))
 
 
 def test_module_comes_back_as_the_winner_trained(tmp_path: Path) -> None:
@@ -46,7 +45,7 @@ def test_module_comes_back_as_the_winner_trained(tmp_path: Path) -> None:
     assert module.net[0].out_features == module.hparams["width"]
     assert trainer.current_epoch == 2
     assert "val_loss" in trainer.callback_metrics
-    scores = [t.value for t in callback.study.trials]
+    scores = [t.value for t in callback.optuna_study.trials]
     assert callback.best_score == min(scores)
     assert len(scores) == 3
 
@@ -73,20 +72,20 @@ def test_variable_number_of_layers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strategy", ["random", "bayesian", "genetic", optuna.samplers.TPESampler(seed=0)])
 def test_every_strategy(tmp_path: Path, strategy: Any) -> None:
-    callback = search(strategy=strategy, n_trials=7)
+    callback = search(sampler=strategy, n_trials=7)
     nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), *nets.loaders())
-    assert len({str(t.params) for t in callback.study.trials}) == 7
+    assert len({str(t.params) for t in callback.optuna_study.trials}) == 7
 
 
 @pytest.mark.parametrize("strategy", ["random", "bayesian", "genetic"])
 def test_one_seed_one_search(tmp_path: Path, strategy: str) -> None:
     runs = []
     for name in ("a", "b"):
-        callback = search(strategy=strategy, n_trials=6, seed=3)
+        callback = search(sampler=strategy, n_trials=6, seed=3)
         module = nets.Net()
         torch.manual_seed(len(runs))  # the world outside must not matter
         nets.trainer(tmp_path / name, callback, max_epochs=1).fit(module, *nets.loaders())
-        runs.append([(t.params, t.value) for t in callback.study.trials])
+        runs.append([(t.params, t.value) for t in callback.optuna_study.trials])
     assert runs[0] == runs[1]
 
 
@@ -100,7 +99,7 @@ class TestAfter:
 
         callback = search(after="keep")
         nets.trainer(tmp_path, callback, Look(), max_epochs=1).fit(module, *nets.loaders())
-        path = callback.study.best_trial.user_attrs["checkpoint"]
+        path = callback.optuna_study.best_trial.user_attrs["checkpoint"]
         kept = torch.load(path, weights_only=True)["state_dict"]
         assert all(torch.equal(seen[k], v) for k, v in kept.items())
 
@@ -108,7 +107,7 @@ class TestAfter:
         module, callback = nets.Net(), search(after="stop")
         trainer = nets.trainer(tmp_path, callback)
         trainer.fit(module, *nets.loaders())
-        kept = torch.load(callback.study.best_trial.user_attrs["checkpoint"], weights_only=True)["state_dict"]
+        kept = torch.load(callback.optuna_study.best_trial.user_attrs["checkpoint"], weights_only=True)["state_dict"]
         assert trainer.global_step == 0
         assert all(torch.equal(module.state_dict()[k], v) for k, v in kept.items())
         trainer.validate(module, nets.loaders()[1], verbose=False)
@@ -191,7 +190,7 @@ class TestFailures:
 
         callback = search(space={"width": Int(2, 4)}, n_trials=3)
         nets.trainer(tmp_path, callback).fit(Picky(), *nets.loaders())
-        failed = [t for t in callback.study.trials if t.state.name == "FAIL"]
+        failed = [t for t in callback.optuna_study.trials if t.state.name == "FAIL"]
         assert [t.params for t in failed] == [{"width": 3}]
         assert "three is not a width" in failed[0].user_attrs["error"]
 
@@ -208,7 +207,7 @@ class TestFailures:
         callback = search(space={"act": ["relu", "tanh"]}, n_trials=2)
         nets.trainer(tmp_path, callback).fit(Hungry(), *nets.loaders())
         assert callback.best_architecture == {"act": "relu"}
-        assert any(t.user_attrs.get("error", "").startswith("out of memory") for t in callback.study.trials)
+        assert any(t.user_attrs.get("error", "").startswith("out of memory") for t in callback.optuna_study.trials)
 
     def test_all_failed_groups_the_reasons(self, tmp_path: Path) -> None:
         with pytest.raises(SearchError, match=r"3 x `val_loss` became nan"):
@@ -223,7 +222,7 @@ class TestFailures:
         "options", [{"max_steps": 2}, {"check_val_every_n_epoch": 2}, {"limit_val_batches": 0}], ids=str
     )
     def test_a_trial_that_ends_before_validation(self, tmp_path: Path, options: dict[str, Any]) -> None:
-        callback = search(trial_trainer={"max_epochs": 1, **options})
+        callback = search(trial={"trainer": {"max_epochs": 1, **options}})
         with pytest.raises(SearchError, match=r"`train_loss`.* No validation ran.*`max_steps`.*`limit_train_batches`"):
             nets.trainer(tmp_path, callback).fit(nets.Net(), *nets.loaders())
 
@@ -242,7 +241,7 @@ class TestFailures:
         def narrow(architecture: Any) -> bool:
             return architecture["widht"] < 9
 
-        callback = search(space={"width": [2, 3]}, constraints=[lambda a: True, narrow], strategy=strategy)
+        callback = search(space={"width": [2, 3]}, constraints=[lambda a: True, narrow], sampler=strategy)
         said = r"`constraints\[1\]` \(narrow\) raised KeyError: 'widht'.*\{'width': [23]\}"
         with pytest.raises(SearchError, match=said):
             nets.trainer(tmp_path, callback).fit(nets.Net(), *nets.loaders())
@@ -267,15 +266,15 @@ class TestFailures:
         ("options", "message"),
         [
             ({"mode": "up"}, "`mode`"),
-            ({"strategy": "baysian"}, "`strategy`"),
+            ({"sampler": "baysian"}, "`sampler`.*Did you mean `bayesian`"),
             ({"after": "halt"}, "`after`"),
             ({"n_trials": 0}, "`n_trials`"),
             ({"timeout": -1}, "`timeout`"),
             ({"folds": 1}, "`folds`"),
             ({"folds": 3, "after": "keep"}, "`folds`"),
-            ({"keep_top_k": 0}, "`keep_top_k`"),
-            ({"trial_trainer": {"max_epoch": 1}}, "Did you mean `max_epochs`"),
-            ({"trial_trainer": {"callbacks": []}}, "trial_callbacks"),
+            ({"study": {"keep_top_k": 0}}, "`study.keep_top_k`"),
+            ({"trial": {"trainer": {"max_epoch": 1}}}, "Did you mean `max_epochs`"),
+            ({"trial": {"trainer": {"callbacks": []}}}, "trial.callbacks"),
             ({"space": {}}, "at least one"),
         ],
     )
@@ -339,15 +338,15 @@ class TestLimits:
             def on_fit_start(self) -> None:
                 trained.append(self.hparams["width"])
 
-        callback = search(space={"width": Int(1, 64)}, max_params=60, n_trials=5)
+        callback = search(space={"width": Int(1, 64)}, limits={"params": 60}, n_trials=5)
         nets.trainer(tmp_path, callback).fit(Watched(), *nets.loaders())
         assert max(trained) <= 9  # 6 * width + 1 parameters
-        assert all(t.user_attrs["params"] <= 60 for t in callback.study.trials if t.state.name == "COMPLETE")
+        assert all(t.user_attrs["params"] <= 60 for t in callback.optuna_study.trials if t.state.name == "COMPLETE")
 
     def test_flops_of_the_first_batch(self, tmp_path: Path) -> None:
-        callback = search(space={"width": Int(1, 64)}, max_flops=16 * 10 * 8, n_trials=3)
+        callback = search(space={"width": Int(1, 64)}, limits={"flops": 16 * 10 * 8}, n_trials=3)
         nets.trainer(tmp_path, callback).fit(nets.Net(), *nets.loaders())
-        for trial in callback.study.trials:
+        for trial in callback.optuna_study.trials:
             assert trial.user_attrs["flops"] == 2 * 16 * (4 + 1) * trial.params["width"] <= 1280
 
     @pytest.mark.parametrize("example", [True, False])
@@ -361,9 +360,9 @@ class TestLimits:
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return self.net(x) if bool((x == x).all()) else x
 
-        callback = search(space={"width": Int(1, 64)}, max_flops=16 * 10 * 8, max_params=60, n_trials=3)
+        callback = search(space={"width": Int(1, 64)}, limits={"flops": 16 * 10 * 8, "params": 60}, n_trials=3)
         nets.trainer(tmp_path, callback).fit(Looking(), *nets.loaders())
-        for trial in callback.study.trials:
+        for trial in callback.optuna_study.trials:
             assert trial.user_attrs["flops"] == 2 * 16 * (4 + 1) * trial.params["width"] <= 1280
 
     def test_parameters_are_counted_where_the_example_does_not_fit(self, tmp_path: Path) -> None:
@@ -372,9 +371,9 @@ class TestLimits:
                 super().__init__(**options)
                 self.example_input_array = torch.ones(16, 3)
 
-        callback = search(space={"width": Int(1, 64)}, max_params=60, n_trials=4)
+        callback = search(space={"width": Int(1, 64)}, limits={"params": 60}, n_trials=4)
         nets.trainer(tmp_path, callback).fit(Stale(), *nets.loaders())
-        assert all(t.user_attrs["params"] <= 60 for t in callback.study.trials if t.state.name == "COMPLETE")
+        assert all(t.user_attrs["params"] <= 60 for t in callback.optuna_study.trials if t.state.name == "COMPLETE")
 
     def test_no_input_says_what_to_set(self, tmp_path: Path) -> None:
         class Odd(nets.Net):
@@ -385,54 +384,56 @@ class TestLimits:
                 return nn.functional.mse_loss(self.net(batch[0]), batch[1])
 
         with pytest.raises(SearchError, match="example_input_array"):
-            nets.trainer(tmp_path, search(max_flops=10)).fit(Odd(), *nets.loaders())
+            nets.trainer(tmp_path, search(limits={"flops": 10})).fit(Odd(), *nets.loaders())
 
     def test_callable(self, tmp_path: Path) -> None:
         callback = search(space={"width": Int(1, 64)}, constraints=[lambda a: a["width"] % 2 == 0], n_trials=4)
         nets.trainer(tmp_path, callback).fit(nets.Net(), *nets.loaders())
-        assert all(t.params["width"] % 2 == 0 for t in callback.study.trials if t.state.name == "COMPLETE")
+        assert all(t.params["width"] % 2 == 0 for t in callback.optuna_study.trials if t.state.name == "COMPLETE")
 
     def test_nothing_allowed(self, tmp_path: Path) -> None:
         with pytest.raises(SearchError):
-            nets.trainer(tmp_path, search(space={"width": [1, 2]}, max_params=1)).fit(nets.Net(), *nets.loaders())
+            nets.trainer(tmp_path, search(space={"width": [1, 2]}, limits={"params": 1})).fit(
+                nets.Net(), *nets.loaders()
+            )
 
 
 class TestBudget:
     def test_a_finite_space_ends_the_search(self, tmp_path: Path) -> None:
         for strategy in ("random", "bayesian", "genetic", optuna.samplers.RandomSampler(seed=0)):
-            callback = search(space={"act": ["relu", "tanh"]}, n_trials=50, strategy=strategy)
+            callback = search(space={"act": ["relu", "tanh"]}, n_trials=50, sampler=strategy)
             nets.trainer(tmp_path / str(strategy)[:8], callback, max_epochs=1).fit(nets.Net(), *nets.loaders())
-            counted = [t for t in callback.study.trials if "architecture" in t.user_attrs]
+            counted = [t for t in callback.optuna_study.trials if "architecture" in t.user_attrs]
             assert sorted(t.params["act"] for t in counted) == ["relu", "tanh"]
 
     def test_total_over_resumes(self, tmp_path: Path) -> None:
         for n, expected in ((2, 2), (2, 2), (5, 5)):
             callback = search(n_trials=n)
             nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), *nets.loaders())
-            assert len(callback.study.trials) == expected
+            assert len(callback.optuna_study.trials) == expected
 
     def test_timeout_is_total_too(self, tmp_path: Path) -> None:
         callback = search(n_trials=1000, timeout=0.5)
         nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), *nets.loaders())
-        first = len(callback.study.trials)
+        first = len(callback.optuna_study.trials)
         assert 1 <= first < 1000
         again = search(n_trials=1000, timeout=0.5)
         nets.trainer(tmp_path, again, max_epochs=1).fit(nets.Net(), *nets.loaders())
-        assert len(again.study.trials) == first
+        assert len(again.optuna_study.trials) == first
 
     def test_enqueued_first(self, tmp_path: Path) -> None:
         known = {"width": 7, "act": "tanh", "lr": 0.05}
         callback = search(enqueue=[known, {"width": 9}])
         nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), *nets.loaders())
-        assert callback.study.trials[0].params == known
-        assert callback.study.trials[1].params["width"] == 9
+        assert callback.optuna_study.trials[0].params == known
+        assert callback.optuna_study.trials[1].params["width"] == 9
         with pytest.raises(SpaceError, match="Did you mean `width`"):
             nets.trainer(tmp_path, search(enqueue=[{"widht": 7}], n_trials=9)).fit(nets.Net(), *nets.loaders())
 
     def test_only_the_best_checkpoints_stay(self, tmp_path: Path) -> None:
-        callback = search(n_trials=6, keep_top_k=2)
+        callback = search(n_trials=6, study={"keep_top_k": 2})
         nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), *nets.loaders())
-        best = sorted(callback.study.trials, key=lambda t: t.value)[:2]
+        best = sorted(callback.optuna_study.trials, key=lambda t: t.value)[:2]
         files = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.ckpt"))
         assert files == sorted(f"autoarch/Net/trials/{t.number:04d}/best.ckpt" for t in best)
 
@@ -449,8 +450,8 @@ def test_a_wider_space_keeps_the_trials(tmp_path: Path) -> None:
     wider = {**nets.SPACE, "width": Int(2, 64, log=True), "act": ["gelu", "tanh", "relu"], "dropout": [0.1, 0.5]}
     callback = search(space=wider, n_trials=4)
     nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), *nets.loaders())
-    assert [t.params["dropout"] for t in callback.study.trials[:3]] == [0.1] * 3  # the module's own
-    assert len(callback.study.trials) == 4
+    assert [t.params["dropout"] for t in callback.optuna_study.trials[:3]] == [0.1] * 3  # the module's own
+    assert len(callback.optuna_study.trials) == 4
 
 
 class TestTrialsTrainAsTheOuterTrainerWould:
@@ -465,27 +466,32 @@ class TestTrialsTrainAsTheOuterTrainerWould:
                 )
 
         options = {"precision": "bf16-mixed", "gradient_clip_val": 0.5, "limit_train_batches": 2}
-        callback = search(n_trials=1, trial_trainer={"max_epochs": 3, "accumulate_grad_batches": 2})
+        callback = search(n_trials=1, trial={"trainer": {"max_epochs": 3, "accumulate_grad_batches": 2}})
         nets.trainer(tmp_path, callback, max_epochs=1, **options).fit(Look(), *nets.loaders())
         assert seen == [("bf16-mixed", 2, 0.5, 2, 3), ("bf16-mixed", 1, 0.5, 2, 1)]
 
     def test_callbacks_are_copied(self, tmp_path: Path) -> None:
         stopping = EarlyStopping("val_loss", patience=0, min_delta=1e9)
-        callback = search(n_trials=2, trial_callbacks=[stopping], trial_trainer={"max_epochs": 9})
+        callback = search(n_trials=2, trial={"callbacks": [stopping], "trainer": {"max_epochs": 9}})
         nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), *nets.loaders())
-        assert [t.user_attrs["epochs"] for t in callback.study.trials] == [2, 2]
+        assert [t.user_attrs["epochs"] for t in callback.optuna_study.trials] == [2, 2]
         assert stopping.wait_count == 0
 
     def test_pruner_is_fed_each_epoch(self, tmp_path: Path) -> None:
         callback = search(
-            n_trials=2, pruner=optuna.pruners.ThresholdPruner(upper=-1.0), trial_trainer={"max_epochs": 9}, enqueue=[]
+            n_trials=2,
+            pruner=optuna.pruners.ThresholdPruner(upper=-1.0),
+            trial={"trainer": {"max_epochs": 9}},
+            enqueue=[],
         )
         with pytest.raises(SearchError, match="stopped early by the pruner"):
             nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), *nets.loaders())
-        assert [(t.state.name, list(t.intermediate_values)) for t in callback.study.trials] == [("PRUNED", [0])] * 2
+        assert [(t.state.name, list(t.intermediate_values)) for t in callback.optuna_study.trials] == [
+            ("PRUNED", [0])
+        ] * 2
 
     def test_fast_dev_run_writes_nothing(self, tmp_path: Path) -> None:
-        callback = search(trial_trainer={})
+        callback = search(trial={"trainer": {}})
         nets.trainer(tmp_path, callback, fast_dev_run=True).fit(nets.Net(), *nets.loaders())
         assert callback.best_architecture is not None
         assert list(tmp_path.iterdir()) == []
@@ -493,7 +499,7 @@ class TestTrialsTrainAsTheOuterTrainerWould:
     def test_overfit_batches(self, tmp_path: Path) -> None:
         callback = search()
         nets.trainer(tmp_path, callback, overfit_batches=1).fit(nets.Net(), *nets.loaders(shuffle=False))
-        assert len(callback.study.trials) == 3
+        assert len(callback.optuna_study.trials) == 3
 
     def test_configure_model(self, tmp_path: Path) -> None:
         class Late(nets.Net):
@@ -509,7 +515,7 @@ class TestTrialsTrainAsTheOuterTrainerWould:
                     self.net = nn.Sequential(nn.Linear(4, w), nn.Linear(w, 1))
 
         for after in ("train", "keep"):
-            callback, module = search(space={"width": Int(2, 9)}, after=after, max_params=50), Late()
+            callback, module = search(space={"width": Int(2, 9)}, after=after, limits={"params": 50}), Late()
             nets.trainer(tmp_path / after, callback).fit(module, *nets.loaders())
             assert module.net[0].out_features == callback.best_architecture["width"]
 
@@ -554,13 +560,13 @@ class TestResumingTheOuterFit:
         callback, module = search(), nets.Net()
         keep = ModelCheckpoint(tmp_path / "outer", save_last=True)
         nets.trainer(tmp_path, callback, keep, enable_checkpointing=True).fit(module, *nets.loaders())
-        again, fresh = search(directory=tmp_path / "elsewhere"), nets.Net()
+        again, fresh = search(study={"directory": tmp_path / "elsewhere"}), nets.Net()
         trainer = nets.trainer(
             tmp_path, again, ModelCheckpoint(tmp_path / "outer"), max_epochs=3, enable_checkpointing=True
         )
         trainer.fit(fresh, *nets.loaders(), ckpt_path=str(tmp_path / "outer" / "last.ckpt"), weights_only=True)
         assert again.best_architecture == callback.best_architecture
-        assert again.study is None
+        assert again.optuna_study is None
         assert not (tmp_path / "elsewhere").exists()
         assert trainer.current_epoch == 3
         assert fresh.net[0].out_features == callback.best_architecture["width"]
@@ -569,13 +575,16 @@ class TestResumingTheOuterFit:
         callback = search()
         keep = ModelCheckpoint(tmp_path / "outer", save_last=True)
         nets.trainer(tmp_path, callback, keep, enable_checkpointing=True).fit(nets.Net(), *nets.loaders())
-        fresh, again = nets.Net(), search(resume_from=tmp_path / "outer" / "last.ckpt", directory=tmp_path / "none")
+        fresh, again = (
+            nets.Net(),
+            search(study={"resume_from": tmp_path / "outer" / "last.ckpt", "directory": tmp_path / "none"}),
+        )
         nets.trainer(tmp_path, again).fit(fresh, *nets.loaders())
         assert again.best_architecture == callback.best_architecture
         plain = nets.trainer(tmp_path)
         plain.fit(nets.Net(), *nets.loaders())
         plain.save_checkpoint(tmp_path / "plain.ckpt")
-        wrong = nets.trainer(tmp_path, search(resume_from=tmp_path / "plain.ckpt"))
+        wrong = nets.trainer(tmp_path, search(study={"resume_from": tmp_path / "plain.ckpt"}))
         with pytest.raises(SearchError, match="resume_from"):
             wrong.fit(nets.Net(), *nets.loaders())
 
@@ -584,8 +593,8 @@ class TestResumingTheOuterFit:
         first = nets.trainer(tmp_path, callback)
         first.fit(nets.Net(), *nets.loaders())
         first.save_checkpoint(url)
-        for options, ckpt_path in (({}, url), ({"resume_from": url}, None)):
-            again = search(directory=tmp_path / "elsewhere", **options)
+        for options, ckpt_path in (({}, url), ({"study": {"resume_from": url}}, None)):
+            again = search(**merged({"study": {"directory": tmp_path / "elsewhere"}}, options))
             nets.trainer(tmp_path, again, max_epochs=3).fit(nets.Net(), *nets.loaders(), ckpt_path=ckpt_path)
             assert again.best_architecture == callback.best_architecture
         assert not (tmp_path / "elsewhere").exists()
@@ -611,7 +620,7 @@ class TestResumingTheOuterFit:
             "    module = nets.Net.load_from_checkpoint(path, weights_only=True)\n"
             "    print(module.hparams['width'])\n"
         )
-        paths = [str(tmp_path / "outer" / "last.ckpt"), callback.study.best_trial.user_attrs["checkpoint"]]
+        paths = [str(tmp_path / "outer" / "last.ckpt"), callback.optuna_study.best_trial.user_attrs["checkpoint"]]
         done = subprocess.run([sys.executable, "-c", script, *paths], capture_output=True, text=True, check=True)
         assert done.stdout.split() == [str(module.hparams["width"])] * 2
 
@@ -643,7 +652,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path, caplog:
                 signal.raise_signal(signal.SIGINT)
 
     handler = signal.getsignal(signal.SIGINT)
-    module, options = Interrupted(), {"space": {"act": ["relu", "tanh"]}, "n_trials": 2, "trial_trainer": {}}
+    module, options = Interrupted(), {"space": {"act": ["relu", "tanh"]}, "n_trials": 2, "trial": {"trainer": {}}}
     before = copy.deepcopy(module.state_dict())
     with caplog.at_level(logging.INFO), pytest.raises(SystemExit):
         nets.trainer(tmp_path, search(**options), max_epochs=3).fit(module, *nets.loaders())
@@ -652,10 +661,10 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path, caplog:
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
     callback = search(**options)
     nets.trainer(tmp_path, callback, max_epochs=3).fit(nets.Net(), *nets.loaders())
-    assert sorted(t.number for t in callback.study.trials) == [0, 1]
+    assert sorted(t.number for t in callback.optuna_study.trials) == [0, 1]
     undisturbed = search(**options)
     nets.trainer(tmp_path / "b", undisturbed, max_epochs=3).fit(nets.Net(), *nets.loaders())
-    assert [t.value for t in callback.study.trials] == [t.value for t in undisturbed.study.trials]
+    assert [t.value for t in callback.optuna_study.trials] == [t.value for t in undisturbed.optuna_study.trials]
 
 
 def test_set_after_init_is_told(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import lightning as L
 import nets
 import pytest
 import torch
+from search_options import merged
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -73,8 +74,8 @@ def fit(root: Path, module: Graph, *callbacks: L.Callback, **options: Any) -> L.
 
 def search(**options: Any) -> ArchitectureSearch:
     return ArchitectureSearch(
-        {"width": Int(2, 8)}, monitor="val_loss", n_trials=1, strategy="random",
-        **{"trial_trainer": {"max_epochs": 2, "min_epochs": 2}, **options},
+        {"width": Int(2, 8)}, monitor="val_loss", n_trials=1, sampler="random",
+        **merged({"trial": {"trainer": {"max_epochs": 2, "min_epochs": 2}}}, options),
     )  # fmt: skip
 
 
@@ -97,8 +98,8 @@ class TestSearch:
                     raise KeyboardInterrupt
 
         with pytest.raises((KeyboardInterrupt, SystemExit)):
-            fit(tmp_path, Graph(layout=layout), search(trial_callbacks=[Interrupt()]))
-        fit(tmp_path, Graph(layout=layout), search(trial_callbacks=[Interrupt()]))
+            fit(tmp_path, Graph(layout=layout), search(trial={"callbacks": [Interrupt()]}))
+        fit(tmp_path, Graph(layout=layout), search(trial={"callbacks": [Interrupt()]}))
         assert epochs == [0, 1, 1]
 
 

@@ -21,7 +21,7 @@ from lightning_autoarch import ArchitectureSearch, SearchError
 
 def search(**options: Any) -> ArchitectureSearch:
     space = options.pop("space", nets.SPACE)
-    return ArchitectureSearch(space, **{"monitor": "val_loss", "n_trials": 3, "strategy": "random", **options})
+    return ArchitectureSearch(space, **{"monitor": "val_loss", "n_trials": 3, "sampler": "random", **options})
 
 
 def test_the_logger_gets_one_summary_and_the_winners_hyperparameters(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_callback_can_be_copied_and_pickled_before_and_after(tmp_path: Path) -
 
 
 def test_two_searches_in_one_process(tmp_path: Path) -> None:
-    first, second = search(), search(study_name="other")
+    first, second = search(), search(study={"name": "other"})
     for callback in (first, second):
         nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), *nets.loaders())
     assert first.best_architecture == second.best_architecture  # the same seed
@@ -139,16 +139,16 @@ def test_a_module_may_ask_the_datamodule_and_the_logger(tmp_path: Path) -> None:
             self.logger.experiment.log_metrics({"x": 1.0})
             self.logger.log_metrics({"y": 1.0})
 
-    callback = search(trial_callbacks=[LearningRateMonitor()])
+    callback = search(trial={"callbacks": [LearningRateMonitor()]})
     options = {"max_epochs": 1, "logger": CSVLogger(tmp_path), "log_every_n_steps": 1}
     nets.trainer(tmp_path, callback, **options).fit(Asking(), datamodule=Data())
-    assert [t.state.name for t in callback.study.trials] == ["COMPLETE"] * 3
+    assert [t.state.name for t in callback.optuna_study.trials] == ["COMPLETE"] * 3
 
 
 def test_max_time_of_the_outer_trainer_ends_trials_too(tmp_path: Path) -> None:
     callback = search(n_trials=1)
     nets.trainer(tmp_path, callback, max_epochs=-1, max_time="00:00:00:01").fit(nets.Net(), *nets.loaders())
-    assert callback.study.trials[0].user_attrs["epochs"] > 1
+    assert callback.optuna_study.trials[0].user_attrs["epochs"] > 1
     with pytest.raises(SearchError, match="never end"):
         nets.trainer(tmp_path / "b", search(), max_epochs=-1).fit(nets.Net(), *nets.loaders())
 
@@ -156,5 +156,5 @@ def test_max_time_of_the_outer_trainer_ends_trials_too(tmp_path: Path) -> None:
 def test_part_of_an_architecture_is_not_held_against_the_limits(tmp_path: Path) -> None:
     callback = search(constraints=[lambda a: a["width"] % 2 == 0], enqueue=[{"act": "tanh"}], n_trials=2)
     nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), *nets.loaders())
-    counted = [t for t in callback.study.trials if "architecture" in t.user_attrs]
+    counted = [t for t in callback.optuna_study.trials if "architecture" in t.user_attrs]
     assert all(t.params["width"] % 2 == 0 for t in counted)

@@ -11,6 +11,7 @@ import nets
 import pytest
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
+from search_options import merged
 from torch import nn
 
 from lightning_autoarch import ArchitectureSearch, Int, SearchError
@@ -19,8 +20,8 @@ from lightning_autoarch.training.trial_logger import TrialLogger
 
 
 def search(**options: Any) -> ArchitectureSearch:
-    settings = {"monitor": "val_loss", "n_trials": 2, "strategy": "random", "trial_trainer": {"max_epochs": 1}}
-    return ArchitectureSearch({"width": Int(20, 32)}, **{**settings, **options})
+    settings = {"monitor": "val_loss", "n_trials": 2, "sampler": "random", "trial": {"trainer": {"max_epochs": 1}}}
+    return ArchitectureSearch({"width": Int(20, 32)}, **merged(settings, options))
 
 
 class Late(nets.Net):
@@ -66,16 +67,16 @@ class TestLayersMadeByAHook:
     def test_their_size_is_recorded(self, tmp_path: Path, kind: Any) -> None:
         module, callback = kind(), search()
         nets.trainer(tmp_path, callback, max_epochs=1).fit(module, datamodule=Data())
-        for trial in callback.study.trials:
+        for trial in callback.optuna_study.trials:
             assert trial.user_attrs["params"] == 6 * 2 * trial.params["width"] + 1
         assert module.net[0].out_features == 2 * callback.best_architecture["width"]
 
     def test_limits_count_them(self, tmp_path: Path, kind: Any) -> None:
-        with pytest.raises(SearchError, match="`max_params=200`: the smallest has 241"):
-            nets.trainer(tmp_path, search(max_params=200), max_epochs=1).fit(kind(), datamodule=Data())
-        callback = search(max_params=300)
+        with pytest.raises(SearchError, match=r"`limits.params=200`: the smallest has 241"):
+            nets.trainer(tmp_path, search(limits={"params": 200}), max_epochs=1).fit(kind(), datamodule=Data())
+        callback = search(limits={"params": 300})
         nets.trainer(tmp_path, callback, max_epochs=1).fit(kind(), datamodule=Data())
-        trained = [trial.params["width"] for trial in callback.study.trials if "params" in trial.user_attrs]
+        trained = [trial.params["width"] for trial in callback.optuna_study.trials if "params" in trial.user_attrs]
         assert len(trained) == 2
         assert max(trained) <= 24
 
@@ -91,8 +92,8 @@ def test_lazy_layers_are_counted_also_where_forward_looks_at_values(tmp_path: Pa
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.net(x) if not looks or float(x.sum()) == float(x.sum()) else x
 
-    with pytest.raises(SearchError, match="`max_params=100`: the smallest has 121"):
-        nets.trainer(tmp_path, search(max_params=100), max_epochs=1).fit(Lazy(), *nets.loaders())
+    with pytest.raises(SearchError, match=r"`limits.params=100`: the smallest has 121"):
+        nets.trainer(tmp_path, search(limits={"params": 100}), max_epochs=1).fit(Lazy(), *nets.loaders())
 
 
 def test_a_size_that_cannot_be_counted_beforehand(tmp_path: Path) -> None:
@@ -103,9 +104,9 @@ def test_a_size_that_cannot_be_counted_beforehand(tmp_path: Path) -> None:
 
     callback = search()
     nets.trainer(tmp_path, callback, max_epochs=1).fit(OnlyInTraining(), *nets.loaders())
-    assert ["params" in trial.user_attrs for trial in callback.study.trials] == [False, False]
-    with pytest.raises(SearchError, match="`max_params` cannot be kept to: a trial has trained"):
-        nets.trainer(tmp_path / "b", search(max_params=10_000)).fit(OnlyInTraining(), *nets.loaders())
+    assert ["params" in trial.user_attrs for trial in callback.optuna_study.trials] == [False, False]
+    with pytest.raises(SearchError, match=r"`limits.params` cannot be checked: a trial has trained"):
+        nets.trainer(tmp_path / "b", search(limits={"params": 10_000})).fit(OnlyInTraining(), *nets.loaders())
 
 
 def test_loggers_and_directories_are_the_trials_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +149,7 @@ def test_a_logger_without_a_directory_cleans_up() -> None:
 
 
 def test_progress_bars_of_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    callback = search(trial_callbacks=[TQDMProgressBar()], n_trials=1)
+    callback = search(trial={"callbacks": [TQDMProgressBar()]}, n_trials=1)
     nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), *nets.loaders())
     assert callback.best_architecture is not None
 
@@ -158,10 +159,10 @@ def test_callbacks_that_cannot_be_copied_are_named(tmp_path: Path) -> None:
         def __init__(self) -> None:
             self.lock = threading.Lock()
 
-    callback = search(trial_callbacks=[Locked()])
+    callback = search(trial={"callbacks": [Locked()]})
     with pytest.raises(SearchError, match=r"Locked cannot be copied.*lock.*`setup` instead of `__init__`"):
         nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), *nets.loaders())
-    assert callback.study is None
+    assert callback.optuna_study is None
 
 
 @pytest.mark.parametrize(("strategy", "method"), [("ddp_notebook", "fork"), ("ddp_spawn", "spawn")])
@@ -174,7 +175,7 @@ def test_strategies_that_spawn_are_refused(tmp_path: Path, strategy: str, method
 
 def test_two_searches_in_one_trainer_are_named(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match=r"Expected one ArchitectureSearch in a Trainer, .* got 2 with"):
-        nets.trainer(tmp_path, search(), search(study_name="b"))
+        nets.trainer(tmp_path, search(), search(study={"name": "b"}))
     assert search().state_key == "lightning_autoarch.ArchitectureSearch"
 
 

@@ -14,16 +14,15 @@ import optuna
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from search_options import merged
 from torch import nn
 
 from lightning_autoarch import ArchitectureSearch, Int, SearchError
 
 
 def search(space: dict[str, Any] | None = None, **options: Any) -> ArchitectureSearch:
-    return ArchitectureSearch(
-        space or {"width": Int(2, 16)},
-        **{"monitor": "val_loss", "n_trials": 2, "strategy": "random", "trial_trainer": {"max_epochs": 1}, **options},
-    )
+    defaults = {"monitor": "val_loss", "n_trials": 2, "sampler": "random", "trial": {"trainer": {"max_epochs": 1}}}
+    return ArchitectureSearch(space or {"width": Int(2, 16)}, **merged(defaults, options))
 
 
 def warned(trainer: L.Trainer, module: L.LightningModule) -> list[str]:
@@ -60,9 +59,9 @@ def test_tied_parameters_count_once(tmp_path: Path) -> None:
             self.a, self.b = nn.Linear(10, 10), nn.Linear(10, 10)
             self.b.weight = self.a.weight
 
-    callback, module = search(n_trials=1, max_params=250), Tied()
+    callback, module = search(n_trials=1, limits={"params": 250}), Tied()
     nets.trainer(tmp_path, callback).fit(module, *nets.loaders())
-    assert callback.study.trials[-1].user_attrs["params"] == sum(p.numel() for p in module.parameters())
+    assert callback.optuna_study.trials[-1].user_attrs["params"] == sum(p.numel() for p in module.parameters())
 
 
 def test_checkpoints_of_configure_callbacks_are_the_outer_fits(tmp_path: Path) -> None:
@@ -71,12 +70,12 @@ def test_checkpoints_of_configure_callbacks_are_the_outer_fits(tmp_path: Path) -
             return [
                 EarlyStopping("val_loss", patience=0, min_delta=1e9),
                 ModelCheckpoint(tmp_path / "mine", filename="best"),
-                search(directory=tmp_path / "search", trial_trainer={"max_epochs": 5}),
+                search(study={"directory": tmp_path / "search"}, trial={"trainer": {"max_epochs": 5}}),
             ]
 
     trainer = nets.trainer(tmp_path, enable_checkpointing=True)
     trainer.fit(Complete(), *nets.loaders())
-    study = next(cb for cb in trainer.callbacks if isinstance(cb, ArchitectureSearch)).study
+    study = next(cb for cb in trainer.callbacks if isinstance(cb, ArchitectureSearch)).optuna_study
     assert [t.user_attrs["epochs"] for t in study.trials] == [2, 2]  # stopped early, and no search in a search
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["best.ckpt"]
 
@@ -151,22 +150,22 @@ def test_weights_that_are_not_in_the_checkpoint(tmp_path: Path) -> None:
 def test_samplers_that_stop_the_study(tmp_path: Path, kind: str) -> None:
     samplers = optuna.samplers
     sampler = samplers.GridSampler({"width": [2, 3]}) if kind == "grid" else samplers.BruteForceSampler()
-    callback = search({"width": Int(2, 3)}, strategy=sampler, n_trials=9)
+    callback = search({"width": Int(2, 3)}, sampler=sampler, n_trials=9)
     nets.trainer(tmp_path, callback).fit(nets.Net(), *nets.loaders())
-    assert sorted(t.params["width"] for t in callback.study.trials) == [2, 3]
-    assert "stop" not in vars(callback.study)
+    assert sorted(t.params["width"] for t in callback.optuna_study.trials) == [2, 3]
+    assert "stop" not in vars(callback.optuna_study)
 
 
 def test_a_path_is_a_storage(tmp_path: Path) -> None:
-    nets.trainer(tmp_path, search(storage=tmp_path / "a b" / "x.db")).fit(nets.Net(), *nets.loaders())
+    nets.trainer(tmp_path, search(study={"storage": tmp_path / "a b" / "x.db"})).fit(nets.Net(), *nets.loaders())
     assert (tmp_path / "a b" / "x.db").exists()
 
 
 def test_weights_of_the_winner_that_are_gone_are_named(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"after": "keep", "directory": tmp_path / "s"}
+    options: dict[str, Any] = {"after": "keep", "study": {"directory": tmp_path / "s"}}
     nets.trainer(tmp_path, search(**options)).fit(nets.Net(), *nets.loaders())
     storage = f"sqlite:///{tmp_path / 's' / 'study.db'}"
-    elsewhere: dict[str, Any] = {"after": "keep", "directory": tmp_path / "t", "storage": storage}
+    elsewhere: dict[str, Any] = {"after": "keep", "study": {"directory": tmp_path / "t", "storage": storage}}
     with pytest.raises(SearchError, match=r"outside of .*/t, where nothing is read"):  # as another host would have it
         nets.trainer(tmp_path, search(**elsewhere)).fit(nets.Net(), *nets.loaders())
     shutil.copytree(tmp_path / "s" / "trials", tmp_path / "t" / "trials")  # as the message says

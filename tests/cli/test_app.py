@@ -26,8 +26,8 @@ SEARCH: dict[str, Any] = {
     "space": {"width": {"low": 2, "high": 32, "log": True}, "act": ["relu", "tanh"]},
     "monitor": "val_loss",
     "n_trials": 2,
-    "strategy": "random",
-    "trial_trainer": {"max_epochs": 1},
+    "sampler": "random",
+    "trial": {"trainer": {"max_epochs": 1}},
 }
 SPACE = {
     **SEARCH["space"],
@@ -81,7 +81,7 @@ class TestSearch:
         path = config(search={**SEARCH, "space": SPACE}, trainer={**TRAINER, "callbacks": [stopper]})
         cli = AutoArchCLI(args=["search", "--config", path])
         search = next(c for c in cli.trainer.callbacks if isinstance(c, ArchitectureSearch))
-        assert len(search.study.trials) == 2
+        assert len(search.optuna_study.trials) == 2
         assert cli.trainer.global_step == 0
         said = capsys.readouterr().out
         assert "autoarch fit --config best.yaml" in said
@@ -115,7 +115,7 @@ class TestSearch:
         main(["search", "--config", path])
         cli = AutoArchCLI(args=["search", "--config", path, "--search.n_trials", "4"])
         [search] = [c for c in cli.trainer.callbacks if isinstance(c, ArchitectureSearch)]
-        assert len(search.study.trials) == 4
+        assert len(search.optuna_study.trials) == 4
 
     def test_callback_of_a_plain_config(self, config: Write) -> None:
         callback = {"class_path": BY_CLASS, "init_args": SEARCH}
@@ -134,14 +134,14 @@ class TestSearch:
         assert len(cli.model.hparams["encoder"]["init_args"]) == 1
 
     def test_a_directory_of_any_name(self, config: Write, capsys: Any) -> None:
-        main(["search", "--config", config(search={**SEARCH, "directory": "why? #1"})])
+        main(["search", "--config", config(search={**SEARCH, "study": {"directory": "why? #1"}})])
         assert "autoarch report 'why? #1/study.db'" in capsys.readouterr().out
         for study in ("why? #1", "why? #1/study.db"):
             main(["report", study])
             assert "Wrote why? #1/report.html" in capsys.readouterr().out
 
     def test_password_of_a_storage_is_not_shown(self, config: Write, capsys: Any) -> None:
-        main(["search", "--config", config(search={**SEARCH, "storage": "sqlite:///who:secret@study.db"})])
+        main(["search", "--config", config(search={**SEARCH, "study": {"storage": "sqlite:///who:secret@study.db"}})])
         assert "secret" not in capsys.readouterr().out
         assert "secret" not in Path("best.yaml").read_text()
 
@@ -172,17 +172,32 @@ class TestSearch:
         folds = {"class_path": "sklearn.model_selection.ShuffleSplit", "init_args": {"n_splits": 2, "random_state": 0}}
         cli = AutoArchCLI(args=["search", "--config", config(search={**SEARCH, "folds": folds})])
         [search] = [c for c in cli.trainer.callbacks if isinstance(c, ArchitectureSearch)]
-        assert [len(t.user_attrs["fold_scores"]) for t in search.study.trials] == [2, 2]
+        assert [len(t.user_attrs["fold_scores"]) for t in search.optuna_study.trials] == [2, 2]
 
     def test_pruner_and_sampler_by_class_path(self, config: Write) -> None:
         options = {
-            "strategy": {"class_path": "optuna.samplers.TPESampler", "init_args": {"seed": 0}},
+            "sampler": {"class_path": "optuna.samplers.TPESampler", "init_args": {"seed": 0}},
             "pruner": {"class_path": "optuna.pruners.MedianPruner"},
         }
         cli = AutoArchCLI(run=False, args=["--config", config(search={**SEARCH, **options})])
         search = cli.trainer.callbacks[0]
-        assert isinstance(search.strategy, optuna.samplers.TPESampler)
+        assert isinstance(search.sampler, optuna.samplers.TPESampler)
         assert isinstance(search.pruner, optuna.pruners.MedianPruner)
+
+    def test_groups_of_options(self, config: Write) -> None:
+        given = ["--search.trial.trainer.max_epochs=3", "--search.study.keep_top_k=7", "--search.trial.on_nan=ignore"]
+        limits = ["--search.limits.params=2e6", "--search.folds=3"]
+        cli = AutoArchCLI(run=False, args=["--config", config(), *given, *limits])
+        search = cli.trainer.callbacks[0]
+        assert (search.trial.trainer["max_epochs"], search.trial.on_nan) == (3, "ignore")
+        assert (search.study.keep_top_k, search.limits, search.folds.splitter) == (7, {"params": 2e6}, 3)
+
+    def test_groups_of_a_callback_by_class_path(self, config: Write) -> None:
+        options = {"trial": {"trainer": {"max_epochs": 3}}, "study": {"name": "s"}, "folds": {"splitter": 3}}
+        given = {"class_path": BY_CLASS, "init_args": {**SEARCH, **options}}
+        path = config(search=None, trainer={**TRAINER, "callbacks": [given]})
+        search = AutoArchCLI(run=False, args=["--config", path]).trainer.callbacks[0]
+        assert (search.trial.trainer, search.study.name, search.folds.splitter) == ({"max_epochs": 3}, "s", 3)
 
 
 class TestFit:
@@ -191,7 +206,7 @@ class TestFit:
         for _ in range(2):  # the second time config.yaml is there already
             cli = AutoArchCLI(args=["fit", "--config", path])
             search = cli.trainer.callbacks[0]
-            assert len(search.study.trials) == 2
+            assert len(search.optuna_study.trials) == 2
             assert cli.trainer.current_epoch == 2
             assert {k: cli.model.hparams[k] for k in SEARCH["space"]} == search.best_architecture
         assert "search" in yaml.safe_load(Path("config.yaml").read_text())
@@ -239,11 +254,11 @@ class TestOptimizersOfTheConfig:
         """The best trial's weights are trained ones, and have the score that the study holds."""
         module = cli_nets.Net(**search.best_architecture)
         L.seed_everything(1, verbose=False)
-        module.load_state_dict(trial_weights(search.study))
+        module.load_state_dict(trial_weights(search.optuna_study))
         checker = L.Trainer(**{**TRAINER, "callbacks": []})
         [logged] = checker.validate(module, datamodule=cli_nets.Data(), verbose=False)
         assert logged["val_loss"] == pytest.approx(search.best_score)
-        checkpoint = torch.load(search.study.best_trial.user_attrs["checkpoint"], weights_only=True)
+        checkpoint = torch.load(search.optuna_study.best_trial.user_attrs["checkpoint"], weights_only=True)
         assert len(checkpoint["optimizer_states"][0]["state"]) == len(list(module.parameters()))
 
     def test_are_made_over_the_module_that_asks(self, config: Write) -> None:
@@ -488,7 +503,7 @@ class TestErrors:
             ({"space": {"widht": {"lwo": 1}}}, 2, "Parameter `widht`: expected low and high"),
             ({"space": {"widht": {"lwo": 1, "high": 2}}}, 2, "`widht`: unknown key `lwo` for Int. Did you mean `low`?"),
             ({"space": {"widht": {"low": 1, "high": 2}}}, 2, "is no argument of OwnOptimizer.__init__. Did you mean"),
-            ({"strategy": "randon"}, 2, "Expected `strategy` to be one of"),
+            ({"sampler": "randon"}, 2, "Expected `sampler` to be one of"),
             ({"space": None}, 2, "`search.space` is missing"),
             ({"monitor": "val_los"}, 1, "Did you mean `val_loss`?"),
         ],
@@ -507,8 +522,8 @@ class TestErrors:
 
     def test_with_a_traceback_on_demand(self, config: Write, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("JSONARGPARSE_DEBUG", "true")
-        with pytest.raises(Exception, match="Expected `strategy`"):
-            main(["search", "--config", config(search={**SEARCH, "strategy": "randon"})])
+        with pytest.raises(Exception, match="Expected `sampler`"):
+            main(["search", "--config", config(search={**SEARCH, "sampler": "randon"})])
 
     def test_of_other_people_keep_their_traceback(self, config: Write) -> None:
         with pytest.raises(ValueError, match="accelerator"):
@@ -538,7 +553,7 @@ class TestErrors:
         self, config: Write, capsys: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(cli_nets.PressCtrlC, "trials", 0)
-        path = config(search={**SEARCH, "trial_callbacks": [{"class_path": "cli_nets.PressCtrlC"}]})
+        path = config(search={**SEARCH, "trial": {"callbacks": [{"class_path": "cli_nets.PressCtrlC"}]}})
         with caplog.at_level("INFO"):
             assert exit_code("search", "--config", path) == 130
         assert "The search was stopped after 1 of 2 trials." in caplog.text + capsys.readouterr().err
@@ -564,6 +579,7 @@ class TestHelp:
         assert exit_code("search", "--help") == 0
         text = " ".join(capsys.readouterr().out.split())
         assert "--search.n_trials N_TRIALS how many trials" in text
+        assert "--search.trial.trainer TRAINER Trainer arguments that differ" in text
         assert "--search.space SPACE argument of the model" in text
         assert "--output OUTPUT" in text
 

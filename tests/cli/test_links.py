@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from lightning_autoarch import ArchitectureSearch
 from lightning_autoarch.cli import AutoArchCLI
 
-SEARCH: dict[str, Any] = {"monitor": "val_loss", "strategy": "random", "n_trials": 2}
+SEARCH: dict[str, Any] = {"monitor": "val_loss", "sampler": "random", "n_trials": 2}
 
 
 class Data(nets.Data):

@@ -192,8 +192,8 @@ class TestElsewhere:
         assert tested.trainer.callback_metrics["test_loss"] > 0
 
     def test_search_keeps_it_for_the_winner(self, config: Config, known: dict[str, torch.Tensor]) -> None:
-        search = {"space": {"act": ["relu", "tanh"]}, "monitor": "val_loss", "n_trials": 1, "strategy": "random",
-                  "trial_trainer": {"max_epochs": 1}}  # fmt: skip
+        search = {"space": {"act": ["relu", "tanh"]}, "monitor": "val_loss", "n_trials": 1, "sampler": "random",
+                  "trial": {"trainer": {"max_epochs": 1}}}  # fmt: skip
         section = {"checkpoint": "known.pt", "strategy": "linear_probe"}
         AutoArchCLI(args=["search", "--config", config(search=search, transfer=section)])
         best = yaml.safe_load(Path("best.yaml").read_text())
@@ -202,8 +202,8 @@ class TestElsewhere:
         assert torch.equal(fitted.model.net[0][0].weight, known["net.0.0.weight"])
 
     def test_search_and_transfer_in_one_fit(self, config: Config, known: dict[str, torch.Tensor]) -> None:
-        search = {"space": {"act": ["relu", "tanh"]}, "monitor": "val_loss", "n_trials": 1, "strategy": "random",
-                  "trial_trainer": {"max_epochs": 1}}  # fmt: skip
+        search = {"space": {"act": ["relu", "tanh"]}, "monitor": "val_loss", "n_trials": 1, "sampler": "random",
+                  "trial": {"trainer": {"max_epochs": 1}}}  # fmt: skip
         section = {"checkpoint": "known.pt", "strategy": "linear_probe"}
         cli = AutoArchCLI(args=["fit", "--config", config(search=search, transfer=section)])
         assert isinstance(cli.trainer.callbacks[0], ArchitectureSearch)

@@ -59,7 +59,9 @@ def score(study: optuna.Study) -> None:
 def test_a_study_with_scores_of_other_conditions_is_refused(storage: Any) -> None:
     score(opened(storage, {"folds": 5}))
     assert opened(storage, {"folds": 5}).user_attrs[CONDITIONS] == {"folds": 5}
-    with pytest.raises(SearchError, match=r"`s`.*`folds`: stored 5, given 4.*`study_name`.*`accept_changes=True`"):
+    with pytest.raises(
+        SearchError, match=r"`s`.*`folds`: stored 5, given 4.*`study.name`.*`study.accept_changes=True`"
+    ):
         opened(storage, {"folds": 4})
 
 

@@ -346,8 +346,8 @@ def test_sketches() -> None:
 def test_a_search_with_other_data_and_settings_is_refused(tmp_path: Path) -> None:
     def run(dataset: Any, epochs: int, **options: Any) -> ArchitectureSearch:
         callback = ArchitectureSearch(
-            {"width": Int(2, 32)}, monitor="val_loss", n_trials=1, strategy="random",
-            trial_trainer={"max_epochs": epochs}, **options,
+            {"width": Int(2, 32)}, monitor="val_loss", n_trials=1, sampler="random",
+            trial={"trainer": {"max_epochs": epochs}}, **options,
         )  # fmt: skip
         train = DataLoader(dataset, batch_size=16, shuffle=True)
         nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), train, nets.loaders()[1])
@@ -355,8 +355,8 @@ def test_a_search_with_other_data_and_settings_is_refused(tmp_path: Path) -> Non
 
     first = run(nets.samples(), 1)
     again = run(nets.samples(), 1, seed=1)
-    assert (again.best_score, len(again.study.trials)) == (first.best_score, 1)
+    assert (again.best_score, len(again.optuna_study.trials)) == (first.best_score, 1)
     different = r"`data\.train\.dataset\.tensors\.1`: other values.*; `trainer\.max_epochs`: stored 1, given 2"
     with pytest.raises(SearchError, match=different):
         run(_shifted(), 2)
-    assert len(run(_shifted(), 2, study_name="other").study.trials) == 1
+    assert len(run(_shifted(), 2, study={"name": "other"}).optuna_study.trials) == 1

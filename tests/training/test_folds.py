@@ -11,6 +11,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from search_options import merged
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold, TimeSeriesSplit
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
@@ -122,14 +123,14 @@ def test_a_failing_fold_names_itself() -> None:
 def search(**options: Any) -> ArchitectureSearch:
     return ArchitectureSearch(
         {"width": Int(2, 16)},
-        **{"monitor": "val_loss", "n_trials": 6, "folds": 3, "trial_trainer": {"max_epochs": 1}, **options},
+        **merged({"monitor": "val_loss", "n_trials": 6, "folds": 3, "trial": {"trainer": {"max_epochs": 1}}}, options),
     )
 
 
 def test_search_by_folds(tmp_path: Path) -> None:
     callback = search()
     nets.trainer(tmp_path, callback).fit(nets.Net(), *nets.loaders())
-    for trial in callback.study.trials:
+    for trial in callback.optuna_study.trials:
         scores = trial.user_attrs["fold_scores"]
         assert list(trial.intermediate_values.values()) == scores
         assert trial.value == pytest.approx(FoldScores(tuple(scores)).mean)
@@ -140,16 +141,16 @@ def test_a_bad_candidate_ends_after_a_fold(tmp_path: Path) -> None:
     callback = search(pruner=optuna.pruners.ThresholdPruner(upper=-1.0), n_trials=2)
     with pytest.raises(SearchError, match="pruner"):
         nets.trainer(tmp_path, callback).fit(nets.Net(), *nets.loaders())
-    assert [len(t.intermediate_values) for t in callback.study.trials] == [1, 1]
+    assert [len(t.intermediate_values) for t in callback.optuna_study.trials] == [1, 1]
 
 
 def test_the_wilcoxon_pruner_compares_fold_by_fold(tmp_path: Path) -> None:
     with pytest.warns(optuna.exceptions.ExperimentalWarning):
         pruner = optuna.pruners.WilcoxonPruner(p_threshold=0.4)
-    callback = search(pruner=pruner, folds=6, n_trials=2, strategy="random")
+    callback = search(pruner=pruner, folds=6, n_trials=2, sampler="random")
     nets.trainer(tmp_path, callback).fit(nets.Net(), *nets.loaders())
     assert callback.best_architecture is not None
-    assert {t.state.name for t in callback.study.trials} <= {"COMPLETE", "PRUNED"}
+    assert {t.state.name for t in callback.optuna_study.trials} <= {"COMPLETE", "PRUNED"}
 
 
 def test_folds_with_data_parameters_and_transfer_hooks(tmp_path: Path) -> None:
@@ -159,8 +160,8 @@ def test_folds_with_data_parameters_and_transfer_hooks(tmp_path: Path) -> None:
             return [batch[0] + 1, batch[1]]
 
     callback = ArchitectureSearch(
-        {"data.batch_size": [4, 8]}, monitor="val_loss", n_trials=2, folds=2, strategy="random"
+        {"data.batch_size": [4, 8]}, monitor="val_loss", n_trials=2, folds=2, sampler="random"
     )
     data = Shifting()
     nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), datamodule=data)
-    assert len({t.params["data.batch_size"] for t in callback.study.trials}) == 2
+    assert len({t.params["data.batch_size"] for t in callback.optuna_study.trials}) == 2

@@ -122,7 +122,7 @@ def test_the_batch_that_flops_are_counted_on_draws_nothing(tmp_path: Path) -> No
             assert torch.equal(generator.get_state(), state)
 
     callback = ArchitectureSearch(
-        {"width": Int(2, 9)}, monitor="val_loss", n_trials=2, strategy="random", max_flops=10**6
+        {"width": Int(2, 9)}, monitor="val_loss", n_trials=2, sampler="random", limits={"flops": 10**6}
     )
     trainer = nets.trainer(tmp_path, callback, Look(), max_epochs=1)
     trainer.fit(nets.Net(), *nets.loaders(generator=generator))

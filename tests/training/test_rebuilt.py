@@ -247,7 +247,7 @@ class TestLosses:
             module.net[0].requires_grad_(False)
             return module
 
-        search = ArchitectureSearch({"width": Int(2, 9)}, monitor="val_loss", n_trials=1, strategy="random")
+        search = ArchitectureSearch({"width": Int(2, 9)}, monitor="val_loss", n_trials=1, sampler="random")
         trainer = nets.trainer(tmp_path, search, max_epochs=1)
         silent = {"max_epochs": 1, "accelerator": "cpu", "logger": False}
         for run in (

@@ -30,7 +30,7 @@ class Watched(nets.Net):
 
 
 def search(space: dict[str, Any], **options: Any) -> ArchitectureSearch:
-    return ArchitectureSearch(space, **{"monitor": "val_loss", "n_trials": 1, "strategy": "random", **options})
+    return ArchitectureSearch(space, **{"monitor": "val_loss", "n_trials": 1, "sampler": "random", **options})
 
 
 def test_trials_and_the_winners_fit_have_them_and_a_resumed_fit_too(tmp_path: Path) -> None:
@@ -56,9 +56,9 @@ def test_trials_and_the_winners_fit_have_them_and_a_resumed_fit_too(tmp_path: Pa
         ({"trainer.gradient_clip_val": [-1.0]}, {}, SpaceError, "to be a number >= 0"),
         (
             {"trainer.gradient_clip_val": [0.5]},
-            {"trial_trainer": {"gradient_clip_val": 1}},
+            {"trial": {"trainer": {"gradient_clip_val": 1}}},
             SearchError,
-            "`trainer.gradient_clip_val` of the space and `trial_trainer` set the same",
+            "`trainer.gradient_clip_val` of the space and `trial.trainer` set the same",
         ),
         ({"gradient_clip_val": [1.0]}, {}, SpaceError, "Did you mean `trainer.gradient_clip_val`"),
     ],

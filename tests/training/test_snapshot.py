@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import BatchSizeFinder
+from search_options import merged
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_autoarch import ArchitectureSearch, Int
@@ -121,13 +122,13 @@ class Shrinking(Dataset[Any]):
 
 
 def search(**options: Any) -> ArchitectureSearch:
-    settings = {"monitor": "val_loss", "n_trials": 2, "strategy": "random", "trial_trainer": {"max_epochs": 2}}
-    return ArchitectureSearch({"width": Int(2, 32)}, **{**settings, **options})
+    settings = {"monitor": "val_loss", "n_trials": 2, "sampler": "random", "trial": {"trainer": {"max_epochs": 2}}}
+    return ArchitectureSearch({"width": Int(2, 32)}, **merged(settings, options))
 
 
 class TestTrialsLeaveNoTrace:
     def test_batch_size_that_a_trial_found(self, tmp_path: Path) -> None:
-        data, callback = nets.Data(batch_size=2), search(trial_callbacks=[BatchSizeFinder(max_trials=1)])
+        data, callback = nets.Data(batch_size=2), search(trial={"callbacks": [BatchSizeFinder(max_trials=1)]})
         trainer = nets.trainer(tmp_path, callback, max_epochs=1)
         trainer.fit(nets.Net(), datamodule=data)
         assert data.hparams["batch_size"] == 2
@@ -174,7 +175,7 @@ class TestTrialsLeaveNoTrace:
         scores = []
         loader = DataLoader(Shrinking(), batch_size=16)
         for name in ("a", "b"):
-            callback = search(directory=tmp_path / name, n_trials=1, after="stop")
+            callback = search(study={"directory": tmp_path / name}, n_trials=1, after="stop")
             nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(), loader, nets.loaders()[1])
             scores.append(callback.best_score)
         assert scores[0] == scores[1]

@@ -213,8 +213,8 @@ class Searched(Wrapped):
 def test_searched(tmp_path: Path) -> None:
     module = Searched()
     search = ArchitectureSearch(
-        {"depth": Int(1, 3), "heads": Int(1, 3)}, monitor="val_loss", n_trials=3, max_params=20_000,
-        strategy="random", inherit="best", trial_trainer={"max_epochs": 1},
+        {"depth": Int(1, 3), "heads": Int(1, 3)}, monitor="val_loss", n_trials=3, limits={"params": 20_000},
+        sampler="random", trial={"inherit": "best", "trainer": {"max_epochs": 1}},
     )  # fmt: skip
     fit(module, tokens(), search, max_epochs=1, default_root_dir=tmp_path)
     assert search.best_architecture == dict(module.hparams)

@@ -1,6 +1,6 @@
 """A search of architecture and callbacks together: the `prune.*` and `transfer.*` names of a space.
 
-trials      train with a copy of the one callback of a family among `trial_callbacks`, else among the outer Trainer's
+trials      train with a copy of the one callback of a family among `trial.callbacks`, else among the outer Trainer's
 outer fit   its callback becomes the winner's in place, before its `setup`; where the fit starts from the weights of the
             winner's trial, it also begins with what the trial's was: masks, fewer channels, the start of L2-SP
 """
@@ -111,7 +111,7 @@ class JointSearch:
                 raise SearchError(
                     f"`after={after!r}` loads the weights of a trial into the module of the outer fit, but there "
                     f"{type(callback).__name__} changes the module before, and no trial has it. Put it among "
-                    '`trial_callbacks` too, or take `after="train"`.'
+                    '`trial.callbacks` too, or take `after="train"`.'
                 )
 
 
@@ -127,7 +127,7 @@ def _varied(
     if not names:
         return
     _check_not_of_module(family, names[0], module)
-    trial = the_one(family, trial_callbacks, "`trial_callbacks`", names)
+    trial = the_one(family, trial_callbacks, "`trial.callbacks`", names)
     outer = the_one(family, outer_callbacks, "the Trainer's callbacks", names, like=trial)
     found = trial or outer
     if found is None:

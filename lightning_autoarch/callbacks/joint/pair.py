@@ -94,7 +94,7 @@ class Pair:
         """Where the outer fit trains the winner, but without what its trial had."""
         if self.outer is None and self.family is not None:
             rank_zero_warn(
-                f"The winner is trained without {self.family.deed} after the search: only `trial_callbacks` have a "
+                f"The winner is trained without {self.family.deed} after the search: only `trial.callbacks` have a "
                 f"{type(self.trial).__name__}. Put it among the Trainer's callbacks, where trials find it too."
             )
 

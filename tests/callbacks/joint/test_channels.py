@@ -9,6 +9,7 @@ import lightning as L
 import nets
 import pytest
 import torch
+from search_options import merged
 
 from lightning_autoarch import (
     ArchitectureSearch,
@@ -39,8 +40,8 @@ def pruning(**options: Any) -> ChannelPruning:
 
 
 def search(space: Any = None, **options: Any) -> ArchitectureSearch:
-    given = {"monitor": "val_loss", "n_trials": 3, "strategy": "random", "trial_trainer": {"max_epochs": 4}}
-    return ArchitectureSearch(space or SPACE, **{**given, **options})
+    given = {"monitor": "val_loss", "n_trials": 3, "sampler": "random", "trial": {"trainer": {"max_epochs": 4}}}
+    return ArchitectureSearch(space or SPACE, **merged(given, options))
 
 
 def fit(root: Path, *callbacks: L.Callback, **options: Any) -> Net:
@@ -55,8 +56,8 @@ def best(found: ArchitectureSearch) -> dict[str, Any]:
 
 
 def saved(found: ArchitectureSearch) -> dict[str, Any]:
-    assert found.study is not None
-    return torch.load(found.study.best_trial.user_attrs["checkpoint"], weights_only=True)
+    assert found.optuna_study is not None
+    return torch.load(found.optuna_study.best_trial.user_attrs["checkpoint"], weights_only=True)
 
 
 @pytest.mark.parametrize("at", [0.0, 0.5])
@@ -71,8 +72,8 @@ def test_the_winner_is_pruned_as_its_trial(tmp_path: Path, at: float) -> None:
 def test_what_counts_is_of_the_small_net(tmp_path: Path) -> None:
     found = search({**SPACE, "prune.at": Float(0.3, 0.6)})
     fit(tmp_path, found, pruning(), max_epochs=1)
-    assert found.study is not None
-    for trial in found.study.trials:
+    assert found.optuna_study is not None
+    for trial in found.optuna_study.trials:
         assert min(trial.intermediate_values) >= 1  # the first epoch is dense
         assert 0.1 < trial.user_attrs["removed"] < 1
     assert saved(found)["callbacks"][pruning().state_key]["recipe"]
@@ -91,7 +92,7 @@ def test_the_weights_of_a_small_trial(tmp_path: Path, at: float, search_first: b
     weights = saved(found)["state_dict"]
     assert all(torch.equal(look.weights[name], weights[name]) for name in weights)
     assert module.net[0].weight.shape == weights["net.0.weight"].shape  # and is not pruned again
-    plain = load_pruned(Net(best(found)["width"]), found.study.best_trial.user_attrs["checkpoint"])  # type: ignore[union-attr]
+    plain = load_pruned(Net(best(found)["width"]), found.optuna_study.best_trial.user_attrs["checkpoint"])  # type: ignore[union-attr]
     assert all(torch.equal(tensor, weights[name]) for name, tensor in plain.state_dict().items())
 
 
@@ -99,18 +100,18 @@ def test_the_weights_of_a_small_trial(tmp_path: Path, at: float, search_first: b
 @pytest.mark.parametrize("after", ["keep", "stop"])
 def test_an_outer_fit_that_stays_dense(tmp_path: Path, space: Any, after: Any) -> None:
     with pytest.raises(SearchError, match=r"ChannelPruning do not fit.*among the Trainer's callbacks.*\"train\""):
-        fit(tmp_path, search(space, after=after, trial_callbacks=[pruning()]))
+        fit(tmp_path, search(space, after=after, trial={"callbacks": [pruning()]}))
     assert not list(tmp_path.rglob("study.db"))
 
 
 def test_trials_that_stay_dense(tmp_path: Path) -> None:
-    with pytest.raises(SearchError, match=r"ChannelPruning changes the module before.*`trial_callbacks`"):
+    with pytest.raises(SearchError, match=r"ChannelPruning changes the module before.*`trial.callbacks`"):
         fit(tmp_path, search({"width": Int(16, 32)}, after="keep"), pruning(at=0.0))
     fit(tmp_path, search({"width": Int(16, 32)}, after="keep"), pruning(at=0.5))  # dense weights come into a dense net
 
 
 def test_both_have_it_and_nothing_varies(tmp_path: Path) -> None:
-    found = search({"width": Int(16, 32)}, after="keep", trial_callbacks=[pruning(at=0.0)])
+    found = search({"width": Int(16, 32)}, after="keep", trial={"callbacks": [pruning(at=0.0)]})
     module = fit(tmp_path, found, pruning(at=0.0))
     assert module.net[0].weight.shape == saved(found)["state_dict"]["net.0.weight"].shape
 
@@ -153,9 +154,9 @@ def test_after_a_transfer(tmp_path: Path) -> None:
     transfer = TransferLearning(Net(24).state_dict())
     outer, found = pruning(at=0.0), search({"prune.ratio": Float(0.4, 0.6), "transfer.layer_decay": Float(0.5, 1.0)})
     module = fit(tmp_path, found, transfer, outer)
-    assert found.study is not None
-    assert all(trial.user_attrs["transferred"] == 1.0 for trial in found.study.trials)
-    assert all(trial.user_attrs["removed"] > 0.1 for trial in found.study.trials)
+    assert found.optuna_study is not None
+    assert all(trial.user_attrs["transferred"] == 1.0 for trial in found.optuna_study.trials)
+    assert all(trial.user_attrs["removed"] > 0.1 for trial in found.optuna_study.trials)
     assert transfer.report is not None and transfer.report.share == 1.0
     assert module.net[0].out_features < 24
 
@@ -169,16 +170,16 @@ def test_an_interrupted_trial_goes_on(tmp_path: Path) -> None:
                 Interrupt.armed = False
                 raise KeyboardInterrupt
 
-    options: dict[str, Any] = {"n_trials": 2, "trial_trainer": {"max_epochs": 5}, "after": "stop"}
+    options: dict[str, Any] = {"n_trials": 2, "trial": {"trainer": {"max_epochs": 5}}, "after": "stop"}
     whole = search(**options)
     expected = fit(tmp_path / "whole", whole, pruning())
     with pytest.raises(SystemExit):
-        fit(tmp_path / "cut", search(**options, trial_callbacks=[Interrupt()]), pruning())
-    again = search(**options, trial_callbacks=[Interrupt()])
+        fit(tmp_path / "cut", search(**options, trial={"callbacks": [Interrupt()]}), pruning())
+    again = search(**options, trial={"callbacks": [Interrupt()]})
     module = fit(tmp_path / "cut", again, pruning())
-    assert whole.study is not None and again.study is not None
-    assert [t.value for t in again.study.trials] == [t.value for t in whole.study.trials]
-    assert [t.user_attrs["removed"] for t in again.study.trials] == [
-        t.user_attrs["removed"] for t in whole.study.trials
+    assert whole.optuna_study is not None and again.optuna_study is not None
+    assert [t.value for t in again.optuna_study.trials] == [t.value for t in whole.optuna_study.trials]
+    assert [t.user_attrs["removed"] for t in again.optuna_study.trials] == [
+        t.user_attrs["removed"] for t in whole.optuna_study.trials
     ]
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), expected.parameters(), strict=True))

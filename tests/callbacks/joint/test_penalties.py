@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import nets
 import pytest
+from search_options import merged
 
 from lightning_autoarch import (
     ArchitectureSearch,
@@ -24,8 +25,8 @@ from lightning_autoarch.callbacks.joint.names import with_parameters
 
 
 def search(space: Any, **options: Any) -> ArchitectureSearch:
-    given = {"monitor": "val_loss", "n_trials": 2, "strategy": "random", "trial_trainer": {"max_epochs": 2}}
-    return ArchitectureSearch(space, **{**given, **options})
+    given = {"monitor": "val_loss", "n_trials": 2, "sampler": "random", "trial": {"trainer": {"max_epochs": 2}}}
+    return ArchitectureSearch(space, **merged(given, options))
 
 
 def fit(root: Path, *callbacks: L.Callback) -> nets.Net:
@@ -57,9 +58,9 @@ def test_a_search(tmp_path: Path) -> None:
     outer = L1Regularization(1e-3)
     found = search({"width": Int(8, 24), "prune.weight": Float(0.5, 5.0, log=True)})
     module = fit(tmp_path, found, outer)
-    assert found.best_architecture is not None and found.study is not None
+    assert found.best_architecture is not None and found.optuna_study is not None
     assert outer.weight == found.best_architecture["prune.weight"]
-    assert all(0 < trial.user_attrs["sparsity"] <= 1 for trial in found.study.trials)
+    assert all(0 < trial.user_attrs["sparsity"] <= 1 for trial in found.optuna_study.trials)
     assert (module.net[0].weight == 0).any()
 
 
@@ -93,6 +94,6 @@ def test_beside_masks_the_names_tell_which(tmp_path: Path) -> None:
 
 def test_one_of_another_kind_in_the_outer_fit_is_left_alone(tmp_path: Path) -> None:
     masks, penalty = MagnitudePruning(CubicSparsity(0.5, end=0.5), every_n_steps=1), L2Regularization(1e-3)
-    found = search({"prune.sparsity": Float(0.6, 0.8)}, trial_callbacks=[masks])
+    found = search({"prune.sparsity": Float(0.6, 0.8)}, trial={"callbacks": [masks]})
     with pytest.warns(UserWarning, match="without pruning"):
         fit(tmp_path, found, penalty)

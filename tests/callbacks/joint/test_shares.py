@@ -10,6 +10,7 @@ import nets
 import optuna
 import pytest
 import torch
+from search_options import merged
 from torch import nn
 
 from lightning_autoarch import (
@@ -28,14 +29,15 @@ from lightning_autoarch.search.board import leaderboard
 from lightning_autoarch.search.leaderboard import shares
 
 
-def run(tmp_path: Path, *trial_callbacks: L.Callback, space: Any = None, **options: Any) -> optuna.Study:
-    given = {"monitor": "val_loss", "n_trials": 2, "strategy": "random", "trial_trainer": {"max_epochs": 3}}
+def run(tmp_path: Path, *callbacks: L.Callback, space: Any = None, **options: Any) -> optuna.Study:
+    given = {"monitor": "val_loss", "n_trials": 2, "sampler": "random", "trial": {"trainer": {"max_epochs": 3}}}
     callback = ArchitectureSearch(
-        space or {"width": [8, 16]}, **{**given, "after": "stop", "trial_callbacks": trial_callbacks, **options}
+        space or {"width": [8, 16]},
+        **merged({**given, "after": "stop"}, merged({"trial": {"callbacks": callbacks}}, options)),
     )
     nets.trainer(tmp_path, callback, max_epochs=1).fit(nets.Net(dropout=0.0), *nets.loaders())
-    assert callback.study is not None
-    return callback.study
+    assert callback.optuna_study is not None
+    return callback.optuna_study
 
 
 def checkpoint(trial: Any) -> dict[str, Any]:

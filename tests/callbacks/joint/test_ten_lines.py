@@ -34,20 +34,20 @@ def test_ten_lines(tmp_path: Path) -> None:
             "transfer.freeze_depth": Int(0, 1),
             "prune.sparsity": Float(0.5, 0.98),
         },
-        monitor="val_loss", n_trials=4, strategy="random", trial_trainer={"max_epochs": 4},
+        monitor="val_loss", n_trials=4, sampler="random", trial={"trainer": {"max_epochs": 4}},
     )  # fmt: skip
     trainer = nets.trainer(tmp_path, search, transfer, pruning, max_epochs=4)
     trainer.fit(model, *nets.loaders())
 
     best = search.best_architecture
-    assert best is not None and search.study is not None
+    assert best is not None and search.optuna_study is not None
     assert transfer.recipe.strategy == best["transfer.strategy"]
     assert transfer.recipe.layer_decay == best["transfer.layer_decay"]
     assert transfer.recipe.lr_scale == {"net.6": best["transfer.lr_scale.net.6"]}
     assert transfer.recipe.freeze_depth == best["transfer.freeze_depth"]
     assert transfer.report is not None and transfer.report.share == 1.0
     assert pruning.sparsity == pytest.approx(best["prune.sparsity"], abs=0.02)
-    for trial in search.study.trials:
+    for trial in search.optuna_study.trials:
         assert trial.user_attrs["transferred"] == 1.0
         assert trial.user_attrs["sparsity"] == pytest.approx(trial.params["prune.sparsity"], abs=0.02)
-    assert len({trial.params["transfer.strategy"] for trial in search.study.trials}) > 1
+    assert len({trial.params["transfer.strategy"] for trial in search.optuna_study.trials}) > 1

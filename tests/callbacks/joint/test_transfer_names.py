@@ -12,6 +12,7 @@ import lightning as L
 import nets
 import pytest
 import torch
+from search_options import merged
 from torch import Tensor
 
 from lightning_autoarch import (
@@ -50,8 +51,8 @@ def pretrained(width: int = 8, seed: int = 5) -> dict[str, Tensor]:
 
 
 def search(space: Any = None, **options: Any) -> ArchitectureSearch:
-    given = {"monitor": "val_loss", "n_trials": 3, "strategy": "random", "trial_trainer": {"max_epochs": 3}}
-    return ArchitectureSearch(space or SPACE, **{**given, **options})
+    given = {"monitor": "val_loss", "n_trials": 3, "sampler": "random", "trial": {"trainer": {"max_epochs": 3}}}
+    return ArchitectureSearch(space or SPACE, **merged(given, options))
 
 
 def fit(root: Path, *callbacks: L.Callback, module: Any = None, ckpt_path: Any = None, **options: Any) -> Any:
@@ -62,8 +63,8 @@ def fit(root: Path, *callbacks: L.Callback, module: Any = None, ckpt_path: Any =
 
 
 def checkpoint(found: ArchitectureSearch) -> dict[str, Any]:
-    assert found.study is not None
-    return torch.load(found.study.best_trial.user_attrs["checkpoint"], weights_only=True)
+    assert found.optuna_study is not None
+    return torch.load(found.optuna_study.best_trial.user_attrs["checkpoint"], weights_only=True)
 
 
 def same(state: Any, expected: dict[str, Tensor]) -> bool:
@@ -156,8 +157,8 @@ class TestNames:
         assert not list(tmp_path.rglob("study.db"))
 
     def test_two(self, tmp_path: Path) -> None:
-        found = search(trial_callbacks=[TransferLearning(), TransferLearning()])
-        with pytest.raises(SearchError, match=r"one TransferLearning, got .* in `trial_callbacks`"):
+        found = search(trial={"callbacks": [TransferLearning(), TransferLearning()]})
+        with pytest.raises(SearchError, match=r"one TransferLearning, got .* in `trial.callbacks`"):
             fit(tmp_path, found)
 
     def test_one_that_the_module_brings_along(self, tmp_path: Path) -> None:
@@ -178,8 +179,8 @@ class TestNames:
         found = search(space, n_trials=4, enqueue=[bad])
         with pytest.warns(UserWarning, match="is not tried: `probe_epochs` is of"):
             fit(tmp_path, found, TransferLearning(pretrained()))
-        assert found.study is not None
-        tried = [t.user_attrs["architecture"] for t in found.study.trials if "architecture" in t.user_attrs]
+        assert found.optuna_study is not None
+        tried = [t.user_attrs["architecture"] for t in found.optuna_study.trials if "architecture" in t.user_attrs]
         assert len(tried) == 4
         assert all(a["transfer.strategy"] == "lp_ft" for a in tried if "transfer.probe_epochs" in a)
 
@@ -215,8 +216,8 @@ class TestTrials:
         self.Watched.starts.clear()
         transfer, found = TransferLearning(paths[0]), search({"transfer.checkpoint": Categorical(paths)}, n_trials=2)
         module = fit(tmp_path, found, transfer, module=self.Watched())
-        assert found.study is not None and found.best_architecture is not None
-        tried = [t.user_attrs["architecture"] for t in found.study.trials if "architecture" in t.user_attrs]
+        assert found.optuna_study is not None and found.best_architecture is not None
+        tried = [t.user_attrs["architecture"] for t in found.optuna_study.trials if "architecture" in t.user_attrs]
         assert {a["transfer.checkpoint"] for a in tried} == set(paths)
         for architecture, start in zip([*tried, found.best_architecture], module.starts, strict=True):
             assert same(start, pretrained(seed=1 + paths.index(architecture["transfer.checkpoint"])))
@@ -232,39 +233,39 @@ class TestTrials:
         transfer = TransferLearning(pretrained(), on_mismatch=on_mismatch, example_inputs=torch.zeros(2, 4))
         found = search(WIDTHS, n_trials=2, enqueue=[{"width": 8}, {"width": 12}])
         fit(tmp_path, found, transfer, max_epochs=1)
-        assert found.study is not None
-        got = {t.params["width"]: t.user_attrs["transferred"] for t in found.study.trials}
+        assert found.optuna_study is not None
+        got = {t.params["width"]: t.user_attrs["transferred"] for t in found.optuna_study.trials}
         assert got == pytest.approx({width: shares[width] for width in got}) and len(got) == 2
 
     def test_one_that_does_not_fit_and_may_not(self, tmp_path: Path) -> None:
         transfer = TransferLearning(pretrained(), on_mismatch="error")
         found = search(WIDTHS, n_trials=2, enqueue=[{"width": 8}, {"width": 12}])
         fit(tmp_path, found, transfer, max_epochs=1)
-        assert found.study is not None and found.best_architecture is not None
+        assert found.optuna_study is not None and found.best_architecture is not None
         assert found.best_architecture["width"] == 8
-        errors = [t.user_attrs["error"] for t in found.study.trials if t.params["width"] == 12]
+        errors = [t.user_attrs["error"] for t in found.optuna_study.trials if t.params["width"] == 12]
         assert errors and all(error.startswith("TransferError") for error in errors)
 
     def test_more_frozen_blocks_than_a_candidate_has(self, tmp_path: Path) -> None:
         found = search({"transfer.freeze_depth": Int(0, 3)}, n_trials=4)
         fit(tmp_path, found, TransferLearning(pretrained()), max_epochs=1)
-        assert found.study is not None
-        errors = {t.params["transfer.freeze_depth"]: t.user_attrs.get("error", "") for t in found.study.trials}
+        assert found.optuna_study is not None
+        errors = {t.params["transfer.freeze_depth"]: t.user_attrs.get("error", "") for t in found.optuna_study.trials}
         assert {depth for depth, error in errors.items() if error} == {d for d in errors if d > 2} == {3}
         assert "at most 2, the blocks of Net below its head, got 3" in errors[3]
 
     def test_with_folds(self, tmp_path: Path) -> None:
         found = search(folds=2, n_trials=2)
         fit(tmp_path, found, TransferLearning(pretrained(), reinit=["net.6"]), max_epochs=3)
-        assert found.study is not None
-        assert [t.user_attrs["transferred"] for t in found.study.trials] == pytest.approx([112 / 121] * 2)
+        assert found.optuna_study is not None
+        assert [t.user_attrs["transferred"] for t in found.optuna_study.trials] == pytest.approx([112 / 121] * 2)
 
     @pytest.mark.parametrize("strategy", ["bayesian", "genetic"])
     def test_every_strategy(self, tmp_path: Path, strategy: str) -> None:
-        transfer, found = TransferLearning(pretrained()), search(strategy=strategy, n_trials=11)
+        transfer, found = TransferLearning(pretrained()), search(sampler=strategy, n_trials=11)
         fit(tmp_path, found, transfer, max_epochs=1)
-        assert found.study is not None and found.best_architecture is not None
-        assert len([t for t in found.study.trials if t.value is not None]) >= 11
+        assert found.optuna_study is not None and found.best_architecture is not None
+        assert len([t for t in found.optuna_study.trials if t.value is not None]) >= 11
         assert transfer.recipe.strategy == found.best_architecture["transfer.strategy"]
 
 
@@ -305,18 +306,18 @@ class TestTheWinner:
         assert transfer.recipe.layer_decay == found.best_architecture["transfer.layer_decay"]
 
     def test_keeps_what_only_the_trials_know(self, tmp_path: Path) -> None:
-        found = search(after="stop", trial_callbacks=[TransferLearning(pretrained())])
+        found = search(after="stop", trial={"callbacks": [TransferLearning(pretrained())]})
         module = fit(tmp_path, found)
         assert same(module.state_dict(), checkpoint(found)["state_dict"])
 
     def test_trial_callbacks_and_a_plain_outer_fit(self, tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match=r"without transfer.*TransferLearning"):
-            fit(tmp_path, search(trial_callbacks=[TransferLearning(pretrained())]), max_epochs=1)
+            fit(tmp_path, search(trial={"callbacks": [TransferLearning(pretrained())]}), max_epochs=1)
 
     def test_no_start_for_l2_sp(self, tmp_path: Path) -> None:
         inner, outer = TransferLearning(pretrained()), TransferLearning(pretrained(), l2_sp=0.1)
         with pytest.raises(Exception, match="the weights that `l2_sp` began with"):
-            fit(tmp_path, search(after="keep", trial_callbacks=[inner]), outer)
+            fit(tmp_path, search(after="keep", trial={"callbacks": [inner]}), outer)
 
     def test_adapters_without_peft(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find = importlib.util.find_spec
@@ -348,7 +349,7 @@ class TestTheWinner:
         pytest.importorskip("peft", reason="peft is not installed: the extra `lora` has it")
         space = {"lr": Float(1e-2, 1e-1), "transfer.strategy": Categorical(["lora"])}
         start = Start()
-        found = search(space, n_trials=1, after="keep", trial_callbacks=[TransferLearning(pretrained())])
+        found = search(space, n_trials=1, after="keep", trial={"callbacks": [TransferLearning(pretrained())]})
         with pytest.warns(UserWarning, match=r"without transfer.*TransferLearning"):
             module = fit(tmp_path, found, start, max_epochs=1)
         assert same(start.weights, checkpoint(found)["state_dict"])  # what the adapters of the trial have learned
@@ -368,7 +369,7 @@ class TestTheWinner:
     def test_a_second_search_with_the_same_callback(self, tmp_path: Path) -> None:
         transfer, start = TransferLearning(pretrained()), Start()
         fit(tmp_path, search(n_trials=1), transfer)
-        again = search(n_trials=2, seed=1, study_name="again")
+        again = search(n_trials=2, seed=1, study={"name": "again"})
         fit(tmp_path, again, transfer, start)
         assert again.best_architecture is not None and same(start.weights, pretrained())
         assert transfer.recipe.layer_decay == again.best_architecture["transfer.layer_decay"]
@@ -382,7 +383,7 @@ class TestTheWinner:
         assert pickle.loads(pickle.dumps(found)).best_architecture == found.best_architecture
 
     def test_fast_dev_run(self, tmp_path: Path) -> None:
-        transfer, found = TransferLearning(pretrained()), search(after="keep", trial_trainer={})
+        transfer, found = TransferLearning(pretrained()), search(after="keep", trial={"trainer": {}})
         fit(tmp_path, found, transfer, fast_dev_run=True)
         assert found.best_architecture is not None
         assert transfer.recipe.strategy == found.best_architecture["transfer.strategy"]
@@ -401,19 +402,19 @@ class TestResume:
         def transfer() -> TransferLearning:
             return TransferLearning(pretrained(), l2_sp=0.01, warmup_epochs=1.0)
 
-        options: dict[str, Any] = {"n_trials": 2, "trial_trainer": {"max_epochs": 4}}
+        options: dict[str, Any] = {"n_trials": 2, "trial": {"trainer": {"max_epochs": 4}}}
         whole = search(**options)
         expected = fit(tmp_path / "whole", whole, transfer())
         with pytest.raises(SystemExit):
-            fit(tmp_path / "cut", search(**options, trial_callbacks=[Interrupt()]), transfer())
+            fit(tmp_path / "cut", search(**options, trial={"callbacks": [Interrupt()]}), transfer())
         assert list((tmp_path / "cut").rglob("last.ckpt"))
-        again = search(**options, trial_callbacks=[Interrupt()])
+        again = search(**options, trial={"callbacks": [Interrupt()]})
         module = fit(tmp_path / "cut", again, transfer())
-        assert whole.study is not None and again.study is not None
-        assert [t.intermediate_values for t in again.study.trials] == [
-            t.intermediate_values for t in whole.study.trials
+        assert whole.optuna_study is not None and again.optuna_study is not None
+        assert [t.intermediate_values for t in again.optuna_study.trials] == [
+            t.intermediate_values for t in whole.optuna_study.trials
         ]
-        assert [t.user_attrs["transferred"] for t in again.study.trials] == [1.0, 1.0]
+        assert [t.user_attrs["transferred"] for t in again.optuna_study.trials] == [1.0, 1.0]
         assert same(module.state_dict(), expected.state_dict())
 
     @pytest.mark.parametrize("after", ["train", "keep"])

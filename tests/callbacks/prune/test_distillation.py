@@ -560,7 +560,7 @@ def test_beside_weight_averaging(tmp_path: Path) -> None:
 
 def test_module_that_a_search_rebuilds(tmp_path: Path) -> None:
     search = ArchitectureSearch(
-        {"width": [3, 5]}, monitor="val_loss", n_trials=2, strategy="random", trial_trainer={"max_epochs": 1}
+        {"width": [3, 5]}, monitor="val_loss", n_trials=2, sampler="random", trial={"trainer": {"max_epochs": 1}}
     )
     module, callback, widths = nets.Net(width=9, dropout=0.0), Distillation(), []
     look = Watch(lambda t, m: widths.append(callback._step.teacher.net[0].out_features))

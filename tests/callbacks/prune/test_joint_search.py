@@ -13,6 +13,7 @@ import optuna
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from search_options import merged
 from torch import nn
 
 from lightning_autoarch import (
@@ -38,8 +39,8 @@ def pruning(**options: Any) -> MagnitudePruning:
 
 
 def search(space: Any = None, **options: Any) -> ArchitectureSearch:
-    given = {"monitor": "val_loss", "n_trials": 3, "strategy": "random", "trial_trainer": {"max_epochs": 4}}
-    return ArchitectureSearch(space or SPACE, **{**given, **options})
+    given = {"monitor": "val_loss", "n_trials": 3, "sampler": "random", "trial": {"trainer": {"max_epochs": 4}}}
+    return ArchitectureSearch(space or SPACE, **merged(given, options))
 
 
 def fit(root: Path, *callbacks: L.Callback, module: L.LightningModule | None = None, **options: Any) -> nets.Net:
@@ -163,12 +164,12 @@ class TestNames:
     def test_a_combination_that_cannot_be_is_not_tried(self, tmp_path: Path) -> None:
         space = {"prune.start": Float(0.0, 0.9), "prune.end": Float(0.05, 0.95)}
         for strategy in ("random", "bayesian", optuna.samplers.RandomSampler(seed=0)):
-            found = search(space, n_trials=4, strategy=strategy, trial_trainer={"max_epochs": 5})
+            found = search(space, n_trials=4, sampler=strategy, trial={"trainer": {"max_epochs": 5}})
             fit(tmp_path / str(strategy)[:8], found, pruning(), max_epochs=1)
-            tried = [t.user_attrs["architecture"] for t in found.study.trials if "architecture" in t.user_attrs]
+            tried = [t.user_attrs["architecture"] for t in found.optuna_study.trials if "architecture" in t.user_attrs]
             assert len(tried) == 4
             assert all(a["prune.start"] <= a["prune.end"] for a in tried)
-        refused = [t.user_attrs["refused"] for t in found.study.trials if "refused" in t.user_attrs]
+        refused = [t.user_attrs["refused"] for t in found.optuna_study.trials if "refused" in t.user_attrs]
         assert refused and all("`end` >= `start`" in reason for reason in refused)
 
 
@@ -204,12 +205,15 @@ class TestTheWinner:
         outer = SemiStructuredPruning(2, 4, targets="net.0")
         found = search({"prune.n": Int(1, 3)}, n_trials=9)
         module = fit(tmp_path, found, outer)
-        assert len([t for t in found.study.trials if t.value is not None and "duplicate_of" not in t.user_attrs]) == 3
+        assert (
+            len([t for t in found.optuna_study.trials if t.value is not None and "duplicate_of" not in t.user_attrs])
+            == 3
+        )
         assert zeros({"0": module.net[0].weight}) == 1 - found.best_architecture["prune.n"] / 4
 
     @pytest.mark.parametrize("after", ["keep", "stop"])
     def test_its_weights_come_masked(self, tmp_path: Path, after: Any) -> None:
-        outer, found = pruning(), search(after=after, trial_trainer={"max_epochs": 4})
+        outer, found = pruning(), search(after=after, trial={"trainer": {"max_epochs": 4}})
         started: dict[str, torch.Tensor] = {}
 
         class Look(L.Callback):
@@ -217,7 +221,7 @@ class TestTheWinner:
                 started.update({name: tensor.clone() for name, tensor in pl_module.state_dict().items()})
 
         module = fit(tmp_path, found, outer, Look())
-        saved = checkpoint(found.study)["state_dict"]
+        saved = checkpoint(found.optuna_study)["state_dict"]
         assert all(torch.equal(started[name], saved[name]) for name in saved)
         sparsity = found.best_architecture["prune.sparsity"]
         assert zeros(saved) == outer.sparsity == pytest.approx(sparsity, abs=0.01)
@@ -257,28 +261,28 @@ class TestTheWinner:
         assert "prune.sparsity" in Path(page).read_text()
 
     def test_fast_dev_run(self, tmp_path: Path) -> None:
-        found, outer = search(trial_trainer={}), pruning()
+        found, outer = search(trial={"trainer": {}}), pruning()
         module = fit(tmp_path, found, outer, fast_dev_run=True)
         assert zeros(module) == pytest.approx(found.best_architecture["prune.sparsity"], abs=0.01)
 
     def test_trial_callbacks_alone(self, tmp_path: Path) -> None:
-        found = search(after="stop", trial_callbacks=[pruning()])
+        found = search(after="stop", trial={"callbacks": [pruning()]})
         module = fit(tmp_path, found)
         assert zeros(module) == pytest.approx(found.best_architecture["prune.sparsity"], abs=0.01)
 
     def test_trial_callbacks_and_a_dense_outer_fit(self, tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match=r"without pruning.*MagnitudePruning"):
-            module = fit(tmp_path, search(trial_callbacks=[pruning()]))
+            module = fit(tmp_path, search(trial={"callbacks": [pruning()]}))
         assert zeros(module) == 0
 
     def test_trial_callbacks_and_an_outer_one(self, tmp_path: Path) -> None:
         inner, outer = MagnitudePruning(OneShot(0.9, at=0), every_n_steps=1), pruning()
-        found = search(trial_callbacks=[inner])
+        found = search(trial={"callbacks": [inner]})
         fit(tmp_path, found, outer)
         assert outer.schedule == CubicSparsity(found.best_architecture["prune.sparsity"], end=0.5)
         assert inner.schedule == OneShot(0.9, at=0)
         with pytest.raises(SpaceError, match=r"`prune.at`"):
-            fit(tmp_path / "2", search({"prune.at": Float(0.0, 0.5)}, trial_callbacks=[inner]), outer)
+            fit(tmp_path / "2", search({"prune.at": Float(0.0, 0.5)}, trial={"callbacks": [inner]}), outer)
 
     def test_a_checkpoint_of_the_outer_fit_carries_it(self, tmp_path: Path) -> None:
         outer, found = pruning(), search()
@@ -303,7 +307,7 @@ class TestTheWinner:
     def test_a_second_search_with_the_same_callbacks(self, tmp_path: Path) -> None:
         outer, found = pruning(), search({**SPACE, "width": Int(8, 24)}, n_trials=2)
         fit(tmp_path, found, outer)
-        again = search(n_trials=2, seed=1, study_name="again")
+        again = search(n_trials=2, seed=1, study={"name": "again"})
         module = fit(tmp_path, again, outer)
         assert zeros(module) == pytest.approx(again.best_architecture["prune.sparsity"], abs=0.01)
 
@@ -328,18 +332,18 @@ class TestTheScore:
             return super()._loss(batch)
 
     def test_is_of_the_pruned_net(self, tmp_path: Path) -> None:
-        found = search(trial_trainer={"max_epochs": 6})
+        found = search(trial={"trainer": {"max_epochs": 6}})
         fit(tmp_path, found, pruning(), module=self.Telling(dropout=0.0), max_epochs=1)
-        for trial in found.study.trials:
+        for trial in found.optuna_study.trials:
             assert trial.value == pytest.approx(trial.params["prune.sparsity"], abs=0.01)
             assert list(trial.intermediate_values) == [2, 3, 4, 5]  # the schedule ends with the third of six epochs
-        saved = checkpoint(found.study)
+        saved = checkpoint(found.optuna_study)
         assert zeros(saved["state_dict"]) == pytest.approx(found.best_score)
 
     def test_a_training_metric_is_of_epochs_that_began_pruned(self, tmp_path: Path) -> None:
-        found = search(monitor="train_sparsity", trial_trainer={"max_epochs": 6})
+        found = search(monitor="train_sparsity", trial={"trainer": {"max_epochs": 6}})
         fit(tmp_path, found, pruning(), module=self.Telling(dropout=0.0), max_epochs=1)
-        for trial in found.study.trials:
+        for trial in found.optuna_study.trials:
             assert list(trial.intermediate_values) == [3, 4, 5]
             assert trial.value == pytest.approx(trial.params["prune.sparsity"], abs=0.01)
 
@@ -356,18 +360,18 @@ class TestTheScore:
         ids=lambda callback: type(callback).__name__,
     )
     def test_whatever_prunes(self, tmp_path: Path, callback: Any) -> None:
-        found = search({"width": Int(8, 24)}, trial_callbacks=[callback], n_trials=1)
+        found = search({"width": Int(8, 24)}, trial={"callbacks": [callback]}, n_trials=1)
         fit(tmp_path, found, module=self.Telling(dropout=0.0), max_epochs=1)
-        [trial] = found.study.trials
+        [trial] = found.optuna_study.trials
         last = max(trial.intermediate_values)
         assert trial.value == trial.intermediate_values[last]
 
     def test_a_trial_that_ends_before_its_schedule_is_a_failure_with_a_reason(self, tmp_path: Path) -> None:
         stopping = EarlyStopping("val_loss", patience=1, min_delta=1e9)
-        found = search(trial_callbacks=[stopping], trial_trainer={"max_epochs": 8})
+        found = search(trial={"callbacks": [stopping], "trainer": {"max_epochs": 8}})
         with pytest.raises(SearchError, match=r"3 x none of the 2 values of `val_loss` counts: MagnitudePruning"):
             fit(tmp_path, found, pruning())
-        assert [len(t.intermediate_values) for t in found.study.trials] == [0] * 3
+        assert [len(t.intermediate_values) for t in found.optuna_study.trials] == [0] * 3
 
     def test_a_moment_after_the_trial_is_a_failure_with_a_reason(self, tmp_path: Path) -> None:
         with pytest.raises(SearchError, match=r"Expected `at` within the fit's 12 optimizer steps, got Step\(60\)"):
@@ -377,18 +381,18 @@ class TestTheScore:
         stop = optuna.pruners.ThresholdPruner(lower=0.4)  # a dense net would be stopped
         found = search(pruner=stop)
         fit(tmp_path, found, pruning(), module=self.Telling(dropout=0.0), max_epochs=1)
-        assert [t.state.name for t in found.study.trials] == ["COMPLETE"] * 3
+        assert [t.state.name for t in found.optuna_study.trials] == ["COMPLETE"] * 3
 
     def test_folds(self, tmp_path: Path) -> None:
         found = search(folds=2)
         fit(tmp_path, found, pruning(), module=self.Telling(dropout=0.0), max_epochs=1)
-        for trial in found.study.trials:
+        for trial in found.optuna_study.trials:
             assert trial.user_attrs["fold_scores"] == pytest.approx([trial.params["prune.sparsity"]] * 2, abs=0.01)
 
     def test_size_is_of_the_dense_module_and_measured_once_a_width(self, tmp_path: Path) -> None:
         found = search({"width": [8, 16], "prune.sparsity": Float(0.5, 0.9)}, n_trials=4)
         fit(tmp_path, found, pruning(), max_epochs=1)
-        assert {t.user_attrs["params"] for t in found.study.trials} <= {6 * 8 + 1, 6 * 16 + 1}
+        assert {t.user_attrs["params"] for t in found.optuna_study.trials} <= {6 * 8 + 1, 6 * 16 + 1}
 
 
 class TestResume:
@@ -402,17 +406,17 @@ class TestResume:
                     raise KeyboardInterrupt
 
         space = {**SPACE, "prune.criterion": ["magnitude", "gradient", "random"]}
-        options = {"n_trials": 2, "trial_trainer": {"max_epochs": 6}, "after": "stop"}
+        options = {"n_trials": 2, "trial": {"trainer": {"max_epochs": 6}}, "after": "stop"}
         whole = search(space, **options)
         expected = fit(tmp_path / "whole", whole, pruning())
         with pytest.raises(SystemExit):
-            fit(tmp_path / "cut", search(space, **options, trial_callbacks=[Interrupt()]), pruning())
+            fit(tmp_path / "cut", search(space, **options, trial={"callbacks": [Interrupt()]}), pruning())
         assert list((tmp_path / "cut").rglob("last.ckpt"))
-        again = search(space, **options, trial_callbacks=[Interrupt()])
+        again = search(space, **options, trial={"callbacks": [Interrupt()]})
         module = fit(tmp_path / "cut", again, pruning())
-        assert [t.value for t in again.study.trials] == [t.value for t in whole.study.trials]
-        assert [t.intermediate_values for t in again.study.trials] == [
-            t.intermediate_values for t in whole.study.trials
+        assert [t.value for t in again.optuna_study.trials] == [t.value for t in whole.optuna_study.trials]
+        assert [t.intermediate_values for t in again.optuna_study.trials] == [
+            t.intermediate_values for t in whole.optuna_study.trials
         ]
         assert all(torch.equal(a, b) for a, b in zip(module.parameters(), expected.parameters(), strict=True))
 
@@ -425,19 +429,19 @@ class TestResume:
     def test_a_wider_range_of_sparsities_keeps_its_trials(self, tmp_path: Path) -> None:
         first = search(n_trials=1)
         fit(tmp_path, first, pruning(), max_epochs=1)
-        trained = first.study.trials[0].params
+        trained = first.optuna_study.trials[0].params
         wider = search({**SPACE, "prune.sparsity": Float(0.5, 0.95)}, n_trials=2)
         fit(tmp_path, wider, pruning(), max_epochs=1)
-        assert [trial.params == trained for trial in wider.study.trials] == [True, False]
+        assert [trial.params == trained for trial in wider.optuna_study.trials] == [True, False]
 
 
 @pytest.mark.parametrize("strategy", ["bayesian", "genetic"])
 def test_every_strategy(tmp_path: Path, strategy: str) -> None:
     outer = pruning()
     space = {**SPACE, "prune.scope": ["global", "erk"]}
-    found = search(space, strategy=strategy, n_trials=12, trial_trainer={"max_epochs": 2})
+    found = search(space, sampler=strategy, n_trials=12, trial={"trainer": {"max_epochs": 2}})
     module = fit(tmp_path, found, outer)
-    assert len([t for t in found.study.trials if t.value is not None]) >= 12
+    assert len([t for t in found.optuna_study.trials if t.value is not None]) >= 12
     assert zeros(module) == pytest.approx(found.best_architecture["prune.sparsity"], abs=0.01)
 
 

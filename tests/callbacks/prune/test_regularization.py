@@ -551,7 +551,7 @@ def test_a_copied_module_has_no_trace(tmp_path: Path) -> None:
 
 def test_module_that_a_search_rebuilds(tmp_path: Path) -> None:
     search = ArchitectureSearch(
-        {"width": [3, 5]}, monitor="val_loss", n_trials=2, strategy="random", trial_trainer={"max_epochs": 1}
+        {"width": [3, 5]}, monitor="val_loss", n_trials=2, sampler="random", trial={"trainer": {"max_epochs": 1}}
     )
     module = nets.Net(width=9, dropout=0.0, lr=0.1)
     trainer = nets.trainer(tmp_path, search, L1Regularization(100.0))

@@ -26,7 +26,7 @@ def pretrained() -> dict[str, torch.Tensor]:
 def search(folder: Path, **options: Any) -> ArchitectureSearch:
     space = {"lr": {"low": 1e-3, "high": 1e-1, "log": True}, "dropout": [0.0, 0.1]}
     return ArchitectureSearch(
-        space, monitor="val_loss", n_trials=2, strategy="random", directory=folder / "search", **options
+        space, monitor="val_loss", n_trials=2, sampler="random", study={"directory": folder / "search"}, **options
     )
 
 
@@ -52,7 +52,7 @@ def test_as_a_trial_callback(tmp_path: Path) -> None:
             self.starts.append(all(torch.equal(p, pretrained()[name]) for name, p in self.named_parameters()))
 
     transfer = TransferLearning(pretrained(), strategy="linear_probe")
-    callback = search(tmp_path, trial_callbacks=[transfer], after="stop")
+    callback = search(tmp_path, trial={"callbacks": [transfer]}, after="stop")
     module = Watched(8, layers=LAYERS)
     nets.trainer(tmp_path, callback, max_epochs=1).fit(module, *nets.loaders())
     assert Watched.starts == [True, True]
@@ -62,6 +62,6 @@ def test_as_a_trial_callback(tmp_path: Path) -> None:
 
 def test_candidates_that_the_checkpoint_does_not_fit_fail_with_the_reason(tmp_path: Path) -> None:
     transfer = TransferLearning({"conv.weight": torch.zeros(3, 3)})
-    callback = search(tmp_path, trial_callbacks=[transfer])
+    callback = search(tmp_path, trial={"callbacks": [transfer]})
     with pytest.raises(Exception, match="names that source and module share"):
         nets.trainer(tmp_path, callback, max_epochs=1).fit(Net(8, layers=LAYERS), *nets.loaders())

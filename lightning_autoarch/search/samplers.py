@@ -1,4 +1,4 @@
-"""The strategies that have a name."""
+"""The samplers that have a name."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from optuna.samplers import BaseSampler, NSGAIISampler
 
 from lightning_autoarch.search.space import Architecture, SearchSpace
 
-STRATEGIES = ("random", "bayesian", "genetic")
+SAMPLERS = ("random", "bayesian", "genetic")
 
 MODULES_BUILT = 16  # to propose one; each takes a module's `__init__` and a walk over it, 1 to 2 ms for a small net
 POPULATION = 10  # NSGA-II's own 50 would make a search of 40 trials purely random
 
 
 def named_sampler(
-    strategy: str,
+    name: str,
     space: SearchSpace,
     features: Callable[[Architecture], dict[str, float]],
     feasible: Callable[[Architecture], bool],
     seed: int,
 ) -> BaseSampler:
-    """The sampler of a strategy; each draws from (seed, trial number), so that a restart changes nothing."""
+    """The sampler of this name; each draws from (seed, trial number), so that a restart changes nothing."""
     from lightning_autoarch.search.sampler import BayesianSampler, RandomArchitectureSampler, SeededByTrial
 
-    if strategy == "random":
+    if name == "random":
         return RandomArchitectureSampler(space, feasible, seed)
-    if strategy == "genetic":
+    if name == "genetic":
         return SeededByTrial(lambda drawn: NSGAIISampler(population_size=POPULATION, seed=drawn), seed)
     return BayesianSampler(
         space=space, features=features, feasible=feasible, seed=seed, max_feature_calls=MODULES_BUILT
