@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         StructureError,
         TracingError,
         TransferError,
+        UnsupportedVersionError,
     )
     from lightning_autoarch.prune.load import load_pruned
     from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, OneShot, Step
@@ -61,7 +62,7 @@ _PUBLIC = {
     "lightning_autoarch.callbacks.transfer.learning": "TransferLearning",
     "lightning_autoarch.core.errors": (
         "AutoArchError CheckpointError PruneTypeError PruneValueError SearchError "
-        "SpaceError SpaceExhausted StructureError TracingError TransferError"
+        "SpaceError SpaceExhausted StructureError TracingError TransferError UnsupportedVersionError"
     ),
     "lightning_autoarch.prune.load": "load_pruned",
     "lightning_autoarch.prune.schedule": "ConstantSparsity CubicSparsity IterativeSparsity OneShot Step",
@@ -114,6 +115,7 @@ __all__ = [
     "TransferError",
     "TransferLearning",
     "TrialConfig",
+    "UnsupportedVersionError",
     "__version__",
     "choose",
     "cross_validate",

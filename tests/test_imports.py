@@ -1,6 +1,8 @@
 """Who may import whom, read from the source; and what importing the package does not do.
 
 cli, demo, report -> callbacks -> training -> search | prune | transfer -> structure | reading -> core
+
+`seam` is beside these: it imports only core, Lightning and Optuna, and `search` may import its part for Optuna.
 """
 
 from __future__ import annotations
@@ -21,15 +23,16 @@ PACKAGE = "lightning_autoarch"
 ROOT = Path(lightning_autoarch.__file__).parent
 
 # Each part of the package and the parts that it may import. A part is a folder, or a file beside __init__.py.
-BELOW_CALLBACKS = {"training", "search", "prune", "transfer", "structure", "reading", "core"}
+BELOW_CALLBACKS = {"training", "seam", "search", "prune", "transfer", "structure", "reading", "core"}
 PARTS = {
     "core": set(),
+    "seam": {"core"},
     "structure": {"core"},
     "reading": {"core"},
-    "search": {"core"},  # needs no structure
+    "search": {"seam", "core"},  # needs no structure
     "prune": {"structure", "reading", "core"},
     "transfer": {"structure", "reading", "core"},
-    "training": {"search", "prune", "transfer", "structure", "reading", "core"},
+    "training": {"seam", "search", "prune", "transfer", "structure", "reading", "core"},
     "callbacks": BELOW_CALLBACKS,
     "report": {"callbacks"} | BELOW_CALLBACKS,
     "demo": {"callbacks", "report", ""} | BELOW_CALLBACKS,
@@ -41,14 +44,25 @@ PARTS = {
 
 # Libraries and the compiled extension, and the only places that may import them, with all that is in a place.
 PLACES = {
-    "lightning": {"callbacks", "training", "cli", "demo"},
+    "lightning": {"callbacks", "training", "cli", "demo", "seam.lightning", "seam.lightning_cli"},
     "pytorch_lightning": set(),
     "botorch": {"search.surrogate", "search.acquisition"},
     "gpytorch": {"search.surrogate", "search.acquisition"},
     "linear_operator": {"search.surrogate", "search.acquisition"},
-    "optuna": {"search", "training", "callbacks.search", "callbacks.search_config", "callbacks.search_fit", "report"},
+    "optuna": {
+        "search",
+        "training",
+        "callbacks.search",
+        "callbacks.search_config",
+        "callbacks.search_fit",
+        "report",
+        "seam.optuna",
+    },
     "peft": {"callbacks.transfer.lora", "callbacks.transfer.merged"},
     "lightning_autoarch._C": {"prune._ops"},
+    "lightning_autoarch.seam.lightning": {"training", "callbacks", "cli", "seam"},
+    "lightning_autoarch.seam.lightning_cli": {"cli"},
+    "lightning_autoarch.seam.optuna": {"training", "search", "callbacks", "cli", "report"},
 }
 
 HEAVY = ("botorch", "gpytorch", "sklearn", "plotly", "pandas")

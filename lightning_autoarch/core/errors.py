@@ -45,6 +45,10 @@ class TransferError(AutoArchError, ValueError):
     """Weights cannot be taken over as asked; the module is as it was."""
 
 
+class UnsupportedVersionError(AutoArchError, RuntimeError):
+    """The installed Lightning or Optuna lacks something of its own that this package relies on."""
+
+
 def shown(value: object, limit: int = 120) -> str:
     """A name or a value of a file, study or config as it may be in a message.
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lightning_autoarch.seam.optuna import is_enqueued
 from lightning_autoarch.search.adoption import Placement
 from lightning_autoarch.search.leaderboard import (
     Fate,
@@ -84,7 +85,7 @@ def origin_of(trial: FrozenTrial) -> str:
     """Where the architecture came from: `random`, `bayesian`, `enqueued`; empty where that is not known."""
     proposal = trial.system_attrs.get("autoarch:proposal")
     proposed = proposal.get("origin", "") if isinstance(proposal, Mapping) else ""
-    if "fixed_params" in trial.system_attrs:  # Optuna's mark of an enqueued trial
+    if is_enqueued(trial):
         proposed = "enqueued"
     return str(trial.user_attrs.get("origin") or proposed)
 

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from lightning_autoarch.seam.optuna import contains
 from lightning_autoarch.search.parameters import on_grid
 
 Rows = NDArray[np.float64]  # (n, number of parameters)
@@ -83,7 +84,7 @@ class Column:
     def contains(self, value: Any) -> bool:
         """Whether it is a choice, or lies in the range and on its grid; without, `code` would move it."""
         try:
-            return self.distribution._contains(self.distribution.to_internal_repr(value))
+            return contains(self.distribution, value)
         except (ArithmeticError, TypeError, ValueError):  # no such choice, or no number
             return False
 

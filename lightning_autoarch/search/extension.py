@@ -25,6 +25,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_autoarch.core.errors import SearchError, SpaceError
+from lightning_autoarch.seam.optuna import copy_system_attrs, storage_of
 from lightning_autoarch.search.adoption import PARAMS, is_imported, point_of
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.space import Flat, SearchSpace
@@ -115,10 +116,9 @@ def extend(study: optuna.Study, space: SearchSpace, known: Mapping[str, Any]) ->
         space: the new one.
         known: values that parameters had while they were not in the space.
     """
-    storage, name = study._storage, study.study_name
+    storage, name = storage_of(study), study.study_name
     made = optuna.create_study(storage=storage, study_name=name + _COPY, directions=study.directions)
-    for key, value in storage.get_study_system_attrs(study._study_id).items():
-        storage.set_study_system_attr(made._study_id, key, value)
+    copy_system_attrs(study, made)
     for key, value in study.user_attrs.items():
         made.set_user_attr(key, value)
     made.add_trials(converted(trial, space, known) for trial in study.get_trials(deepcopy=False))

@@ -20,6 +20,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_autoarch.core.errors import SearchError, SpaceExhausted
+from lightning_autoarch.seam.optuna import fixed_params
 from lightning_autoarch.search.encoding import Column, Encoding, NodeLike
 from lightning_autoarch.search.inferred import infer_nodes
 from lightning_autoarch.search.observations import Flat, FlatKey, flat_key
@@ -66,7 +67,7 @@ class ArchitectureSampler(BaseSampler):
         trials = earlier_trials(study, trial)
         encoding, rng = Encoding(self._nodes(trials)), generator(self.seed, trial.number)
         flat = self._propose(study, trial, trials, encoding, rng)
-        return with_fixed(encoding, flat, trial.system_attrs.get("fixed_params", {}), rng)
+        return with_fixed(encoding, flat, fixed_params(trial), rng)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial
 
 from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.core.schema import Mismatch, real, record, sequence, text
+from lightning_autoarch.seam.optuna import set_system_attr
 from lightning_autoarch.search.encoding import Encoding
 from lightning_autoarch.search.observations import (
     Flat,
@@ -116,7 +117,7 @@ class BayesianSampler(ArchitectureSampler):
         if flat is None:
             flat = self.random_new(encoding, seen.seen, rng)
             proposal = {**proposal, "origin": "random"}
-        study._storage.set_trial_system_attr(trial._trial_id, PROPOSAL, proposal)
+        set_system_attr(study, trial, PROPOSAL, proposal)
         return flat
 
     def _bayesian(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import warnings
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_autoarch.core.errors import SearchError
+from lightning_autoarch.seam.optuna import ask, is_stale, reopened
 from lightning_autoarch.search.adoption import Placement, is_imported
 from lightning_autoarch.search.leaderboard import fate, real
 from lightning_autoarch.search.owner import Owner
@@ -86,11 +86,11 @@ class Ledger:
             running = [trial for trial in trials if trial.state == TrialState.RUNNING]
             dead = next((trial for trial in running if self._is_dead(trial)), None)
             if dead is not None:
-                trial, begun = optuna.Trial(self.study, dead._trial_id), True
+                trial, begun = reopened(self.study, dead), True
             elif len(self.finished(trials)) + len(running) >= n_trials:
                 return None
             else:
-                trial, begun = self._ask(), False
+                trial, begun = ask(self.study), False
             trial.set_user_attr("owner", vars(Owner.myself()))
         return trial, begun
 
@@ -156,11 +156,6 @@ class Ledger:
     def _counts(self, trial: FrozenTrial) -> bool:
         return counts(trial) and trial.number not in self._retried
 
-    def _ask(self) -> optuna.Trial:
-        with warnings.catch_warnings():  # Optuna expects heartbeats in `Study.optimize` alone; `heartbeat` beats here
-            warnings.filterwarnings("ignore", "Heartbeat of storage")
-            return self.study.ask()
-
     def _is_dead(self, trial: FrozenTrial) -> bool:
         owner = trial.user_attrs.get("owner")
         if owner is None:
@@ -168,21 +163,8 @@ class Ledger:
         known = Owner.of(owner)
         gone = None if known is None else known.is_gone()
         if gone is None:
-            return trial._trial_id in self._without_heartbeat()
+            return is_stale(self.study, trial)
         return gone
-
-    def _without_heartbeat(self) -> list[int]:
-        storage = self.study._storage
-        if not optuna.storages._heartbeat.is_heartbeat_enabled(storage):
-            return []
-        stale: list[int] = storage._get_stale_trial_ids(self.study._study_id)  # type: ignore[attr-defined]
-        return stale
-
-    @contextlib.contextmanager
-    def heartbeat(self, trial: optuna.Trial) -> Iterator[None]:
-        """Beat for a trial while it is worked on, where the storage has a heartbeat."""
-        with optuna.storages._heartbeat.get_heartbeat_thread(trial._trial_id, self.study._storage):
-            yield
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_autoarch.core.errors import SearchError, SpaceError, SpaceExhausted, shown
+from lightning_autoarch.seam.optuna import heartbeat, is_enqueued, stop_redirected, stored
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.search.storage_errors import storage_errors_translated
@@ -93,12 +94,8 @@ class SearchLoop:
 
     def run(self) -> None:
         """Work until trials or time run out, or nothing is left to try."""
-        self._ledger.study.stop = self._stop  # type: ignore[method-assign]
-        try:
-            with _cheap_collections(), storage_errors_translated():
-                self._run()
-        finally:
-            del self._ledger.study.stop
+        with stop_redirected(self._ledger.study, self._stop), _cheap_collections(), storage_errors_translated():
+            self._run()
 
     def _stop(self) -> None:
         self._stopped = True
@@ -110,7 +107,7 @@ class SearchLoop:
                 return
             trial, _ = claimed
             try:
-                with self._ledger.heartbeat(trial):
+                with heartbeat(trial):
                     self._work_on(trial)
             except SpaceExhausted as exhausted:
                 self._ledger.mark_refused(trial, str(exhausted))
@@ -165,8 +162,8 @@ class SearchLoop:
         Raises:
             SpaceError: what is fixed is none of the space.
         """
-        stored = self._ledger.study._storage.get_trial(trial._trial_id)
-        fixed = bool(stored.params) or "fixed_params" in stored.system_attrs
+        given = stored(trial)
+        fixed = bool(given.params) or is_enqueued(given)
         try:
             architecture = self._ledger.space.suggest(trial)
         except SpaceExhausted:
@@ -315,7 +312,7 @@ class _Reporting:
 
     def __init__(self, trial: optuna.Trial, observer: Observer) -> None:
         self._trial, self._observer = trial, observer
-        self._known = set(trial.study._storage.get_trial(trial._trial_id).intermediate_values)
+        self._known = set(stored(trial).intermediate_values)
         self._prunes = not isinstance(trial.study.pruner, optuna.pruners.NopPruner)
         self.error: Exception | None = None
 

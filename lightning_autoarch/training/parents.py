@@ -15,6 +15,7 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from lightning_autoarch.core.errors import SearchError
+from lightning_autoarch.seam.optuna import set_user_attr
 from lightning_autoarch.search.encoding import Encoding
 from lightning_autoarch.search.leaderboard import real
 from lightning_autoarch.search.space import Architecture
@@ -57,8 +58,7 @@ class Parents:
         kept = self._ledger.ranking(list(trials.values()))[: self._keep_top_k]
         candidates = [trial for trial in kept if self._checkpoint(trial) is not None]
         chosen = self._chosen(candidates, architecture) if candidates else None
-        storage = self._ledger.study._storage
-        storage.set_trial_user_attr(trials[number]._trial_id, "parent", None if chosen is None else chosen.number)
+        set_user_attr(self._ledger.study, trials[number], "parent", None if chosen is None else chosen.number)
         return None if chosen is None else self._parent(chosen)
 
     def _chosen(self, candidates: Sequence[FrozenTrial], architecture: Architecture) -> FrozenTrial:

@@ -60,7 +60,7 @@ def patch(owner: Any, name: str, n: int, after: bool = False) -> Callable[[], No
 
 
 MOMENTS: dict[str, Callable[[], None]] = {
-    "after a trial was asked for, before it has an owner": patch(study_file.Ledger, "_ask", 3, after=True),
+    "after a trial was asked for, before it has an owner": patch(study_file, "ask", 3, after=True),
     "between two parameters of an architecture": patch(optuna.Trial, "suggest_categorical", 4, after=True),
     "in the middle of an epoch": patch(nets.Net, "training_step", 20),
     "while a checkpoint is being replaced": patch(recorder.os, "replace", 12),

@@ -15,6 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 from lightning_autoarch import Categorical, Float, Int, Repeat, SearchError, SearchSpace
+from lightning_autoarch.seam.optuna import ask, heartbeat
 from lightning_autoarch.search import extension
 from lightning_autoarch.search.opening import open_study
 from lightning_autoarch.search.owner import Owner
@@ -39,10 +40,6 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
 def opened(storage: Any, space: SearchSpace = SPACE, monitor: str = "loss", mode: str = "min") -> optuna.Study:
     sampler = optuna.samplers.RandomSampler(seed=0)
     return open_study(storage, "s", space, monitor, mode, sampler, optuna.pruners.NopPruner())
-
-
-def ask(study: optuna.Study) -> optuna.Trial:
-    return Ledger(study, SPACE, None)._ask()
 
 
 def finish(ledger: Ledger, trial: optuna.Trial, value: float) -> None:
@@ -88,7 +85,7 @@ def test_another_hosts_trial_waits_for_the_heartbeat(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/study.db")
     ledger = Ledger(opened(storage), SPACE, tmp_path)
     trial, _ = ledger.claim(5)
-    with ledger.heartbeat(trial):
+    with heartbeat(trial):
         trial.set_user_attr("owner", {"host": "elsewhere", "pid": 1, "start": None})
     fresh, begun = ledger.claim(5)
     assert (fresh.number, begun) == (1, False)
