@@ -1,4 +1,7 @@
-"""A fit on two processes, run by test_ddp.py: `python ddp_fit.py KIND FOLDER`. Each rank writes what it ended with."""
+"""Fits on two processes, run by test_ddp.py: `python ddp_fit.py FOLDER KIND...`.
+
+One after the other, as starting two processes takes longer than a fit. Each rank writes what it ended with.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ class Drift(L.Callback):
             pl_module.net[0].weight.data.mul_(torch.linspace(0, 2, 16).unsqueeze(1))
 
 
-def main(kind: str, folder: Path) -> None:
+def fit(kind: str, folder: Path) -> None:
     L.seed_everything(0, verbose=False)
     module = Net(16, layers=[{"width": 16}], dropout=0.0)
     pruning = callback(kind)
@@ -43,8 +46,9 @@ def main(kind: str, folder: Path) -> None:
     )  # fmt: skip
     trainer.fit(module, DataLoader(samples(), batch_size=8))
     masks = {name: mask.unpack() for name, mask in getattr(pruning, "masks", {}).items()}
-    torch.save({"masks": masks, "weights": module.state_dict()}, folder / f"{trainer.global_rank}.pt")
+    torch.save({"masks": masks, "weights": module.state_dict()}, folder / f"{kind}{trainer.global_rank}.pt")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    for kind in sys.argv[2:]:
+        fit(kind, Path(sys.argv[1]))

@@ -15,19 +15,29 @@ SCRIPT = Path(__file__).with_name("ddp_fit.py")
 SUPPORT = Path(__file__).parents[2] / "support"
 
 
-def run(kind: str, folder: Path) -> subprocess.CompletedProcess[str]:
+KINDS = ["magnitude", "random", "rigl", "before", "after"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ddp")
+
+
+@pytest.fixture(scope="module")
+def done(folder: Path) -> subprocess.CompletedProcess[str]:
+    """One launch for all kinds. The last ends it with an error."""
     path = os.pathsep.join([str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-W", "ignore", str(SCRIPT), kind, str(folder)]
+    command = [sys.executable, "-W", "ignore", str(SCRIPT), str(folder), *KINDS, "other"]
     environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=240)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["magnitude", "random", "rigl", "before", "after"])
-def test_every_rank_ends_with_the_same(kind: str, tmp_path: Path) -> None:
-    done = run(kind, tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_rank_ends_with_the_same(kind: str, folder: Path, done: subprocess.CompletedProcess[str]) -> None:
+    files = [folder / f"{kind}{rank}.pt" for rank in (0, 1)]
+    assert all(file.exists() for file in files), done.stderr[-2000:]
+    first, second = (torch.load(file, weights_only=True) for file in files)
     for part in ("masks", "weights"):
         assert first[part].keys() == second[part].keys()
         assert all(torch.equal(first[part][name], second[part][name]) for name in first[part])
@@ -45,7 +55,6 @@ def check(kind: str, state: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_ranks_that_differ_are_seen(tmp_path: Path) -> None:
-    done = run("other", tmp_path)
+def test_ranks_that_differ_are_seen(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode != 0
     assert "MagnitudePruning chose other masks on another rank" in done.stderr
