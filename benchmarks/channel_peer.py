@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_autoarch.prune.cost import cost_of
 from lightning_autoarch.structure import run_on
+from lightning_autoarch.structure.cost import cost_of
 
 RATIOS = (0.25, 0.4, 0.55, 0.7, 0.9)  # the first that is enough, then between it and the one before
 PROBES = 4  # bisections of the ratio

@@ -47,7 +47,7 @@ from lightning_autoarch import (
     load_pruned,
 )
 from lightning_autoarch.core.errors import PruneValueError
-from lightning_autoarch.prune.semi_structured import is_two_of_four, to_semi_structured, why_no_chip
+from lightning_autoarch.training.sparse_kernels import is_two_of_four, to_semi_structured, why_no_chip
 
 CLASSES = 5  # of each of the two tasks
 TRIALS = 4

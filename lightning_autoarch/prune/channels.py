@@ -17,7 +17,6 @@ from torch.optim import Optimizer
 
 from lightning_autoarch.core.errors import PruneValueError, did_you_mean
 from lightning_autoarch.prune.amounts import real
-from lightning_autoarch.prune.cost import Cost, cheap_copy, cost_of, detached_copy
 from lightning_autoarch.prune.cut import Cut, Keep
 from lightning_autoarch.prune.names import plain_name
 from lightning_autoarch.prune.targets import Patterns
@@ -31,6 +30,7 @@ from lightning_autoarch.structure import (
     rehearse,
     remove_channels_,
 )
+from lightning_autoarch.structure.cost import Cost, cheap_copy, cost_of, detached_copy
 
 PROBES = 12  # bisections of the share of units: a 4096th
 ALL = 1.0 - 1e-9  # the share of units with which every group keeps as few as it may

@@ -4,7 +4,7 @@
     .sparse.safetensors       the same, zeros as 1 bit         bits compared, and the output where inputs are known
     .pt2 .onnx                the graph with its weights       output compared
 
-An output agrees when |reloaded - module| <= sqrt(eps) max(1, max |module|), eps of its dtype (`prune.closeness`).
+An output agrees when |reloaded - module| <= sqrt(eps) max(1, max |module|), eps of its dtype (`core.tolerance`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Counted on the meta device, where nothing is computed and no memory is taken; a candidate whose forward looks at values
 is built once more and run. FLOPs are those of torch's `FlopCounterMode`: two per multiply-add, of one forward pass of
-the example (`prune.cost.count_flops`).
+the example (`structure.cost.count_flops`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from lightning_autoarch.core.errors import SearchError
-from lightning_autoarch.prune.cost import count_flops, inputs_on_meta
 from lightning_autoarch.search.space import Architecture, architecture_key
+from lightning_autoarch.structure.cost import count_flops, inputs_on_meta
 from lightning_autoarch.training.data import PREFIX, TrialData, split_architecture
 from lightning_autoarch.training.forward import WAYS, Arguments, call_of_example
 from lightning_autoarch.training.inherit import SILENT

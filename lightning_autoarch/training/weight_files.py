@@ -2,7 +2,7 @@
 
     .pt .pth               torch.save of a dict, loads with weights_only=True
     .safetensors           complete: a tied weight lies under each of its names, as `load_state_dict` expects it
-    .sparse.safetensors    values and 1 bit a weight (`prune.sparse_file`)
+    .sparse.safetensors    values and 1 bit a weight (`training.sparse_file`)
 
 Tensors are saved from the CPU, contiguous and each without the memory around it. Names are those of the module that
 `torch.compile` wraps.
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from lightning_autoarch.core.optional import needed
 from lightning_autoarch.prune.names import plain_name
-from lightning_autoarch.prune.sparse_file import load_sparse, save_sparse
-from lightning_autoarch.prune.state import as_bytes, plain_state
 from lightning_autoarch.training.export_error import ExportError
+from lightning_autoarch.training.plain_state import as_bytes, plain_state
+from lightning_autoarch.training.sparse_file import load_sparse, save_sparse
 
 State = dict[str, Any]  # tensors, and in a .pt what a module's `get_extra_state` gives
 

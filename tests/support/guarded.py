@@ -189,7 +189,7 @@ def _warm() -> None:
     import torch
     import torch.distributed.checkpoint as dcp
 
-    from lightning_autoarch.prune.sparse_file import save_sparse
+    from lightning_autoarch.training.sparse_file import save_sparse
     from lightning_autoarch.transfer import transfer_weights
 
     module = torch.nn.Linear(2, 2)

@@ -17,7 +17,7 @@ from hostile_pickles import STRANGERS, bomb, deep
 from pickling import Call, Global, Raw, code, pickled
 from safetensors.torch import save_file
 
-from lightning_autoarch.prune.sparse_file import save_sparse
+from lightning_autoarch.training.sparse_file import save_sparse
 
 Write = Callable[[Path], Path]
 

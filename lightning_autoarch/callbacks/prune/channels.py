@@ -28,7 +28,6 @@ from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.core.errors import PruneValueError, StructureError
 from lightning_autoarch.core.schema import is_empty
 from lightning_autoarch.prune.channels import Quantity, Reduction, Removed, Selection, check_prunable
-from lightning_autoarch.prune.cost import detached_copy
 from lightning_autoarch.prune.rounds import (
     KEY,
     Rounds,
@@ -43,6 +42,7 @@ from lightning_autoarch.prune.schedule import Moment, Step, check_moment, step_o
 from lightning_autoarch.prune.targets import Patterns
 from lightning_autoarch.prune.units import Norm, UnitScope
 from lightning_autoarch.structure import apply_recipe_, check_carriable
+from lightning_autoarch.structure.cost import detached_copy
 
 
 class ChannelPruning(Callback):

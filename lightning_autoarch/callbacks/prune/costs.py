@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_autoarch.prune.cost import detached_copy, flops_by_density, seconds_of_each
+from lightning_autoarch.structure.cost import detached_copy, flops_by_density, seconds_of_each
 from lightning_autoarch.training.forward import WAYS, call_of_example
 
 PATIENCE_SECONDS = 2.0  # for the forwards of both modules

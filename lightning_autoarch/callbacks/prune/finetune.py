@@ -18,7 +18,7 @@ from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.scores import Scores, validated
 from lightning_autoarch.core.errors import CheckpointError, shown
 from lightning_autoarch.core.optional import MissingPackageError
-from lightning_autoarch.prune.sparse_file import save_sparse
+from lightning_autoarch.training.sparse_file import save_sparse
 from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
 
 MASKS_ARE_NOT_FAST = "Zeros under masks make no forward faster: torch multiplies with them too. They make files small."

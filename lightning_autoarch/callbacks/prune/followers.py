@@ -22,8 +22,8 @@ from torch.optim import Optimizer
 
 from lightning_autoarch.core.errors import PruneValueError, StructureError
 from lightning_autoarch.prune.channels import EVERYTHING, UTMOST, Reduction, Removed, Selection, prune_by_
-from lightning_autoarch.prune.cost import detached_copy
 from lightning_autoarch.structure import Calls, ModuleCall, apply_recipe_, left_as_it_was, run_on
+from lightning_autoarch.structure.cost import detached_copy
 
 MOST = 1024  # numbers of a parameter that are compared
 Pairs = dict[str, str]  # path of what follows -> path of what it follows

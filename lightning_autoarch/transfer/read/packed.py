@@ -1,7 +1,7 @@
 """Sparse checkpoints of this package as a source: `.sparse.safetensors`, values and 1 bit a weight.
 
-`prune/sparse_file.py` describes the format and writes it. A file is data of anybody: what its description says is held
-against the tensors that lie there before anything of that size is made, so it makes at most 64 times its own size.
+`training/sparse_file.py` describes the format and writes it. A file may come from anybody: its description is compared
+with the tensors in it before memory of that size is allocated, at most 64 times the size of the file.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from guarded import Case, Guard, Outcome
 from torch import nn
 
 from lightning_autoarch.prune.load import load_pruned
-from lightning_autoarch.prune.sparse_file import load_sparse
+from lightning_autoarch.training.sparse_file import load_sparse
 from lightning_autoarch.transfer import read_checkpoint, transfer_weights
 
 Write = Callable[[Path], Path]

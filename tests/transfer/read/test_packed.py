@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lightning_autoarch.core.errors import CheckpointError
-from lightning_autoarch.prune.sparse_file import load_sparse, save_sparse
+from lightning_autoarch.training.sparse_file import load_sparse, save_sparse
 from lightning_autoarch.transfer import read_checkpoint, transfer_weights
 
 pytest.importorskip("safetensors", reason="safetensors is not installed")

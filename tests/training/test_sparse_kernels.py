@@ -18,8 +18,9 @@ from weight_lists import generator
 
 from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.core.tolerance import allowed, difference
-from lightning_autoarch.prune import apply_masks_, nm_masks, semi_structured
-from lightning_autoarch.prune.semi_structured import is_two_of_four, to_semi_structured
+from lightning_autoarch.prune import apply_masks_, nm_masks
+from lightning_autoarch.training import sparse_kernels
+from lightning_autoarch.training.sparse_kernels import is_two_of_four, to_semi_structured
 
 
 def masked_(module: nn.Module) -> nn.Module:
@@ -43,7 +44,7 @@ def chip(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
         seen.append(dense)
         return unpacked(*packed(dense))
 
-    monkeypatch.setattr(semi_structured, "why_no_chip", lambda device: "")
+    monkeypatch.setattr(sparse_kernels, "why_no_chip", lambda device: "")
     monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", convert)
     return seen
 

@@ -50,7 +50,7 @@ from lightning_autoarch.core.errors import PruneTypeError, PruneValueError, show
 from lightning_autoarch.core.files import staged
 from lightning_autoarch.core.optional import needed
 from lightning_autoarch.prune.mask import BitMask, words_size
-from lightning_autoarch.prune.state import as_bytes, plain_state
+from lightning_autoarch.training.plain_state import as_bytes, plain_state
 
 VERSION = 1
 KEY = "sparse"

@@ -17,8 +17,9 @@ from weight_lists import generator
 
 from lightning_autoarch.core.errors import AutoArchError, PruneTypeError, PruneValueError
 from lightning_autoarch.core.optional import MissingPackageError
-from lightning_autoarch.prune import prune_, sparse_file
-from lightning_autoarch.prune.sparse_file import load_sparse, save_sparse
+from lightning_autoarch.prune import prune_
+from lightning_autoarch.training import sparse_file
+from lightning_autoarch.training.sparse_file import load_sparse, save_sparse
 
 safetensors = pytest.importorskip("safetensors", reason="safetensors is not installed")
 from safetensors.torch import load_file, save_file  # noqa: E402
