@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
-from lightning_autoarch.prune.layout import merged_layout
-from lightning_autoarch.prune.weights import check
-from lightning_autoarch.prune.written import operation
+from lightning_autoarch.prune.memory import merged_layout
+from lightning_autoarch.prune.operation import operation
+from lightning_autoarch.prune.tensors import check
 
 # A search needs no extension, so a missing or broken one is an error where it is called for, not here.
 try:

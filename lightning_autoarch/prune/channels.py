@@ -16,11 +16,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_autoarch.core.errors import PruneValueError, did_you_mean
-from lightning_autoarch.prune.amounts import real
-from lightning_autoarch.prune.cut import Cut, Keep
-from lightning_autoarch.prune.names import plain_name
-from lightning_autoarch.prune.targets import Patterns
-from lightning_autoarch.prune.units import Norm, UnitScope, unit_scores
+from lightning_autoarch.prune.counts import as_number
+from lightning_autoarch.prune.targets import Patterns, plain_name
+from lightning_autoarch.prune.units import Cut, Keep, Norm, UnitScope, unit_scores
 from lightning_autoarch.structure import (
     ChannelGraph,
     ChannelGroup,
@@ -56,7 +54,7 @@ class Reduction:
     of: Quantity = "channels"
 
     def __post_init__(self) -> None:
-        if not 0 < real(self.ratio, "ratio") < 1:
+        if not 0 < as_number(self.ratio, "ratio") < 1:
             raise PruneValueError(f"Expected `ratio`, the share that is removed, in (0, 1), got {self.ratio}.")
         if self.of not in QUANTITIES:
             raise PruneValueError(f"Expected `of` to be one of {', '.join(QUANTITIES)}, got {self.of!r}.")

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
-from lightning_autoarch.prune.amounts import real
+from lightning_autoarch.prune.counts import as_number
 
 OutputLoss = Callable[[Any, Any], Tensor]  # of the student's output and the teacher's
 Kind = Literal["auto", "kl", "mse"]
@@ -95,7 +95,7 @@ def check_temperature(temperature: object) -> float:
     Raises:
         PruneTypeError, PruneValueError: it is none.
     """
-    number = real(temperature, "temperature")
+    number = as_number(temperature, "temperature")
     if not 0 < number < float("inf"):
         raise PruneValueError(f"Expected `temperature` > 0 and finite, got {number}.")
     return number

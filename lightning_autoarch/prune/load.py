@@ -2,16 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from lightning_autoarch.core.errors import CheckpointError, PruneTypeError, PruneValueError, shown
-from lightning_autoarch.core.schema import Mismatch, data, mapping
-from lightning_autoarch.prune.rounds import all_rounds, catch_up_, rounds_of
+from lightning_autoarch.core.errors import CheckpointError, PruneTypeError, PruneValueError, StructureError, shown
+from lightning_autoarch.core.schema import VERSION, Mismatch, Schema, data, is_empty, mapping, sequence
 from lightning_autoarch.reading.weights import read_with_weights
+from lightning_autoarch.structure import apply_recipe_
+from lightning_autoarch.structure.recipe import RECIPE, chain_recipes
+
+# Rounds: a module that lost channels several times, and the recipes of them all in order.
+#
+# A recipe is for the shapes that the one before left. So every checkpoint of `ChannelPruning` has the earlier ones too,
+# in whichever fit and by whichever callback they were made, and what a module lacks of them can be applied to it.
+
+
+KEY = "lightning_autoarch.ChannelPruning"  # in checkpoints; a name follows where a Trainer has two
+SCHEMA = Schema("ChannelPruning", 1, {"recipe": RECIPE}, {"earlier": sequence(RECIPE)})
+MOST_UNORDERED = 4  # states that say nothing of each other, of which each order is tried
+
+Recipe = Mapping[str, Any]
+Rounds = tuple[Recipe, ...]
+
+_LOST: WeakKeyDictionary[nn.Module, Rounds] = WeakKeyDictionary()
+
+
+def rounds_of(module: nn.Module) -> Rounds:
+    """What this object lost so far, by `ChannelPruning` or `load_pruned`; a copy of it knows nothing of that."""
+    return _LOST.get(module, ())
+
+
+def add_round(module: nn.Module, recipe: Recipe) -> None:
+    """Note what was just removed."""
+    _LOST[module] = (*rounds_of(module), recipe)
+
+
+def state_of(rounds: Rounds) -> dict[str, Any]:
+    """The state of a callback whose round is the last of these."""
+    if not rounds:
+        return {}
+    earlier = {"earlier": list(rounds[:-1])} if len(rounds) > 1 else {}
+    return {VERSION: SCHEMA.version, "recipe": rounds[-1], **earlier}
+
+
+def rounds_in(state: object) -> Rounds:
+    """Of the state of one callback.
+
+    Raises:
+        CheckpointError: it is not well formed.
+    """
+    checked = SCHEMA.read(state)
+    return (*checked.get("earlier", ()), checked["recipe"])
+
+
+def all_rounds(states: object) -> Rounds:
+    """Of the callbacks' states in a checkpoint; none where no channels were removed.
+
+    Raises:
+        CheckpointError: a state is not well formed.
+        PruneValueError: the recipes do not follow one another.
+    """
+    found = states.items() if isinstance(states, Mapping) else ()
+    kin = [state for key, state in found if isinstance(key, str) and (key == KEY or key.startswith(f"{KEY}."))]
+    chains = [rounds_in(state) for state in kin if not is_empty(state)]
+    longest = max(chains, key=len, default=())
+    if all(longest[: len(chain)] == chain for chain in chains):
+        return longest
+    for order in itertools.permutations(chains[:MOST_UNORDERED]):  # of before states had the earlier ones
+        rounds = tuple(itertools.chain(*order))
+        if len(chains) <= MOST_UNORDERED and _follow(rounds):
+            return rounds
+    raise PruneValueError(
+        f"Expected recipes of which each follows another, got {len(chains)} states of ChannelPruning that are not of "
+        "one module: give the right one as `recipe=`."
+    )
+
+
+def catch_up_(module: nn.Module, rounds: Rounds, *copies: nn.Module) -> None:
+    """Remove what the module did not lose yet of these rounds.
+
+    Args:
+        module: in place.
+        rounds: all of them, from the dense module on.
+        copies: that are as large as the module is, such as averages of it.
+
+    Raises:
+        PruneValueError: the module lost other channels.
+        StructureError: the recipes are of another architecture; the modules are as before then.
+    """
+    done = rounds_of(module)
+    if rounds[: len(done)] != done:
+        raise PruneValueError(
+            f"Expected a {type(module).__name__} that lost no channels, or the same ones as that of the checkpoint "
+            f"({len(rounds)} times), got one that lost others ({len(done)} times): make it anew."
+        )
+    missing = rounds[len(done) :]
+    if missing:
+        recipe = functools.reduce(chain_recipes, (dict(each) for each in missing))
+        for each in (module, *copies):
+            apply_recipe_(each, recipe)
+        _LOST[module] = rounds
+
+
+def _follow(rounds: Sequence[Recipe]) -> bool:
+    try:
+        functools.reduce(chain_recipes, (dict(each) for each in rounds))
+    except StructureError:
+        return False
+    return True
+
 
 M = TypeVar("M", bound=nn.Module)
 WEIGHTS = mapping(data())  # what `load_state_dict` takes: extra state need not be tensors

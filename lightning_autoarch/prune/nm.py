@@ -12,11 +12,11 @@ from torch import Tensor
 
 from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune import _ops, reference
-from lightning_autoarch.prune.amounts import whole
+from lightning_autoarch.prune.counts import as_int
 from lightning_autoarch.prune.mask import BitMask, unwritten
-from lightning_autoarch.prune.overlap import readable
-from lightning_autoarch.prune.weights import collect
-from lightning_autoarch.prune.written import operation
+from lightning_autoarch.prune.memory import readable
+from lightning_autoarch.prune.operation import operation
+from lightning_autoarch.prune.tensors import collect
 
 
 @operation
@@ -43,7 +43,7 @@ def nm_masks(
     >>> nm_masks([torch.tensor([[1.0, -4.0, 2.0, 3.0]])])[0].unpack()
     tensor([[False,  True, False,  True]])
     """
-    n, m, dim = whole(n, "n"), whole(m, "m"), whole(dim, "dim")
+    n, m, dim = as_int(n, "n"), as_int(m, "m"), as_int(dim, "dim")
     if not 1 <= n <= m <= 64:
         raise PruneValueError(f"Expected 1 <= n <= m <= 64, got n={n}, m={m}.")
     if transposable and (n, m, dim) != (2, 4, -1):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lightning_autoarch.core.errors import PruneValueError
-from lightning_autoarch.prune.amounts import non_negative
+from lightning_autoarch.prune.counts import non_negative
 from lightning_autoarch.prune.regularize import group_norms, group_soft_threshold_, soft_threshold_
 
 

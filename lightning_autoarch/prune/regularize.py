@@ -14,14 +14,14 @@ from torch import Tensor
 
 from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune import _ops, reference
-from lightning_autoarch.prune.amounts import non_negative, one_or_each, real, wanted, whole
+from lightning_autoarch.prune.counts import as_int, as_number, count_of, non_negative, one_or_each
 from lightning_autoarch.prune.magnitude import magnitude_masks
 from lightning_autoarch.prune.mask import BitMask
+from lightning_autoarch.prune.memory import readable
 from lightning_autoarch.prune.nm import slices
-from lightning_autoarch.prune.overlap import readable
+from lightning_autoarch.prune.operation import announce, operation
 from lightning_autoarch.prune.selection import Scope
-from lightning_autoarch.prune.weights import Weights, collect
-from lightning_autoarch.prune.written import announce, operation
+from lightning_autoarch.prune.tensors import TensorList, collect
 
 
 @operation
@@ -156,16 +156,16 @@ def group_masks(
     return weights.spread([_whole(mask, tensor, dim) for mask, tensor in zip(kept, weights.unique, strict=True)])
 
 
-def _slices_of(weights: Weights, amount: object, k: object, dim: int, scope: Scope) -> int | list[int]:
+def _slices_of(weights: TensorList, amount: object, k: object, dim: int, scope: Scope) -> int | list[int]:
     """How many slices are pruned: of all tensors, or of each that was passed."""
     sizes = [tensor.shape[dim] for tensor in weights.unique]
     if scope == "global":
-        return wanted(sum(sizes), amount, k, "amount", "slices")
+        return count_of(sum(sizes), amount, k, "amount", "slices")
     nothing = [None] * len(sizes)
-    amounts = nothing if amount is None else one_or_each(weights, amount, "amount", real)
-    ks = nothing if k is None else one_or_each(weights, k, "k", whole)
+    amounts = nothing if amount is None else one_or_each(weights, amount, "amount", as_number)
+    ks = nothing if k is None else one_or_each(weights, k, "k", as_int)
     each = zip(sizes, amounts, ks, strict=True)
-    return weights.spread([wanted(size, one, its, "amount", "slices") for size, one, its in each])
+    return weights.spread([count_of(size, one, its, "amount", "slices") for size, one, its in each])
 
 
 def _whole(mask: BitMask, tensor: Tensor, dim: int) -> BitMask:
@@ -184,15 +184,15 @@ def _norm_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def _norm_order(p: object) -> int:
-    order = real(p, "p")
+    order = as_number(p, "p")
     if order not in (1, 2):
         raise PruneValueError(f"Expected `p` to be 1 or 2, got {p}.")
     return int(order)
 
 
-def _dimension(weights: Weights, dim: object) -> int:
+def _dimension(weights: TensorList, dim: object) -> int:
     """As an int, that every tensor has."""
-    d = whole(dim, "dim")
+    d = as_int(dim, "dim")
     for tensor, name in zip(weights.unique, weights.names, strict=True):
         if not -tensor.dim() <= d < tensor.dim():
             raise PruneValueError(f"Expected {name} to have a dimension {d}, got shape {tuple(tensor.shape)}.")

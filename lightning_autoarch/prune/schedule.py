@@ -13,8 +13,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_autoarch.core.errors import PruneValueError
-from lightning_autoarch.prune.amounts import real, whole
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.prune.counts import as_int, as_number
 
 
 @dataclass(frozen=True, order=True)
@@ -31,7 +31,7 @@ class Step:
     step: int
 
     def __post_init__(self) -> None:
-        if whole(self.step, "step") < 0:
+        if as_int(self.step, "step") < 0:
             raise PruneValueError(f"Expected `step` >= 0, got {self.step}.")
 
     def __repr__(self) -> str:
@@ -247,7 +247,7 @@ def step_of(moment: Moment, total: int | None, name: str) -> int:
 
 def check_sparsity(value: float, name: str) -> None:
     """Raises PruneTypeError or PruneValueError unless it is a number in [0, 1)."""
-    if not 0 <= real(value, name) < 1:
+    if not 0 <= as_number(value, name) < 1:
         raise PruneValueError(f"Expected `{name}` in [0, 1), got {value}.")
 
 
@@ -255,7 +255,7 @@ def check_moment(value: object, name: str) -> None:
     """Raises PruneTypeError or PruneValueError unless it is a fraction in [0, 1] or a `Step`."""
     if isinstance(value, Step):
         return
-    if not 0 <= real(value, name) <= 1:
+    if not 0 <= as_number(value, name) <= 1:
         raise PruneValueError(
             f"Expected `{name}` to be a fraction of the fit in [0, 1], or Step(n) for an optimizer step, got {value!r}."
         )
@@ -266,3 +266,62 @@ def _in_order(start: Moment, end: Moment) -> bool:
     if isinstance(start, Step) and isinstance(end, Step):
         return start <= end
     return isinstance(start, Step) or isinstance(end, Step) or start <= end
+
+
+# A factor that grows linearly from 0 to 1 while training goes on.
+#
+# factor(t) = clip((t - start) / (end - start), 0, 1)
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """Is 0 until `start` and 1 from `end` on; equal moments are a jump.
+
+    Args:
+        start: a fraction of the fit, or a `Step`.
+        end: likewise, of the same kind. (A `start` of 0 goes with both.)
+
+    Raises:
+        PruneTypeError, PruneValueError: not two moments of one kind, out of range, or the end before the start.
+
+    >>> ramp = Ramp(Step(100), Step(300))
+    >>> [ramp.factor(step, 0.0) for step in (0, 100, 150, 300, 1000)]
+    [0.0, 0.0, 0.25, 1.0, 1.0]
+    >>> Ramp(0, 0.5).factor(0, 0.25)
+    0.5
+    """
+
+    start: Moment
+    end: Moment
+
+    def __post_init__(self) -> None:
+        for value in (self.start, self.end):
+            check_moment(value, "ramp")
+        if self.start != 0 and isinstance(self.start, Step) == self.in_fractions:
+            raise PruneTypeError(
+                f"Expected `ramp` as two fractions of the fit, or as two steps, (Step(0), Step(n)), got {self}."
+            )
+        if self._start > self._end:
+            raise PruneValueError(f"Expected `ramp` as (start, end) with start <= end, got {self}.")
+
+    @property
+    def in_fractions(self) -> bool:
+        return not isinstance(self.end, Step)
+
+    def factor(self, step: int, fraction: float) -> float:  # in [0, 1]
+        """At an optimizer step, counted from 0, and the fraction of the fit that is done before it."""
+        now = fraction if self.in_fractions else step
+        if not self._start < now < self._end:
+            return float(now >= self._end)
+        return (now - self._start) / (self._end - self._start)
+
+    def __str__(self) -> str:
+        return f"({self.start!r}, {self.end!r})"
+
+    @property
+    def _start(self) -> float:
+        return self.start.step if isinstance(self.start, Step) else self.start
+
+    @property
+    def _end(self) -> float:
+        return self.end.step if isinstance(self.end, Step) else self.end

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.core.tolerance import allowed, difference
-from lightning_autoarch.prune.names import plain_name
-from lightning_autoarch.prune.targets import Patterns, match_values
+from lightning_autoarch.prune.targets import Patterns, match_values, plain_name
 
 CAPABILITY = (8, 0)
 DTYPES = (torch.float16, torch.bfloat16)

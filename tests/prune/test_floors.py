@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_autoarch.prune.allocation import counts
-from lightning_autoarch.prune.floors import floors, smallest_above_floors
+from lightning_autoarch.prune.allocation import counts, floors
 from lightning_autoarch.prune.magnitude import magnitude_masks
 from lightning_autoarch.prune.mask import BitMask
-from lightning_autoarch.prune.masked import MaskedWeights, prune_further
-from lightning_autoarch.prune.regrow import exchange
+from lightning_autoarch.prune.mask_updates import exchange, prune_further, smallest_above_floors
+from lightning_autoarch.prune.masked import MaskedWeights
 
 
 def layers(*scales: float, size: int = 100) -> dict[str, Tensor]:
@@ -46,7 +45,8 @@ def test_where_no_floor_is_reached_nothing_changes() -> None:
 
 def test_one_floor_after_another() -> None:
     tensors = [torch.tensor([1.0, 2, 3, 4]), torch.tensor([5.0, 6, 7, 8]), torch.tensor([9.0, 10, 11, 12])]
-    masks = smallest_above_floors(tensors, 8, [BitMask.ones((4,))] * 3, None, [2, 1, 0])
+    weights = MaskedWeights({f"w{i}": tensor for i, tensor in enumerate(tensors)})
+    masks = smallest_above_floors(weights, 8, None, [2, 1, 0])
     assert [mask.unpack().tolist() for mask in masks] == [
         [False, False, True, True],
         [False, False, False, True],

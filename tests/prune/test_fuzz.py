@@ -23,6 +23,7 @@ from lightning_autoarch.prune import (
     nm_masks,
     prune_,
     reference,
+    regrow_masks,
     soft_threshold_,
 )
 
@@ -86,7 +87,7 @@ def test_selection(case: dict[str, Any]) -> None:
     options["k"] = n_candidates - remove if regrow else n - n_candidates + remove
     torch.set_num_threads(case["threads"])
     try:
-        masks = magnitude_masks(tensors, largest=regrow, **options)
+        masks = (regrow_masks if regrow else magnitude_masks)(tensors, **options)
         pruned = twins(tensors)
         again = None if regrow else prune_(pruned, **options)
         threshold = None if regrow else magnitude_threshold(tensors, **options)

@@ -32,9 +32,10 @@ from lightning_autoarch.prune import (
     magnitude_threshold,
     nm_masks,
     prune_,
+    regrow_masks,
     soft_threshold_,
 )
-from lightning_autoarch.prune.overlap import overlaps_itself
+from lightning_autoarch.prune.memory import overlaps_itself
 
 Call = Callable[[Iterable[Tensor]], Any]
 
@@ -542,10 +543,14 @@ def test_other_devices_run_the_reference(call: str, dtype: torch.dtype, monkeypa
 def test_other_devices_keep_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = [normal(300), few_values(20, 7)]
     masks = [BitMask.pack(normal(*tensor.shape, seed=3) > -1) for tensor in tensors]
-    options: list[dict[str, Any]] = [{"k": 200}, {"k": 20, "largest": True}, {"k": 400, "nan": "keep"}]
-    expected = [magnitude_masks(tensors, masks=masks, **option) for option in options]
+    calls: list[Callable[[], list[BitMask]]] = [
+        lambda: magnitude_masks(tensors, masks=masks, k=200),
+        lambda: regrow_masks(tensors, masks, k=20),
+        lambda: magnitude_masks(tensors, masks=masks, k=400, nan="keep"),
+    ]
+    expected = [call() for call in calls]
     monkeypatch.setattr(_ops, "compiled", lambda device: False)
-    assert [magnitude_masks(tensors, masks=masks, **option) for option in options] == expected
+    assert [call() for call in calls] == expected
     transposed = [normal(8, 12).t()]
     assert nm_masks(transposed, transposable=True)[0].count() == 48
     tensors[1][3, 3] = float("nan")
@@ -605,10 +610,9 @@ def test_cuda_selection_of_many(dtype: torch.dtype) -> None:
             if "scope" not in options and options.get("sparsity", 0) < 0.9:
                 assert same(magnitude_masks(there, **again), magnitude_masks(  # type: ignore[arg-type]
                     ours, sparsity=0.9, scores=scores, masks=expected))  # fmt: skip
-            few = {"k": 10, "largest": True}
             if sum(mask.numel - mask.count() for mask in expected) >= 10:
-                assert same(magnitude_masks(there, masks=masks, **few), magnitude_masks(  # type: ignore[arg-type]
-                    [tensor.clone() for tensor in ours], masks=expected, **few))  # type: ignore[arg-type]  # fmt: skip
+                grown = regrow_masks([tensor.clone() for tensor in ours], expected, k=10)
+                assert same(regrow_masks(there, masks, k=10), grown)
 
 
 @pytest.mark.gpu

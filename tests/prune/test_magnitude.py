@@ -24,6 +24,7 @@ from lightning_autoarch.prune import (
     magnitude_masks,
     magnitude_threshold,
     prune_,
+    regrow_masks,
     soft_threshold_,
 )
 from lightning_autoarch.prune.magnitude import MaskApplier
@@ -276,7 +277,7 @@ class TestGivenMasks:
 
     def test_fewer_than_are_pruned(self) -> None:
         tensor, given = torch.ones(4), [BitMask.zeros((4,))]
-        with pytest.raises(ValueError, match="largest=True"):
+        with pytest.raises(ValueError, match="regrow_masks"):
             prune_([tensor], k=3, masks=given)
         assert tensor.tolist() == [1.0] * 4
 
@@ -291,36 +292,36 @@ class TestRegrowth:
         scores = torch.tensor([1.0, -3.0, 9.0, 2.0, 3.0])
         given = [BitMask.pack(torch.tensor([False, False, True, False, False]))]
         expected = [[0, 0, 1, 0, 0], [0, 1, 1, 0, 0], [0, 1, 1, 0, 1], [0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
-        grown = [magnitude_masks([scores], k=k, masks=given, largest=True) for k in range(5)]
+        grown = [regrow_masks([scores], k=k, masks=given) for k in range(5)]
         assert [kept(masks)[0] for masks in grown] == expected
 
     def test_without_masks_none_is_set(self) -> None:
-        assert kept(magnitude_masks([torch.tensor([1.0, -3.0, 2.0])], k=2, largest=True)) == [[0, 1, 1]]
+        assert kept(regrow_masks([torch.tensor([1.0, -3.0, 2.0])], k=2)) == [[0, 1, 1]]
 
     def test_sparsity_is_what_stays_pruned(self) -> None:
         given = [BitMask.zeros((10,))]
-        (mask,) = magnitude_masks([normal(10)], sparsity=0.3, masks=given, largest=True)
+        (mask,) = regrow_masks([normal(10)], sparsity=0.3, masks=given)
         assert mask.count() == 7
 
     def test_prune_and_regrow_is_a_step_of_dynamic_sparse_training(self) -> None:
         weights, gradients = [few_values(40, 30)], [few_values(40, 30, seed=1)]
         masks = prune_(weights, sparsity=0.8)
         pruned = prune_(weights, sparsity=0.9, masks=masks)
-        grown = magnitude_masks(weights, sparsity=0.8, masks=pruned, scores=gradients, largest=True)
+        grown = regrow_masks(weights, sparsity=0.8, masks=pruned, scores=gradients)
         assert grown[0].count() == masks[0].count() == 240 and (pruned[0] & grown[0]) == pruned[0]
 
     @pytest.mark.parametrize("options", [{"k": 3}, {"sparsity": 0.9}], ids=str)
     def test_more_than_are_pruned_or_fewer_than_none(self, options: dict[str, object]) -> None:
         given = [BitMask.pack(torch.tensor([True, True, False, False]))]
         with pytest.raises(ValueError, match="regrow"):
-            magnitude_masks([torch.ones(4)], masks=given, largest=True, **options)  # type: ignore[arg-type]
+            regrow_masks([torch.ones(4)], masks=given, **options)  # type: ignore[arg-type]
 
     def test_nan_among_what_is_kept_is_no_candidate(self) -> None:
         given = [BitMask.pack(torch.tensor([True, False, False]))]
         scores = torch.tensor([NAN, 1.0, 2.0])
-        assert kept(magnitude_masks([scores], k=1, masks=given, largest=True)) == [[1, 0, 1]]
+        assert kept(regrow_masks([scores], k=1, masks=given)) == [[1, 0, 1]]
         with pytest.raises(ValueError, match="NaN"):
-            magnitude_masks([scores], k=1, masks=[~given[0]], largest=True)
+            regrow_masks([scores], k=1, masks=[~given[0]])
 
 
 class TestApplier:
@@ -571,7 +572,7 @@ def test_misled_with_masks() -> None:
     (mask,) = magnitude_masks([data], k=pruned + 70_000, masks=[BitMask.pack(allowed)])
     assert np.array_equal(mask.unpack()[allowed].numpy(), oracle_large([candidates], 70_000))
     assert not mask.unpack()[~allowed].any()
-    (grown,) = magnitude_masks([data], k=len(candidates) - 70_000, masks=[BitMask.pack(~allowed)], largest=True)
+    (grown,) = regrow_masks([data], k=len(candidates) - 70_000, masks=[BitMask.pack(~allowed)])
     assert np.array_equal(grown.unpack()[allowed].numpy(), oracle_large([candidates], 70_000))
     assert grown.unpack()[~allowed].all()
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
-from lightning_autoarch.prune.ramp import Ramp
-from lightning_autoarch.prune.schedule import Step
+from lightning_autoarch.prune.schedule import Ramp, Step
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from lightning_autoarch.core.errors import PruneValueError
-from lightning_autoarch.prune.masked import MaskedWeights, prune_further
+from lightning_autoarch.prune.mask_updates import prune_further
+from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.targets import examine_targets, find_targets, match_values
 
 

@@ -23,6 +23,7 @@ from lightning_autoarch.prune import (
     nm_masks,
     prune_,
     reference,
+    regrow_masks,
     soft_threshold_,
 )
 
@@ -69,7 +70,7 @@ def check(dtype: torch.dtype, seen: hashlib._Hash) -> None:
             expected, _ = reference.removed(pair, [~g for g in gone], (2 * n - k) // 2)
             keep = [~g & ~e for g, e in zip(gone, expected, strict=True)]
             expect(further == [BitMask.pack(each) for each in keep], "masks of masks", dtype, n)
-            regrown = magnitude_masks(pair, k=k // 2, masks=masks, largest=True)
+            regrown = regrow_masks(pair, k=k // 2, masks=masks)
             lost, _ = reference.removed(pair, gone, k - k // 2)
             expect(regrown == [BitMask.pack(~each) for each in lost], "regrowth", dtype, n)
             applied = [tensor.clone() for tensor in pair]

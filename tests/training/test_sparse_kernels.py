@@ -172,7 +172,7 @@ class TestChip:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Turing")
-        found = semi_structured.why_no_chip(torch.device("cuda", 0))
+        found = sparse_kernels.why_no_chip(torch.device("cuda", 0))
         assert found.endswith(reason) and bool(found) == bool(reason)
 
 
@@ -186,7 +186,7 @@ def test_two_of_four() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_on_a_gpu(dtype: torch.dtype) -> None:
-    if reason := semi_structured.why_no_chip(torch.device("cuda", torch.cuda.current_device())):
+    if reason := sparse_kernels.why_no_chip(torch.device("cuda", torch.cuda.current_device())):
         pytest.skip(reason)
     module = net(dtype).cuda()
     dense = copy.deepcopy(module)

@@ -28,7 +28,7 @@ from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.core.errors import PruneValueError, StructureError
 from lightning_autoarch.core.schema import is_empty
 from lightning_autoarch.prune.channels import Quantity, Reduction, Removed, Selection, check_prunable
-from lightning_autoarch.prune.rounds import (
+from lightning_autoarch.prune.load import (
     KEY,
     Rounds,
     add_round,

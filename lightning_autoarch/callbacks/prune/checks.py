@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_autoarch.core.errors import PruneValueError
-from lightning_autoarch.prune.magnitude import magnitude_masks
 from lightning_autoarch.prune.mask import BitMask
-from lightning_autoarch.prune.masked import MaskedWeights, with_names
+from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.targets import Targets
 
 SHOWN = 5  # names in a message
@@ -27,16 +25,6 @@ def check_trained(weights: MaskedWeights) -> None:
                 f"`{name}` is frozen as the fit begins, so there is no gradient by which its weights are compared. "
                 'Leave it out by `exclude`, or compare magnitudes: MagnitudePruning(..., criterion="magnitude").'
             )
-
-
-def check_finite(weights: MaskedWeights) -> None:
-    """Raises PruneValueError naming a parameter with a NaN, or one that the kernels cannot take."""
-    with torch.no_grad():
-        for name, parameter in zip(weights.names, weights.parameters, strict=True):
-            try:
-                magnitude_masks([parameter], k=0)
-            except PruneValueError as error:
-                raise PruneValueError(with_names(str(error), [name])) from error
 
 
 def check_apart(callback: Callback, trainer: Trainer, targets: Mapping[str, Tensor]) -> None:

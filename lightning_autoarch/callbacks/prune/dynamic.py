@@ -13,11 +13,16 @@ from lightning_autoarch.callbacks.prune.checks import say_short
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.core.errors import PruneValueError
-from lightning_autoarch.prune.amounts import real
-from lightning_autoarch.prune.criteria import of_all, random_scores
+from lightning_autoarch.prune.counts import as_number
 from lightning_autoarch.prune.mask import BitMask
-from lightning_autoarch.prune.masked import MaskedWeights, prune_further
-from lightning_autoarch.prune.regrow import drop_fraction, exchange
+from lightning_autoarch.prune.mask_updates import (
+    drop_fraction,
+    exchange,
+    prune_further,
+    random_scores,
+    scores_of,
+)
+from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.schedule import Moment, check_moment, check_sparsity, step_of
 from lightning_autoarch.prune.targets import Patterns
 
@@ -61,7 +66,7 @@ class DynamicSparseTraining(MaskedTraining):
         for argument, value, known in (("scope", scope, ("erk", "layer")), ("start", start, ("random", "magnitude"))):
             if value not in known:
                 raise PruneValueError(f"Expected `{argument}` to be one of {', '.join(known)}, got {value!r}.")
-        if not 0 < real(alpha, "alpha") <= 1:
+        if not 0 < as_number(alpha, "alpha") <= 1:
             raise PruneValueError(f"Expected `alpha` in (0, 1], got {alpha}.")
         self.target_sparsity, self.scope, self.alpha, self.end = sparsity, scope, alpha, end
         self.start, self.seed = start, seed
@@ -105,7 +110,7 @@ class RigL(DynamicSparseTraining):
         return True
 
     def growth(self, weights: MaskedWeights, step: int) -> list[Tensor] | None:
-        return of_all(weights.names, self.of_gradients) if self.stepped else None
+        return scores_of(weights.names, self.of_gradients) if self.stepped else None
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         for name, _, gradient in self.with_gradients(trainer, optimizer):

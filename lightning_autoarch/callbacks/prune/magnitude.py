@@ -16,10 +16,20 @@ from lightning_autoarch.callbacks.prune.rewind import Snapshot
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.core.schema import is_empty
 from lightning_autoarch.prune.allocation import check_not_emptied
-from lightning_autoarch.prune.amounts import real
-from lightning_autoarch.prune.criteria import CRITERIA, Criterion, gradient_score, of_all, random_scores
+from lightning_autoarch.prune.counts import as_number
 from lightning_autoarch.prune.mask import BitMask
-from lightning_autoarch.prune.masked import FLOOR, SCOPES, MaskedWeights, Scope, prune_further
+from lightning_autoarch.prune.mask_updates import (
+    CRITERIA,
+    FLOOR,
+    SCOPES,
+    Criterion,
+    SparsityScope,
+    gradient_score,
+    prune_further,
+    random_scores,
+    scores_of,
+)
+from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.schedule import IterativeSparsity, SparsitySchedule, check_sparsity
 from lightning_autoarch.prune.targets import Patterns, match_values
 
@@ -70,7 +80,7 @@ class MagnitudePruning(MaskedTraining):
     def __init__(
         self,
         schedule: SparsitySchedule,
-        scope: Scope = "global",
+        scope: SparsityScope = "global",
         criterion: Criterion = "magnitude",
         *,
         floor: float = FLOOR,
@@ -96,7 +106,7 @@ class MagnitudePruning(MaskedTraining):
             raise PruneValueError(
                 f'`scope="lamp"` compares scaled magnitudes, got `criterion={criterion!r}` beside it.'
             )
-        if not 0 <= real(floor, "floor") <= 1:
+        if not 0 <= as_number(floor, "floor") <= 1:
             raise PruneValueError(f"Expected `floor` in [0, 1], got {floor}.")
         self.schedule, self.scope, self.criterion, self.seed = schedule, scope, criterion, seed
         self.floor = floor
@@ -146,7 +156,7 @@ class MagnitudePruning(MaskedTraining):
 
     def _scores(self, weights: MaskedWeights) -> list[Tensor] | None:
         if self.criterion == "gradient":
-            return of_all(weights.names, self.of_gradients)
+            return scores_of(weights.names, self.of_gradients)
         return random_scores(weights.parameters, self.seed) if self.criterion == "random" else None
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:

@@ -28,7 +28,6 @@ from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.outer import is_trial
 from lightning_autoarch.callbacks.prune.checks import (
     check_apart,
-    check_finite,
     check_trained,
     not_held,
     say_behind,
@@ -59,6 +58,7 @@ from lightning_autoarch.core.schema import (
     whole,
 )
 from lightning_autoarch.prune.mask import BitMask
+from lightning_autoarch.prune.mask_updates import check_finite
 from lightning_autoarch.prune.masked import MaskedWeights, masks_of
 from lightning_autoarch.prune.targets import Patterns, Targets, examine_targets
 

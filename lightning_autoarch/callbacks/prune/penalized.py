@@ -25,12 +25,11 @@ from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.callbacks.prune.trained import as_ever_trained
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune import density
-from lightning_autoarch.prune.amounts import non_negative
+from lightning_autoarch.prune.counts import non_negative
 from lightning_autoarch.prune.penalty import Penalty
-from lightning_autoarch.prune.ramp import Ramp
-from lightning_autoarch.prune.schedule import Moment
+from lightning_autoarch.prune.schedule import Moment, Ramp
 from lightning_autoarch.prune.targets import Patterns, Targets, examine_targets, match_values
-from lightning_autoarch.prune.weights import check
+from lightning_autoarch.prune.tensors import check
 
 Weight = float | dict[str, float]
 

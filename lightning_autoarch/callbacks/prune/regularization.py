@@ -13,7 +13,7 @@ the one that each weight gets.
 from __future__ import annotations
 
 from lightning_autoarch.callbacks.prune.penalized import Regularization, Weight
-from lightning_autoarch.prune.amounts import whole
+from lightning_autoarch.prune.counts import as_int
 from lightning_autoarch.prune.penalty import L1, Groups, SquaredL2
 from lightning_autoarch.prune.schedule import Moment
 from lightning_autoarch.prune.targets import Patterns
@@ -125,5 +125,5 @@ class GroupLasso(Regularization):
         exclude: Patterns = (),
         ramp: tuple[Moment, Moment] | None = None,
     ) -> None:
-        super().__init__(Groups(whole(dim, "dim")), weight, proximal, targets, exclude, ramp)
+        super().__init__(Groups(as_int(dim, "dim")), weight, proximal, targets, exclude, ramp)
         self.dim = dim

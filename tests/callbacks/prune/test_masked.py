@@ -27,8 +27,8 @@ from lightning_autoarch.callbacks.prune import (
 from lightning_autoarch.callbacks.transfer import TransferLearning
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune import BitMask
+from lightning_autoarch.prune.mask_updates import exchange
 from lightning_autoarch.prune.masked import MaskedWeights
-from lightning_autoarch.prune.regrow import exchange
 from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, OneShot, Step
 
 QUIET: dict[str, Any] = {

@@ -1,7 +1,8 @@
-"""Which elements share memory, exactly: arithmetic where it is enough, else by marking what lies at each place.
+"""Where the elements of a tensor are in memory, and which elements share memory. Nothing here reads an element.
 
-Marks take one byte an element of the memory in question (one a byte where elements lie at odd addresses), and are
-NumPy's, which no mode of torch changes.
+Whether memory is shared is known exactly: by arithmetic where that is enough, and else by marking every address that
+is used. Marks take one byte for each element of the memory in question (one for each byte where elements are at odd
+addresses), and are NumPy's, which no mode of torch changes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,39 @@ import numpy.typing as npt
 from torch import Tensor
 
 from lightning_autoarch.core.errors import PruneValueError
-from lightning_autoarch.prune.layout import merged_layout, span
+
+
+def span(tensor: Tensor) -> tuple[int, int]:
+    """The address of the first byte and that after the last byte, of a tensor that is not empty."""
+    start = tensor.data_ptr()
+    if tensor.is_contiguous():
+        return start, start + tensor.numel() * tensor.element_size()
+    last = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+    return start, start + (last + 1) * tensor.element_size()
+
+
+def merged_layout(tensor: Tensor) -> tuple[list[int], list[int]]:
+    """Sizes and strides, without dimensions of size 1 and with adjacent dimensions merged where one continues the
+    other; two empty lists for a contiguous tensor.
+
+    >>> import torch
+    >>> merged_layout(torch.zeros(4, 3, 2, 2).to(memory_format=torch.channels_last))
+    ([4, 3, 4], [12, 1, 3])
+    """
+    if tensor.is_contiguous():
+        return [], []
+    sizes: list[int] = []
+    strides: list[int] = []
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        if size == 1:
+            continue
+        if sizes and strides[-1] == size * stride:
+            sizes[-1] *= size
+            strides[-1] = stride
+        else:
+            sizes.append(size)
+            strides.append(stride)
+    return sizes, strides
 
 
 def overlaps_itself(tensor: Tensor) -> bool:
@@ -38,14 +71,15 @@ def overlaps_itself(tensor: Tensor) -> bool:
 
 
 def readable(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy where its elements lie in one another."""
+    """The tensor, or a contiguous copy if some of its elements share memory."""
     return tensor.detach().contiguous() if overlaps_itself(tensor) else tensor
 
 
 def check_disjoint(tensors: Sequence[Tensor], names: Sequence[str]) -> None:
-    """Raise unless every element of every tensor has memory of its own.
+    """Check that every element of every tensor has memory of its own.
 
-    Takes time in proportion to the tensors and to the memory that they interleave in, and n log n for n tensors.
+    Takes time proportional to the sizes of the tensors and of the memory in which they interleave, and O(n log n) for
+    n tensors.
 
     Raises:
         PruneValueError: two share memory; they are named.
@@ -53,7 +87,7 @@ def check_disjoint(tensors: Sequence[Tensor], names: Sequence[str]) -> None:
     for tensor, name in zip(tensors, names, strict=True):
         if overlaps_itself(tensor):
             raise PruneValueError(
-                f"Expected `{name}` to have memory of its own for each element, got some twice: pass `{name}.clone()`."
+                f"Expected each element of `{name}` to have its own memory, got shared memory: pass `{name}.clone()`."
             )
     for cluster in _clusters(tensors):
         if len(cluster) > 1:
@@ -61,7 +95,7 @@ def check_disjoint(tensors: Sequence[Tensor], names: Sequence[str]) -> None:
 
 
 def _nested(dims: Sequence[tuple[int, int]]) -> bool:  # (stride, size), ascending
-    """Whether each stride passes over all that the smaller ones reach: then all elements are distinct."""
+    """Whether each stride exceeds the reach of all smaller ones, so that all elements are distinct."""
     reach = 1
     for stride, size in dims:
         if stride < reach:
@@ -71,7 +105,7 @@ def _nested(dims: Sequence[tuple[int, int]]) -> bool:  # (stride, size), ascendi
 
 
 def _clusters(tensors: Sequence[Tensor]) -> Iterator[list[int]]:
-    """Indices of tensors whose spans make up one connected piece of memory, by address."""
+    """Indices of tensors whose spans form one connected piece of memory, in the order of addresses."""
     cluster: list[int] = []
     reach = 0
     for start, end, i in sorted((*span(tensor), i) for i, tensor in enumerate(tensors) if tensor.numel()):
@@ -97,7 +131,7 @@ def _check_cluster(tensors: Sequence[Tensor], names: Sequence[str]) -> None:
 
 
 class _Marks:
-    """A mark for each place in the memory that tensors of one dtype lie in."""
+    """A mark for each address in the memory of tensors of one dtype."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         spans = [span(tensor) for tensor in tensors]
@@ -107,7 +141,7 @@ class _Marks:
         self._marks = np.zeros((max(end for _, end in spans) - self._start) // self._unit, dtype=np.bool_)
 
     def at(self, tensor: Tensor) -> npt.NDArray[np.bool_]:
-        """Those of its elements, a view."""
+        """The marks of its elements, as a view."""
         sizes, strides = merged_layout(tensor)
         units = self._size // self._unit
         return np.ndarray(

@@ -1,6 +1,7 @@
-"""How much: a number of any kind, Python's, NumPy's or a tensor without dimensions, and of it a share or a count.
+"""How many elements are pruned: counts, from a count or a share that the caller gives.
 
-A truth value or a text is no number. Shares are floats in [0, 1], counts are ints.
+A number may be Python's, NumPy's or a tensor without dimensions; a bool or a string is none. Shares are floats in
+[0, 1], counts are ints.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ import torch
 from torch import Tensor
 
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
-from lightning_autoarch.prune.weights import Weights
+from lightning_autoarch.prune.tensors import TensorList
 
 N = TypeVar("N", float, int)
 Read: TypeAlias = Callable[[Any, str], N]  # a value and the name of its argument
 
 
-def real(value: object, name: str) -> float:
-    """The number as a float.
+def as_number(value: object, name: str) -> float:
+    """A number as a float.
 
     Raises:
-        PruneTypeError: it is none.
+        PruneTypeError: it is not a number.
         PruneValueError: it is too large for a float.
 
     >>> import numpy as np
-    >>> real(np.float32(0.5), "sparsity"), real(torch.tensor(0.25), "sparsity")
+    >>> as_number(np.float32(0.5), "sparsity"), as_number(torch.tensor(0.25), "sparsity")
     (0.5, 0.25)
     """
     number = _scalar(value, name)
@@ -42,11 +43,11 @@ def real(value: object, name: str) -> float:
         raise PruneValueError(f"Expected `{name}` a number in the range of a float, got a larger one.") from None
 
 
-def whole(value: object, name: str) -> int:
-    """The number as an int; 2.0 is none.
+def as_int(value: object, name: str) -> int:
+    """A whole number as an int; 2.0 is not one.
 
     Raises:
-        PruneTypeError: it is none.
+        PruneTypeError: it is not an int.
     """
     number = _scalar(value, name)
     if isinstance(number, bool | Tensor):
@@ -57,39 +58,39 @@ def whole(value: object, name: str) -> int:
         raise PruneTypeError(f"Expected `{name}` an int, got {_shown(value)}.") from None
 
 
-def one_or_each(weights: Weights, value: object, name: str, read: Read[N]) -> list[N]:
-    """Of one number for all tensors, or of one for each: one for each distinct tensor.
+def one_or_each(weights: TensorList, value: object, name: str, read: Read[N]) -> list[N]:
+    """A number for each distinct tensor, from one for all tensors or one for each.
 
     Raises:
-        PruneTypeError, PruneValueError: not numbers, not one for each, or different ones for tied tensors.
+        PruneTypeError, PruneValueError: not numbers, not one for each, or different numbers for tied tensors.
     """
     if isinstance(value, Iterable) and not isinstance(value, str | bytes) and getattr(value, "ndim", 1) != 0:
         return weights.distinct([read(item, f"{name}[{i}]") for i, item in enumerate(value)], name)
     return [read(value, name)] * len(weights.unique)
 
 
-def wanted(n: int, share: object, k: object, name: str = "sparsity", of: str = "weights") -> int:
-    """How many of `n`: `round(share * n)`, or `k`.
+def count_of(n: int, share: object, k: object, name: str = "sparsity", of: str = "weights") -> int:
+    """`round(share * n)`, or `k`: exactly one of the two is given.
 
     Args:
-        n: of how many.
+        n: how many there are.
         share: in [0, 1], or None.
         k: in [0, n], or None.
-        name: of the argument that is the share, for errors.
+        name: of the argument `share`, for errors.
         of: what is counted, for errors.
 
     Raises:
-        PruneTypeError, PruneValueError: not exactly one of the two, not a number, or outside of its range.
+        PruneTypeError, PruneValueError: both or neither is given, it is not a number, or it is out of range.
     """
     if (share is None) == (k is None):
         raise PruneValueError(f"Expected exactly one of `{name}` and `k`.")
     if share is not None:
-        number = real(share, name)
+        number = as_number(share, name)
         if not 0 <= number <= 1:
             hint = f": pass `k={number:.0f}` for that many {of}" if number > 1 and number.is_integer() else ""
             raise PruneValueError(f"Expected `{name}` in [0, 1], got {share}{hint}.")
         return round(number * n)
-    count = whole(k, "k")
+    count = as_int(k, "k")
     if not 0 <= count <= n:
         raise PruneValueError(f"Expected `k` in [0, {n}], the number of {of}, got {count}.")
     return count
@@ -99,16 +100,16 @@ def non_negative(value: object, name: str) -> float:
     """A finite number >= 0.
 
     Raises:
-        PruneTypeError, PruneValueError: it is none.
+        PruneTypeError, PruneValueError: it is anything else.
     """
-    number = real(value, name)
+    number = as_number(value, name)
     if not (number >= 0 and math.isfinite(number)):
         raise PruneValueError(f"Expected `{name}` >= 0 and finite, got {number}.")
     return number
 
 
 def _scalar(value: object, name: str) -> object:
-    """What a tensor or an array without dimensions holds; anything else as it is."""
+    """The value of a tensor or array without dimensions; anything else unchanged."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         return value.item()
     if not isinstance(value, Tensor) or value.dim():

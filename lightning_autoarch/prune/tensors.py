@@ -1,23 +1,22 @@
-"""A list of tensors as the kernels take it: checked, each memory once, and put back in the order of the caller.
+"""A list of tensors in the form that the kernels take: checked, tied tensors once, and back in the caller's order.
 
-    tensors [a, b, a]  ─►  Weights(unique=[a, b], places=[0, 1, 0])  ─►  results of a, b  ─►  spread: [r_a, r_b, r_a]
+    tensors [a, b, a]  ─►  TensorList(unique=[a, b], places=[0, 1, 0])  ─►  results of a, b  ─►  spread: [r_a, r_b, r_a]
 
-Tied tensors (the same memory with the same shape and strides) are one tensor. Nothing here reads a weight.
+Tied tensors (the same memory with the same shape and strides) count as one tensor. Nothing here reads an element.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
-from lightning_autoarch.prune.layout import merged_layout, span
-from lightning_autoarch.prune.lists import listed, no_tensor
-from lightning_autoarch.prune.overlap import check_disjoint
+from lightning_autoarch.prune.memory import check_disjoint, merged_layout, span
 
 T = TypeVar("T")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -25,24 +24,25 @@ MAX_DIMS = 16  # csrc/prune.h, max_dims
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Distinct tensors of one device and dtype, and where each of the caller's stands among them."""
+class TensorList:
+    """Distinct tensors of one device and dtype, and the index among them of each tensor that the caller passed."""
 
     passed: list[Tensor]  # as the caller passed them
     unique: list[Tensor]
-    names: list[str]  # of the first place that each was passed at: "tensors[3]"
-    places: list[int]
+    names: list[str]  # of the distinct ones, by their first position: "tensors[3]"
+    places: list[int]  # for each tensor that was passed, its index in `unique`
+    named: bool = False  # whether the names are those of parameters
 
     @property
     def numel(self) -> int:
         return sum(tensor.numel() for tensor in self.unique)
 
     def spread(self, results: Sequence[T]) -> list[T]:
-        """Results of the distinct tensors, one for each that the caller passed."""
+        """Results for the distinct tensors, repeated for each tensor that the caller passed."""
         return [results[place] for place in self.places]
 
     def distinct(self, items: Sequence[T], name: str) -> list[T]:
-        """What the caller passed beside each tensor, for the distinct ones.
+        """What the caller passed for each tensor, reduced to the distinct tensors.
 
         Raises:
             PruneValueError: not one for each tensor, or different ones for tied tensors.
@@ -57,33 +57,37 @@ class Weights:
         return [chosen[i] for i in range(len(self.unique))]
 
 
-def collect(tensors: Iterable[Tensor], name: str = "tensors", *, writing: bool = False) -> Weights:
-    """Check a list of tensors, and find those that are tied.
+def collect(
+    tensors: Iterable[Tensor], name: str = "tensors", *, names: Sequence[str] | None = None, writing: bool = False
+) -> TensorList:
+    """Check a list of tensors and find those that are tied.
 
     Args:
         tensors: floating-point tensors or parameters of one dtype on one device, of any shapes and strides.
         name: of the argument, for errors.
-        writing: also refuse tensors of which an element lies in memory twice.
+        names: of the tensors, for errors; None: by their positions in the argument.
+        writing: whether the tensors are written to: then no two elements may share memory.
 
     Raises:
         PruneTypeError: not a list of plain dense tensors of one floating-point dtype.
-        PruneValueError: several devices; with `writing`, memory that overlaps in part.
+        PruneValueError: several devices; with `writing`, partly overlapping memory.
     """
     passed: list[Tensor] = []
     unique: list[Tensor] = []
-    names: list[str] = []
+    firsts: list[str] = []
     places: list[int] = []
     known: dict[tuple[object, ...], int] = {}
     for i, tensor in enumerate(listed(tensors, name, "tensors")):
-        check(tensor, f"{name}[{i}]")
+        label = f"{name}[{i}]" if names is None else names[i]
+        check(tensor, label)
         passed.append(tensor)
         key = (tensor.data_ptr() if tensor.numel() else id(tensor), tensor.dtype, tensor.shape, _strides(tensor))
         if key not in known:
             known[key] = len(unique)
             unique.append(tensor)
-            names.append(f"{name}[{i}]")
+            firsts.append(label)
         places.append(known[key])
-    for tensor, its_name in zip(unique[1:], names[1:], strict=True):
+    for tensor, its_name in zip(unique[1:], firsts[1:], strict=True):
         if tensor.dtype != unique[0].dtype:
             raise PruneTypeError(
                 f"Expected tensors of one dtype, got {unique[0].dtype} and {tensor.dtype} ({its_name})."
@@ -93,12 +97,12 @@ def collect(tensors: Iterable[Tensor], name: str = "tensors", *, writing: bool =
                 f"Expected tensors on one device, got {unique[0].device} and {tensor.device} ({its_name})."
             )
     if writing:
-        check_disjoint(unique, names)
-    return Weights(passed, unique, names, places)
+        check_disjoint(unique, firsts)
+    return TensorList(passed, unique, firsts, places, names is not None)
 
 
 def check(tensor: Tensor, name: str) -> None:
-    """Raise unless `tensor` is one whose memory can be read through a pointer."""
+    """Check that the memory of `tensor` can be read through a pointer."""
     if not isinstance(tensor, Tensor):
         raise no_tensor(tensor, name)
     if type(tensor) not in (Tensor, torch.nn.Parameter):
@@ -127,7 +131,7 @@ def check(tensor: Tensor, name: str) -> None:
 
 
 def _strides(tensor: Tensor) -> tuple[int, ...] | None:
-    """Those that matter; None of a contiguous tensor."""
+    """The strides of dimensions larger than 1; None for a contiguous tensor."""
     if tensor.is_contiguous():
         return None
     return tuple(s for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1)
@@ -137,3 +141,55 @@ def _same(a: object, b: object) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
     return bool(a == b)
+
+
+def listed(given: Iterable[T], name: str, of: str) -> list[T]:
+    """The items of an argument that has to be a list.
+
+    Args:
+        given: any iterable that is not itself a tensor, a module (an `nn.ParameterList` is a list) or a dict: iterating
+            over one of those by mistake would go unnoticed.
+        name: of the argument, for errors.
+        of: what it is a list of, for errors.
+
+    Raises:
+        PruneTypeError: it is one of these, or not iterable.
+
+    >>> import torch
+    >>> listed(torch.ones(2, 3), "scores", "tensors")
+    Traceback (most recent call last):
+    lightning_autoarch.core.errors.PruneTypeError: Expected `scores` to be a list of tensors, got one tensor: \
+pass `[tensor]`, or `list(tensor)` of a stack.
+    """
+    if not _is_list(given):
+        raise PruneTypeError(f"Expected `{name}` to be a list of {of}, got {_what(given)}.")
+    return list(given)
+
+
+def no_tensor(item: object, name: str) -> PruneTypeError:
+    """The error for an item that is not a tensor."""
+    hint = ""
+    if isinstance(item, nn.Module):
+        hint = ": pass its parameters, such as `module.weight`"
+    elif isinstance(item, np.ndarray):
+        hint = ": pass `torch.from_numpy(array)`"
+    kind = "None" if item is None else type(item).__qualname__
+    return PruneTypeError(f"Expected `{name}` to be a torch.Tensor or Parameter, got {kind}{hint}.")
+
+
+def _is_list(given: object) -> bool:
+    if isinstance(given, nn.Module):
+        return isinstance(given, nn.ParameterList)
+    return isinstance(given, Iterable) and not isinstance(given, Tensor | np.ndarray | Mapping | str | bytes)
+
+
+def _what(given: object) -> str:
+    """What was given instead of a list, and what to pass."""
+    if isinstance(given, Tensor):
+        return "one tensor: pass `[tensor]`, or `list(tensor)` of a stack"
+    kind = type(given).__qualname__
+    if isinstance(given, nn.Module):
+        return f"the module {kind}: pass `module.parameters()`, or `[module.weight]`"
+    if isinstance(given, Mapping):
+        return f"a {kind}: pass its `.values()`"
+    return "None" if given is None else f"one {kind}: pass a list with it"
