@@ -16,14 +16,14 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from lightning_autoarch.callbacks.flavour import check_flavour
+from lightning_autoarch.callbacks.optimizer_steps import optimizers_of
 from lightning_autoarch.callbacks.outer import callback_states, checkpoint_path, is_rebuilt_later
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.followers import Followers, prune_with_followers_, why_not
 from lightning_autoarch.callbacks.prune.hooks import averages, total_steps
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.step_calls import StepCalls
-from lightning_autoarch.callbacks.prune.steps import optimizers_of
-from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
+from lightning_autoarch.callbacks.sharding import check_whole_parameters
 from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.core.errors import PruneValueError, StructureError
 from lightning_autoarch.core.schema import is_empty

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.prune.capture import is_compiled, watching
 from lightning_autoarch.callbacks.prune.names import number
-from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.callbacks.prune.teacher import Given, make_teacher, to_precision_of
+from lightning_autoarch.callbacks.sharding import check_whole_parameters
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError, did_you_mean
 from lightning_autoarch.core.schema import VERSION, Schema, is_empty, text
 from lightning_autoarch.prune.counts import non_negative

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.optimizer_steps import AfterStep, StepHooks
 from lightning_autoarch.callbacks.prune.optimizers import clear_state_, with_inner, writes_in_step_only
-from lightning_autoarch.callbacks.prune.steps import AfterStep, StepHooks
 from lightning_autoarch.prune.masked import MaskedWeights
 
 

@@ -25,6 +25,7 @@ from torch.nn.parameter import Parameter, UninitializedParameter
 from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.flavour import check_flavour
+from lightning_autoarch.callbacks.optimizer_steps import optimizers_of, overflowed
 from lightning_autoarch.callbacks.outer import is_trial
 from lightning_autoarch.callbacks.prune.checks import (
     check_apart,
@@ -39,9 +40,8 @@ from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.holding import Holding
 from lightning_autoarch.callbacks.prune.hooks import assert_ranks_agree, averages, total_steps
 from lightning_autoarch.callbacks.prune.rewind import SNAPSHOT
-from lightning_autoarch.callbacks.prune.steps import optimizers_of, overflowed
-from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.callbacks.prune.trained import as_ever_trained
+from lightning_autoarch.callbacks.sharding import check_whole_parameters
 from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.core.schema import (

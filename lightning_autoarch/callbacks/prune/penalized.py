@@ -18,11 +18,11 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.flavour import check_flavour
+from lightning_autoarch.callbacks.optimizer_steps import StepHooks, loss_scale, optimizers_of
 from lightning_autoarch.callbacks.prune.fraction import fraction_done, is_finite
 from lightning_autoarch.callbacks.prune.names import number
-from lightning_autoarch.callbacks.prune.steps import StepHooks, loss_scale, optimizers_of
-from lightning_autoarch.callbacks.prune.strategies import check_whole_parameters
 from lightning_autoarch.callbacks.prune.trained import as_ever_trained
+from lightning_autoarch.callbacks.sharding import check_whole_parameters
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune import density
 from lightning_autoarch.prune.counts import non_negative

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_autoarch.callbacks.prune.strategies import SHARDED
+from lightning_autoarch.callbacks.sharding import SHARDED
 from lightning_autoarch.core.errors import TransferError
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from lightning_autoarch.callbacks.prune.steps import loss_scale, optimizers_of
+from lightning_autoarch.callbacks.optimizer_steps import loss_scale, optimizers_of
 from lightning_autoarch.callbacks.transfer.course import Block, described
 from lightning_autoarch.callbacks.transfer.ddp import wrap_again
 from lightning_autoarch.callbacks.transfer.freezing import Freezing

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.optimizer_steps import StepHooks
 from lightning_autoarch.callbacks.prune import (
     ChannelPruning,
     L1Regularization,
@@ -22,7 +23,6 @@ from lightning_autoarch.callbacks.prune import (
     SemiStructuredPruning,
 )
 from lightning_autoarch.callbacks.prune.optimizers import clear_state_, with_inner, writes_in_step_only
-from lightning_autoarch.callbacks.prune.steps import StepHooks
 from lightning_autoarch.core.errors import AutoArchError, PruneValueError
 from lightning_autoarch.prune import BitMask
 from lightning_autoarch.prune.masked import MaskedWeights

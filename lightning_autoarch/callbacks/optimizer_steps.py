@@ -1,10 +1,10 @@
-"""Steps of optimizers: a call after each one that really changed weights.
+"""Calls a function after each optimizer step that really changed weights.
 
-A step that torch's GradScaler skips does not reach most optimizers at all. The fused ones are called, and leave their
-weights as they are: while they run, the scaler shows them `found_inf`.
+A step that torch's GradScaler skips does not reach most optimizers at all. Fused optimizers are called and leave their
+weights unchanged; while they run, the scaler sets their `found_inf`.
 
-Optimizers that wrap another, or come from another library, may not have called `Optimizer.__init__`, or not be an
-`Optimizer`: torch's hooks do not exist there. Their `step` is wrapped instead, on the instance, until removed.
+An optimizer that wraps another one, or comes from another library, may never have called `Optimizer.__init__`, or may
+not be an `Optimizer`, so that it has none of torch's hooks. Its `step` is then wrapped on the instance until removed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class StepHooks:
         self._optimizers: list[Optimizer] = []  # so that no other gets the id of one
 
     def attach(self, optimizers: Sequence[Optimizer]) -> None:
-        """Be called for these as well; those that are attached already are left."""
+        """Add these optimizers; those that are attached already are skipped."""
         for optimizer in optimizers:
             if id(optimizer) not in self._handles:
                 self._handles[id(optimizer)] = _hooked(optimizer, self._hook)
@@ -60,7 +60,7 @@ def _hooked(optimizer: Optimizer, hook: Hook) -> _Removable:
 
 
 class _WrappedStep:
-    """A `step` of one optimizer that calls a hook when it is done."""
+    """Replaces the `step` of one optimizer by one that calls a hook afterwards."""
 
     def __init__(self, optimizer: Optimizer, hook: Hook) -> None:
         self._optimizer = optimizer
@@ -79,7 +79,7 @@ class _WrappedStep:
         self._set(self._wrapped)
 
     def remove(self) -> None:
-        self._hook = None  # where another wraps it by now it stays, and does nothing
+        self._hook = None  # another wrapper may hold on to this one, which then does nothing
         if vars(self._optimizer).get("step") is self._wrapped:
             if self._before is None:
                 del self._optimizer.step
@@ -91,28 +91,28 @@ class _WrappedStep:
 
 
 def optimizers_of(trainer: Trainer) -> list[Optimizer]:
-    """The Trainer's, without the wrappers that a module may have returned."""
+    """The optimizers of a Trainer, without the `LightningOptimizer` wrappers that a module may have returned."""
     return [o.optimizer if isinstance(o, LightningOptimizer) else o for o in trainer.optimizers]
 
 
 def was_skipped(optimizer: Optimizer, kwargs: Mapping[str, Any]) -> bool:
-    """Whether the step that runs is one that GradScaler skips. With a fused optimizer it waits for the device.
+    """Whether GradScaler skips the step that is running. With a fused optimizer this waits for the device.
 
     Args:
-        optimizer: the one whose step post-hook is running.
-        kwargs: of its `step`.
+        optimizer: whose step post-hook is running.
+        kwargs: the keyword arguments of its `step`.
     """
     found = getattr(optimizer, "found_inf", None)
     if found is not None:
         return bool(found)
-    scaler = kwargs.get("grad_scaler")  # what optimizers of others take instead
+    scaler = kwargs.get("grad_scaler")  # the argument that optimizers of other libraries take instead
     if scaler is None:
         return False
     return any(bool(value) for value in scaler._found_inf_per_device(optimizer).values())
 
 
 def loss_scale(trainer: Trainer, optimizer: Optimizer) -> float:
-    """By what gradients are still multiplied in `on_before_optimizer_step`: fused optimizers divide in their step."""
+    """The factor that gradients still have in `on_before_optimizer_step`: fused optimizers divide by it later."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
         return 1.0
@@ -120,6 +120,6 @@ def loss_scale(trainer: Trainer, optimizer: Optimizer) -> float:
 
 
 def overflowed(trainer: Trainer, gradients: Iterable[Tensor]) -> bool:
-    """Whether a GradScaler is there, and will have skipped the step of these gradients. It waits for the device."""
+    """Whether there is a GradScaler that skipped the step of these gradients. This waits for the device."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return scaler is not None and not all(bool(gradient.isfinite().all()) for gradient in gradients)

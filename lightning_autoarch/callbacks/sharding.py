@@ -1,4 +1,4 @@
-"""Strategies under which a process does not hold whole parameters: pruning refuses them before training."""
+"""Strategies under which no process holds whole parameters, and the error of callbacks that need them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SHARDED = (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)
 
 
 def check_whole_parameters(callback: Callback, trainer: Trainer) -> None:
-    """Raises PruneValueError where the strategy shards parameters."""
+    """Raise PruneValueError if the strategy shards parameters."""
     if isinstance(trainer.strategy, SHARDED):
         raise PruneValueError(
             f"{type(callback).__name__} needs whole parameters in every process, but "
