@@ -28,14 +28,22 @@ if TYPE_CHECKING:
     from lightning_autoarch.core.errors import (
         AutoArchError,
         CheckpointError,
+        CheckpointNotPlain,
+        CheckpointUnwritable,
+        ExportError,
+        MissingPackageError,
+        MonitorMissing,
         PruneTypeError,
         PruneValueError,
+        ReportError,
+        ResizeError,
         SearchError,
         SpaceError,
         SpaceExhausted,
         StructureError,
         TracingError,
         TransferError,
+        UnknownNames,
         UnsupportedVersionError,
     )
     from lightning_autoarch.prune.load import load_pruned
@@ -61,8 +69,10 @@ _PUBLIC = {
     "lightning_autoarch.callbacks.search_config": "StudyConfig TrialConfig",
     "lightning_autoarch.callbacks.transfer.learning": "TransferLearning",
     "lightning_autoarch.core.errors": (
-        "AutoArchError CheckpointError PruneTypeError PruneValueError SearchError "
-        "SpaceError SpaceExhausted StructureError TracingError TransferError UnsupportedVersionError"
+        "AutoArchError CheckpointError CheckpointNotPlain CheckpointUnwritable ExportError "
+        "MissingPackageError MonitorMissing PruneTypeError PruneValueError ReportError ResizeError "
+        "SearchError SpaceError SpaceExhausted StructureError TracingError TransferError UnknownNames "
+        "UnsupportedVersionError"
     ),
     "lightning_autoarch.prune.load": "load_pruned",
     "lightning_autoarch.prune.schedule": "ConstantSparsity CubicSparsity IterativeSparsity OneShot Step",
@@ -85,10 +95,13 @@ __all__ = [
     "Categorical",
     "ChannelPruning",
     "CheckpointError",
+    "CheckpointNotPlain",
+    "CheckpointUnwritable",
     "Choice",
     "ConstantSparsity",
     "CubicSparsity",
     "Distillation",
+    "ExportError",
     "Float",
     "FoldScores",
     "Folds",
@@ -98,10 +111,14 @@ __all__ = [
     "L1Regularization",
     "L2Regularization",
     "MagnitudePruning",
+    "MissingPackageError",
+    "MonitorMissing",
     "OneShot",
     "PruneTypeError",
     "PruneValueError",
     "Repeat",
+    "ReportError",
+    "ResizeError",
     "RigL",
     "SearchError",
     "SearchSpace",
@@ -115,6 +132,7 @@ __all__ = [
     "TransferError",
     "TransferLearning",
     "TrialConfig",
+    "UnknownNames",
     "UnsupportedVersionError",
     "__version__",
     "choose",

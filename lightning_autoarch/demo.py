@@ -248,7 +248,8 @@ def _option(directory: Path) -> str:
 
 
 def _report(directory: Path) -> str:
-    from lightning_autoarch.report import ReportError, write_report
+    from lightning_autoarch.core.errors import ReportError
+    from lightning_autoarch.report import write_report
 
     try:
         write_report(directory / "study.db", directory / "report.html")

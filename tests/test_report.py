@@ -22,7 +22,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lightning_autoarch.report import ReportError, influence, open_study, render_report, write_report
+from lightning_autoarch.core.errors import ReportError
+from lightning_autoarch.report import influence, open_study, render_report, write_report
 from lightning_autoarch.report.calibration import Proposal, chance_band, guessing_error, inside, verdict
 from lightning_autoarch.report.facts import expected_of, origin_of, read_record
 from lightning_autoarch.report.influence import best_trials, importances, parameters

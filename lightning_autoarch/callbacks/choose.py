@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning_autoarch.callbacks.prune.finetune import save_pruned
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.callbacks.transfer.lora import merge_lora
-from lightning_autoarch.core.errors import SearchError
+from lightning_autoarch.core.errors import MonitorMissing, SearchError
 from lightning_autoarch.search.leaderboard import fixed
 from lightning_autoarch.training.callbacks import fresh
 from lightning_autoarch.training.destination import check_writable, writable_directory
@@ -29,7 +29,6 @@ from lightning_autoarch.training.folds import FoldScores, OfDataset, cross_valid
 from lightning_autoarch.training.inherit import SILENT
 from lightning_autoarch.training.isolation import isolated
 from lightning_autoarch.training.module import Factory, ModuleBuilder
-from lightning_autoarch.training.trial import MonitorMissing
 
 Candidates = Mapping[str, Callback | Sequence[Callback]]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lightning_autoarch.core.errors import AutoArchError
-from lightning_autoarch.report.source import ReportError
+from lightning_autoarch.core.errors import AutoArchError, ReportError
 from lightning_autoarch.training.destination import check_writable
 
 

@@ -1,20 +1,20 @@
-"""Errors that the package raises on purpose. Each message says what was expected, what was given, and what to do."""
+"""All errors that the package raises on purpose. A message says what was expected, what was given and what to do."""
 
 from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 CANDIDATES = 10_000  # names that `did_you_mean` looks at
 LONGEST = 200  # characters of a name that is worth a suggestion
 
 
 class AutoArchError(Exception):
-    """Base class: catch it to catch everything that lightning-autoarch itself finds wrong.
+    """Base class of all errors that lightning-autoarch raises on purpose: catch it to catch every one of them.
 
-    A message never holds control characters other than line breaks and tabs: part of it may come from a file of
-    somebody else and be printed on a terminal.
+    A message holds no control characters other than line breaks and tabs, because parts of it may come from a file of
+    unknown origin and be printed on a terminal.
     """
 
     def __str__(self) -> str:
@@ -30,19 +30,81 @@ class SearchError(AutoArchError, RuntimeError):
 
 
 class SpaceExhausted(SearchError):
-    """Every architecture of a finite space has been proposed already: there is nothing left to try."""
+    """Every architecture of a finite space has been proposed already."""
+
+
+class MonitorMissing(SearchError):
+    """The monitored metric was never logged."""
+
+
+class CheckpointNotPlain(SearchError):
+    """The checkpoint of a trial would hold an object that cannot be read back as plain data."""
+
+
+class CheckpointUnwritable(SearchError):
+    """The checkpoint of a trial cannot be written."""
 
 
 class StructureError(AutoArchError, RuntimeError):
-    """The channels of a module cannot be found, removed or widened as asked."""
+    """The channels of a module cannot be found, removed or widened as requested."""
+
+
+class ResizeError(StructureError):
+    """The forward of a resized module is not the one that was planned; the module is unchanged.
+
+    Attributes:
+        position: mode and number of the step that differs; None where the forward followed the plan but raised.
+        groups: names of the channel groups that may be the cause.
+    """
+
+    def __init__(self, message: str, position: tuple[int, int] | None = None) -> None:
+        super().__init__(message)
+        self.position = position
+        self.groups: tuple[str, ...] = ()
 
 
 class CheckpointError(AutoArchError, RuntimeError):
-    """A checkpoint cannot be read, or is not what it says that it is."""
+    """A checkpoint cannot be read, or its content is not what its format requires."""
+
+
+class UnknownNames(CheckpointError):
+    """A file refers to classes or functions that are neither torch's nor declared safe.
+
+    Attributes:
+        names: all of them, with their modules.
+    """
+
+    def __init__(self, message: str, names: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 class TransferError(AutoArchError, ValueError):
-    """Weights cannot be taken over as asked; the module is as it was."""
+    """Weights cannot be transferred as requested; the module is unchanged."""
+
+
+class PruneTypeError(AutoArchError, TypeError):
+    """An argument of a pruning function has the wrong type."""
+
+
+class PruneValueError(AutoArchError, ValueError):
+    """An argument of a pruning function has the right type, but a value that cannot be used."""
+
+
+class TracingError(AutoArchError, RuntimeError):
+    """An operation was called while torch records a graph, which could not contain it."""
+
+
+class ExportError(AutoArchError, RuntimeError):
+    """A module cannot be exported, or the exported file does not reproduce its output."""
+
+
+class ReportError(AutoArchError, RuntimeError):
+    """A report cannot be made: the study is missing or is not a study, or plotly is not installed."""
+
+
+class MissingPackageError(AutoArchError, ImportError):
+    """The call needs a package that is not installed."""
 
 
 class UnsupportedVersionError(AutoArchError, RuntimeError):
@@ -99,18 +161,3 @@ def _abbreviates(one: str, other: str) -> bool:
     """Whether one of two names is the initials of the other, as `lr` of `learning_rate`."""
     initials = ["".join(part[:1] for part in name.split("_")) for name in (one, other)]
     return (len(initials[0]) > 1 and initials[0] == other) or (len(initials[1]) > 1 and initials[1] == one)
-
-
-# What pruning finds wrong with a call: each is an `AutoArchError`, and the built-in error that one would expect.
-
-
-class PruneTypeError(AutoArchError, TypeError):
-    """An argument is of another kind than what is pruned, or than what says how."""
-
-
-class PruneValueError(AutoArchError, ValueError):
-    """An argument is of the right kind, but not one that can be used."""
-
-
-class TracingError(AutoArchError, RuntimeError):
-    """An operation was called where torch records a graph, which could not hold it."""

@@ -5,11 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from lightning_autoarch.core.errors import AutoArchError
-
-
-class MissingPackageError(AutoArchError, ImportError):
-    """A package that is not installed with this one, and that the call needs."""
+from lightning_autoarch.core.errors import MissingPackageError
 
 
 def needed(

@@ -15,19 +15,11 @@ from typing import Any, Literal, get_args
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_autoarch.core.errors import PruneValueError, did_you_mean
+from lightning_autoarch.core.errors import PruneValueError, ResizeError, did_you_mean
 from lightning_autoarch.prune.counts import as_number
 from lightning_autoarch.prune.targets import Patterns, plain_name
 from lightning_autoarch.prune.units import Cut, Keep, Norm, UnitScope, unit_scores
-from lightning_autoarch.structure import (
-    ChannelGraph,
-    ChannelGroup,
-    PlanError,
-    Resized,
-    recipe_of,
-    rehearse,
-    remove_channels_,
-)
+from lightning_autoarch.structure import ChannelGraph, ChannelGroup, Resized, recipe_of, rehearse, remove_channels_
 from lightning_autoarch.structure.cost import Cost, cheap_copy, cost_of, detached_copy
 
 PROBES = 12  # bisections of the share of units: a 4096th
@@ -202,7 +194,7 @@ def _removed(
             )
         try:
             return keep, graph.remove_(keep, optimizers)
-        except PlanError as error:
+        except ResizeError as error:
             cut.learn(error, keep)
 
 
@@ -280,7 +272,7 @@ class _Search:
         copied, inputs = (detached_copy(module), inputs) if latency else cheap_copy(module, inputs)
         try:
             remove_channels_(copied, inputs, keep)
-        except PlanError:  # these units cannot go together: a larger module may
+        except ResizeError:  # these units cannot go together: a larger module may
             return False
         return self._reduction.is_met(self._dense, cost_of(copied, inputs, latency=latency))
 

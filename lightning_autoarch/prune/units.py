@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_autoarch.core.errors import PruneValueError
+from lightning_autoarch.core.errors import PruneValueError, ResizeError
 from lightning_autoarch.prune.regularize import group_norms
-from lightning_autoarch.structure import ChannelGroup, PlanError
+from lightning_autoarch.structure import ChannelGroup
 
 UnitScope = Literal["global", "layer"]
 Norm = Literal[1, 2]
@@ -157,11 +157,11 @@ class Cut:
         self._last = {name: units for name, units in kept.items() if len(units) < len(self.scores[name])}
         return self._last
 
-    def learn(self, error: PlanError, tried: Keep) -> None:
+    def learn(self, error: ResizeError, tried: Keep) -> None:
         """Ask for something else next time.
 
         Raises:
-            PlanError: the same, where nothing is left to ask for.
+            ResizeError: the same, where nothing is left to ask for.
         """
         at_fault = [group for group in self.groups if group.name in (error.groups or tried)]
         link = self._kin(at_fault)

@@ -14,7 +14,6 @@ Every file of this kind that the package did not write itself in the same proces
 """
 
 from lightning_autoarch.reading.archive import read_archive, read_part
-from lightning_autoarch.reading.pickled import UnknownNames
 from lightning_autoarch.reading.tensors import check_sizes, plain_tensor
 
-__all__ = ["UnknownNames", "check_sizes", "plain_tensor", "read_archive", "read_part"]
+__all__ = ["check_sizes", "plain_tensor", "read_archive", "read_part"]

@@ -9,12 +9,12 @@ such arguments (`calls`).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import IO, Any
 
 import torch
 
-from lightning_autoarch.core.errors import CheckpointError, shown
+from lightning_autoarch.core.errors import CheckpointError, UnknownNames, shown
 from lightning_autoarch.reading.budget import Budget
 from lightning_autoarch.reading.calls import CALLS, TENSORS, VALUES, is_count, is_dtype, itemsize, text
 from lightning_autoarch.reading.opcodes import OF_TORCH, Machine
@@ -29,19 +29,6 @@ SHOWN = 8  # names in an error
 OF_TENSOR = 170  # bytes that a tensor takes more than any other call
 OF_STORAGE = 620  # bytes of a storage beside its numbers, and of what torch keeps of it while it loads
 OF_OLD_STORAGE = 1070  # the same of files of before torch 1.6, whose storages have memory of their own
-
-
-class UnknownNames(CheckpointError):
-    """A file names classes or functions that are neither torch's nor declared safe.
-
-    Args:
-        message: of the error.
-        names: all of them, with their modules.
-    """
-
-    def __init__(self, message: str, names: Sequence[str] = ()) -> None:
-        super().__init__(message)
-        self.names = tuple(names)
 
 
 class TorchPickle:

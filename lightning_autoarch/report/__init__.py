@@ -13,12 +13,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_autoarch.core.errors import shown
+from lightning_autoarch.core.errors import ReportError, shown
 from lightning_autoarch.report import influence, overview, progress, ranking, size, surrogate
 from lightning_autoarch.report.facts import read_record
 from lightning_autoarch.report.page import Plots, page
 from lightning_autoarch.report.pruning import write_pruning_report
-from lightning_autoarch.report.source import ReportError, open_study, study_file
+from lightning_autoarch.report.source import open_study, study_file
 from lightning_autoarch.report.transferred import write_transfer_report
 from lightning_autoarch.report.writing import check_plotly, destination, write
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from optuna import Study
 
 __all__ = [
-    "ReportError",
     "open_study",
     "render_report",
     "write_pruning_report",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from lightning_autoarch.core.errors import AutoArchError, did_you_mean, shown
+from lightning_autoarch.core.errors import ReportError, did_you_mean, shown
 from lightning_autoarch.search.storage import without_password
 
 if TYPE_CHECKING:
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 _SQLITE_MAGIC = b"SQLite format 3\x00"
-
-
-class ReportError(AutoArchError, RuntimeError):
-    """A report cannot be made: the study is not there or not one, or plotly is missing."""
 
 
 def open_study(study: Study | str | os.PathLike[str], *, study_name: str | None = None) -> Study:

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from lightning_autoarch.report.source import ReportError
+from lightning_autoarch.core.errors import ReportError
 
 
 def check_plotly() -> None:

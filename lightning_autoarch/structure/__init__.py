@@ -23,7 +23,7 @@ from lightning_autoarch.structure.optimizer import carry_optimizer_state, check_
 from lightning_autoarch.structure.plan import Change
 from lightning_autoarch.structure.recipe import apply_recipe_, chain_recipes, recipe_of
 from lightning_autoarch.structure.rehearsal import rehearse
-from lightning_autoarch.structure.resize import PlanError, Resized
+from lightning_autoarch.structure.resize import Resized
 from lightning_autoarch.structure.rest import left_as_it_was
 from lightning_autoarch.structure.trace import Trace, trace
 from lightning_autoarch.structure.widen import widen_
@@ -36,7 +36,6 @@ __all__ = [
     "ChannelGroup",
     "Member",
     "ModuleCall",
-    "PlanError",
     "Resized",
     "Trace",
     "apply_recipe_",

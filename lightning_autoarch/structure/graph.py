@@ -19,13 +19,13 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
-from lightning_autoarch.core.errors import StructureError
+from lightning_autoarch.core.errors import ResizeError, StructureError
 from lightning_autoarch.structure.flow import Flow
 from lightning_autoarch.structure.groups import ChannelGroup, groups_of
 from lightning_autoarch.structure.labels import Labels, squeezed, varying
 from lightning_autoarch.structure.layout import Layout
 from lightning_autoarch.structure.plan import find_group, plan
-from lightning_autoarch.structure.resize import PlanError, Resized, resize_
+from lightning_autoarch.structure.resize import Resized, resize_
 from lightning_autoarch.structure.trace import Trace, trace
 
 Keep = Mapping[str, Sequence[int]]  # name of a group -> units that stay
@@ -87,7 +87,7 @@ class ChannelGraph:
         """Take all units of some groups but those given out of the module; see `remove_channels_`.
 
         Raises:
-            PlanError: the forward does not follow; it names the groups at fault.
+            ResizeError: the forward does not follow; it names the groups at fault.
             StructureError: a bad request. Everything is as before then.
         """
         counts = {name: _kept(find_group(self._groups, name), units) for name, units in keep.items()}
@@ -96,7 +96,7 @@ class ChannelGraph:
         planned = plan(self._seen, self._groups, counts)
         try:
             return resize_(self.module, self.example_inputs, self._seen, planned, optimizers)
-        except PlanError as error:
+        except ResizeError as error:
             error.groups = self._at_fault(error, keep)
             raise
 
@@ -128,7 +128,7 @@ class ChannelGraph:
             self._rows[id(layout)] = [(d, sets.roots(f).reshape(-1)) for f in small for d in varying(f)]
         return self._rows[id(layout)]
 
-    def _at_fault(self, error: PlanError, keep: Keep) -> tuple[str, ...]:
+    def _at_fault(self, error: ResizeError, keep: Keep) -> tuple[str, ...]:
         """Of the groups that were to lose units: those in the step that went wrong, or else in those around it."""
         if error.position is None:
             return tuple(keep)

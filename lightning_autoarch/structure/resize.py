@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_autoarch.core.errors import StructureError
+from lightning_autoarch.core.errors import ResizeError, StructureError
 from lightning_autoarch.structure.attributes import candidates, fit_classes_, standard_attributes
 from lightning_autoarch.structure.check import Failure, check, group_norm_sizes
 from lightning_autoarch.structure.normed import weight_normed
@@ -41,20 +41,6 @@ class Resized:
     attributes: Mapping[str, Mapping[str, Any]]
 
 
-class PlanError(StructureError):
-    """The forward of the resized module is not what was planned; the module is as before.
-
-    Attributes:
-        position: the mode and number of the step where it went wrong; None where it only failed when it computed.
-        groups: names of the groups that may be at fault.
-    """
-
-    def __init__(self, message: str, position: tuple[int, int] | None = None) -> None:
-        super().__init__(message)
-        self.position = position
-        self.groups: tuple[str, ...] = ()
-
-
 def resize_(
     module: nn.Module,
     example_inputs: Any,
@@ -66,7 +52,7 @@ def resize_(
     """Carry out a plan and prove it, or put everything back.
 
     Raises:
-        PlanError: the forward does not follow.
+        ResizeError: the forward does not follow.
         StructureError: the state of an optimizer cannot be carried along.
     """
     changed, labels = changes(seen, planned)
@@ -81,7 +67,7 @@ def resize_(
         try:
             rehearse(module, example_inputs)
         except StructureError as error:
-            raise PlanError(str(error)) from error
+            raise ResizeError(str(error)) from error
         carried = {tensors[c.name][0]: c for c in changed}
         for optimizer in transaction.optimizers:
             carry_optimizer_state(optimizer, carried)
@@ -170,7 +156,7 @@ def _one_further(
             attributes.setdefault(path, {})[name] = value
             return after
         setattr(layer, name, before)
-    raise PlanError(
+    raise ResizeError(
         f"The resized module does not compute what was planned; nothing was changed. {failure.message}",
         failure.position,
     )

@@ -19,11 +19,12 @@ from lightning.pytorch import LightningModule
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
+from lightning_autoarch.core.errors import ExportError
 from lightning_autoarch.core.files import staged
 from lightning_autoarch.core.tolerance import allowed, difference
 from lightning_autoarch.structure import left_as_it_was
 from lightning_autoarch.training.at_rest import at_rest, device_of, tensors_in
-from lightning_autoarch.training.export_error import ExportError, failure
+from lightning_autoarch.training.export_error import failure
 from lightning_autoarch.training.graph_files import Inputs, check_packages, run_graph, write_graph
 from lightning_autoarch.training.isolation import seeded
 from lightning_autoarch.training.weight_files import run_with, write_weights

@@ -8,13 +8,9 @@ from pathlib import Path
 
 from torch import nn
 
-from lightning_autoarch.core.errors import AutoArchError
+from lightning_autoarch.core.errors import ExportError
 
 LONGEST = 300  # characters of another library's message
-
-
-class ExportError(AutoArchError, RuntimeError):
-    """A module cannot be exported, or what was written does not give its output."""
 
 
 def failure(module: nn.Module, what: str, error: Exception) -> ExportError:

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightning_autoarch.core.errors import ExportError
 from lightning_autoarch.core.optional import needed
 from lightning_autoarch.training.at_rest import tensors_in
-from lightning_autoarch.training.export_error import LONGEST, ExportError, failure
+from lightning_autoarch.training.export_error import LONGEST, failure
 
 ONNX = "onnx onnxscript onnxruntime"
 

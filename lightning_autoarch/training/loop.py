@@ -18,7 +18,14 @@ from typing import Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from lightning_autoarch.core.errors import SearchError, SpaceError, SpaceExhausted, shown
+from lightning_autoarch.core.errors import (
+    CheckpointNotPlain,
+    MonitorMissing,
+    SearchError,
+    SpaceError,
+    SpaceExhausted,
+    shown,
+)
 from lightning_autoarch.seam.optuna import heartbeat, is_enqueued, stop_redirected, stored
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.space import Architecture
@@ -26,9 +33,8 @@ from lightning_autoarch.search.storage_errors import storage_errors_translated
 from lightning_autoarch.search.study import Ledger
 from lightning_autoarch.training.facts import Facts
 from lightning_autoarch.training.limits import Limits
-from lightning_autoarch.training.plain import CheckpointNotPlain
 from lightning_autoarch.training.recorder import Report
-from lightning_autoarch.training.trial import RETRIED, MonitorMissing, TrialResult
+from lightning_autoarch.training.trial import RETRIED, TrialResult
 from lightning_autoarch.training.trial_files import LAST, inside, trial_directory
 
 _MEND = "Mend the code and start again: trials that an exception ended are run again and do not count until then."

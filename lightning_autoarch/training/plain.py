@@ -19,17 +19,13 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
-from lightning_autoarch.core.errors import CheckpointError, SearchError, shown
+from lightning_autoarch.core.errors import CheckpointError, CheckpointNotPlain, UnknownNames, shown
 from lightning_autoarch.core.schema import described, first_strange
-from lightning_autoarch.reading import UnknownNames, read_archive, read_part
+from lightning_autoarch.reading import read_archive, read_part
 from lightning_autoarch.search.choices import written
 
 SHOWN = 20  # names in an error
 OMITTED = "lightning_autoarch.omitted"  # the entries of the module that a trial's checkpoint was written without
-
-
-class CheckpointNotPlain(SearchError):
-    """The checkpoint of a trial would hold something that only running code gives back."""
 
 
 def check_reads_back(path: Path, content: Mapping[str, Any] | None) -> None:

@@ -25,7 +25,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_autoarch.core.errors import SearchError
+from lightning_autoarch.core.errors import CheckpointUnwritable
 from lightning_autoarch.core.schema import VERSION, Schema, data, flag, mapping, optional, real, sequence, text, whole
 from lightning_autoarch.training.callbacks import shares, unsettled
 from lightning_autoarch.training.generators import held, restore, states
@@ -36,10 +36,6 @@ from lightning_autoarch.training.trial_files import BEST, LAST
 Report = Callable[[int, float], bool]  # (step, value) -> whether to stop the trial
 STATE_KEY = "lightning_autoarch.TrialRecorder"
 OnNan: TypeAlias = Literal["fail", "ignore"]
-
-
-class CheckpointUnwritable(SearchError):
-    """The checkpoint of a trial cannot be written."""
 
 
 SCHEMA = Schema(

@@ -24,7 +24,13 @@ from lightning.pytorch.utilities.memory import is_oom_error
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_autoarch.core.errors import AutoArchError, CheckpointError, SearchError
+from lightning_autoarch.core.errors import (
+    AutoArchError,
+    CheckpointError,
+    CheckpointNotPlain,
+    CheckpointUnwritable,
+    MonitorMissing,
+)
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.callbacks import fresh
 from lightning_autoarch.training.data import TrialData, split_architecture
@@ -32,8 +38,8 @@ from lightning_autoarch.training.heritage import STATE_KEY as HERITAGE
 from lightning_autoarch.training.heritage import Inherited, Parent, WeightInheritance
 from lightning_autoarch.training.isolation import isolated
 from lightning_autoarch.training.module import ModuleBuilder
-from lightning_autoarch.training.plain import OMITTED, CheckpointNotPlain
-from lightning_autoarch.training.recorder import SCHEMA, STATE_KEY, CheckpointUnwritable, OnNan, Report, TrialRecorder
+from lightning_autoarch.training.plain import OMITTED
+from lightning_autoarch.training.recorder import SCHEMA, STATE_KEY, OnNan, Report, TrialRecorder
 from lightning_autoarch.training.snapshot import is_installed
 from lightning_autoarch.training.trial_files import BEST, last_checkpoint, read_lightning
 from lightning_autoarch.training.trial_logger import TrialLogger
@@ -48,10 +54,6 @@ _NO_VALIDATION = (
     "a trial reach one by `trial.trainer`: more `max_epochs` or `max_steps`, fewer `limit_train_batches`, a smaller "
     "`val_check_interval` or `check_val_every_n_epoch`, `limit_val_batches` above 0."
 )
-
-
-class MonitorMissing(SearchError):
-    """The monitored name was never logged."""
 
 
 @dataclass(frozen=True)

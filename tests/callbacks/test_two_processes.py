@@ -17,7 +17,8 @@ import optuna
 import pytest
 
 from lightning_autoarch.cli import main
-from lightning_autoarch.report import ReportError, write_report
+from lightning_autoarch.core.errors import ReportError
+from lightning_autoarch.report import write_report
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
-from lightning_autoarch.core.errors import AutoArchError
-from lightning_autoarch.report import ReportError, open_study, render_report
+from lightning_autoarch.core.errors import AutoArchError, ReportError
+from lightning_autoarch.report import open_study, render_report
 from lightning_autoarch.report.facts import read_record
 from lightning_autoarch.search.board import html_table, leaderboard
 

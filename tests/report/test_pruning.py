@@ -11,7 +11,8 @@ import pytest
 
 from lightning_autoarch.callbacks.prune.costs import Costs
 from lightning_autoarch.callbacks.prune.finetune import Layer, Pruned
-from lightning_autoarch.report import ReportError, write_pruning_report
+from lightning_autoarch.core.errors import ReportError
+from lightning_autoarch.report import write_pruning_report
 from lightning_autoarch.report.bars import short_names
 
 LAYERS = (Layer("net.0.weight", 1000, 100), Layer("net.1.weight", 10, 10))

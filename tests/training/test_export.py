@@ -13,13 +13,17 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_autoarch.core.errors import AutoArchError, PruneTypeError, PruneValueError
-from lightning_autoarch.core.optional import MissingPackageError
+from lightning_autoarch.core.errors import (
+    AutoArchError,
+    ExportError,
+    MissingPackageError,
+    PruneTypeError,
+    PruneValueError,
+)
 from lightning_autoarch.prune import prune_
 from lightning_autoarch.training import export as export_module
 from lightning_autoarch.training import graph_files, weight_files
 from lightning_autoarch.training.export import ExportReport, export
-from lightning_autoarch.training.export_error import ExportError
 from lightning_autoarch.training.sparse_file import load_sparse
 
 pytest.importorskip("safetensors", reason="safetensors is not installed")

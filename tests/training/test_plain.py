@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_autoarch.training.plain import CheckpointNotPlain, check_reads_back
+from lightning_autoarch.core.errors import CheckpointNotPlain
+from lightning_autoarch.training.plain import check_reads_back
 
 
 class Outer:

@@ -15,8 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_autoarch.core.errors import PruneTypeError, PruneValueError, SearchError
-from lightning_autoarch.core.optional import MissingPackageError
+from lightning_autoarch.core.errors import MissingPackageError, PruneTypeError, PruneValueError, SearchError
 from lightning_autoarch.prune import prune_
 from lightning_autoarch.training.sensitivity import sensitivity
 

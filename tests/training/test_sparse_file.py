@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 from weight_lists import generator
 
-from lightning_autoarch.core.errors import AutoArchError, PruneTypeError, PruneValueError
-from lightning_autoarch.core.optional import MissingPackageError
+from lightning_autoarch.core.errors import AutoArchError, MissingPackageError, PruneTypeError, PruneValueError
 from lightning_autoarch.prune import prune_
 from lightning_autoarch.training import sparse_file
 from lightning_autoarch.training.sparse_file import load_sparse, save_sparse

@@ -16,8 +16,7 @@ from lightning_autoarch.callbacks.prune.channels import ChannelPruning
 from lightning_autoarch.callbacks.prune.costs import Costs, FirstBatch, compared, copied, stored
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.scores import Scores, validated
-from lightning_autoarch.core.errors import CheckpointError, shown
-from lightning_autoarch.core.optional import MissingPackageError
+from lightning_autoarch.core.errors import CheckpointError, MissingPackageError, shown
 from lightning_autoarch.training.sparse_file import save_sparse
 from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
 
