@@ -6,7 +6,6 @@ before it is wrapped and moved, and before weights are restored. What Lightning 
 
 from __future__ import annotations
 
-import inspect
 import os
 import pickle
 import sys
@@ -15,17 +14,22 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
-from lightning.fabric.utilities.cloud_io import _load
-from lightning.fabric.utilities.device_dtype_mixin import _DeviceDtypeModuleMixin
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_autoarch.core.errors import CheckpointError, SearchError
 from lightning_autoarch.core.schema import is_empty
+from lightning_autoarch.seam.lightning import (
+    attach_logging,
+    callbacks_of,
+    load,
+    move_device_attribute,
+    profiler_of,
+    spawning_start_method,
+)
 from lightning_autoarch.training.destination import writable_directory
 from lightning_autoarch.training.links import Links
 from lightning_autoarch.training.recorder import TrialRecorder
@@ -43,12 +47,12 @@ class Rebuilding(Protocol):
 
 def is_trial(trainer: Trainer) -> bool:
     """Whether it trains a candidate of a search."""
-    return any(isinstance(callback, TrialRecorder) for callback in _callbacks(trainer))
+    return any(isinstance(callback, TrialRecorder) for callback in callbacks_of(trainer))
 
 
 def is_rebuilt_later(callback: Callback, trainer: Trainer, module: LightningModule) -> bool:
     """Whether a search behind a callback is about to rebuild the module, and then to set the callback up again."""
-    callbacks = _callbacks(trainer)
+    callbacks = callbacks_of(trainer)
     if callback not in callbacks or is_trial(trainer):
         return False
     behind = callbacks[callbacks.index(callback) :]
@@ -66,11 +70,11 @@ def check_one_process(trainer: Trainer) -> None:
 
 def check_no_spawning(trainer: Trainer) -> None:
     """Raises SearchError where Lightning trains a copy of the module in processes that it starts for the fit."""
-    launcher = trainer.strategy.launcher
-    if isinstance(launcher, _MultiProcessingLauncher):
+    method = spawning_start_method(trainer)
+    if method is not None:
         raise SearchError(
             f"The search rebuilds the module that is given to `fit`, but {type(trainer.strategy).__name__} (start "
-            f"method {launcher._start_method!r}: `ddp_spawn`, `ddp_fork`, `ddp_notebook`, XLA) trains a copy of it in "
+            f"method {method!r}: `ddp_spawn`, `ddp_fork`, `ddp_notebook`, XLA) trains a copy of it in "
             "a child process, and the weights that come back would not fit into the module here. Search with "
             '`strategy="auto"` and `devices=1`; to train the winner in several processes, start the script with '
             '`strategy="ddp"` and `fit(model, ckpt_path=...)`.'
@@ -83,14 +87,14 @@ def check_results_are_writable(trainer: Trainer) -> None:
     These are the directories of its callbacks that have a `dirpath`, such as ModelCheckpoint, of its loggers and of its
     profiler. Those that are not on a local disk are left to Lightning.
     """
-    for callback in _callbacks(trainer):
+    for callback in callbacks_of(trainer):
         _check_local(getattr(callback, "dirpath", None), f"Give {type(callback).__name__} another `dirpath=`.")
     for logger in trainer.loggers:
         _check_local(logger.root_dir or logger.save_dir, f"Give {type(logger).__name__} another `save_dir=`.")
-    profiler = trainer.profiler  # type: ignore[attr-defined]
+    profiler = profiler_of(trainer)
     if getattr(profiler, "filename", None):  # else it writes no file
         _check_local(profiler.dirpath, f"Give {type(profiler).__name__} another `dirpath=`.")
-    if any(isinstance(cb, ModelCheckpoint) and cb.dirpath is None for cb in _callbacks(trainer)):
+    if any(isinstance(cb, ModelCheckpoint) and cb.dirpath is None for cb in callbacks_of(trainer)):
         _check_local(trainer.default_root_dir, "Give the Trainer another `default_root_dir=`.")
 
 
@@ -105,7 +109,7 @@ def come_first(search: Callback, trainer: Trainer) -> list[Callback]:
     Raises:
         MisconfigurationException: a callback of somebody else ran `setup` already; only the user knows if it may again.
     """
-    callbacks = _callbacks(trainer)
+    callbacks = callbacks_of(trainer)
     earlier = [cb for cb in callbacks[: callbacks.index(search)] if is_overridden("setup", cb, Callback)]
     foreign = [cb for cb in earlier if not _is_of_lightning(cb)]
     if foreign:
@@ -135,7 +139,7 @@ def save_cli_config(trainer: Trainer, module: LightningModule) -> None:
     cli = sys.modules.get("lightning.pytorch.cli")
     if cli is None:
         return
-    for callback in _callbacks(trainer):
+    for callback in callbacks_of(trainer):
         if isinstance(callback, cli.SaveConfigCallback):
             callback.setup(trainer, module, "fit")
 
@@ -143,18 +147,14 @@ def save_cli_config(trainer: Trainer, module: LightningModule) -> None:
 def links_of_cli(trainer: Trainer) -> Links:
     """The linked arguments of the LightningCLI that made a Trainer, which its SaveConfigCallback knows; else none."""
     cli = sys.modules.get("lightning.pytorch.cli")
-    found = [] if cli is None else [cb for cb in _callbacks(trainer) if isinstance(cb, cli.SaveConfigCallback)]
+    found = [] if cli is None else [cb for cb in callbacks_of(trainer) if isinstance(cb, cli.SaveConfigCallback)]
     return Links.of(found[0].parser, found[0].config) if found else Links()
 
 
 def reattach(trainer: Trainer, module: LightningModule) -> None:
     """What Lightning set on the module between `fit` and `setup`, and a rebuild undid."""
-    for child in module.modules():
-        if isinstance(child, _DeviceDtypeModuleMixin):
-            child._device = trainer.strategy.root_device
-    for callback in _callbacks(trainer):
-        callback.log = module.log  # type: ignore[attr-defined]
-        callback.log_dict = module.log_dict  # type: ignore[attr-defined]
+    move_device_attribute(module, trainer.strategy.root_device)
+    attach_logging(trainer, module)
 
 
 def end_before_training(trainer: Trainer) -> Minima:
@@ -169,20 +169,6 @@ def end_before_training(trainer: Trainer) -> Minima:
 def restore_minima(trainer: Trainer, minima: Minima) -> None:
     """Put back what `end_before_training` returned."""
     trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = minima
-
-
-def checkpoint_path(trainer: Trainer) -> tuple[str | None, bool]:
-    """`ckpt_path` of the running `fit`, and whether the user said `weights_only=False` of it.
-
-    From its frame, as Lightning tells callbacks only later.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_code.co_name == "_run" and frame.f_locals.get("self") is trainer:
-            path = frame.f_locals.get("ckpt_path")
-            return None if path is None else str(path), frame.f_locals.get("weights_only") is False
-        frame = frame.f_back
-    return None, False
 
 
 def callback_state(path: str | Path, state_key: str, *, trusted: bool = False) -> dict[str, Any] | None:
@@ -202,7 +188,7 @@ def callback_states(path: str | Path, *, trusted: bool = False) -> Mapping[str, 
         CheckpointError: it is broken, no Lightning checkpoint, or more than data and not trusted.
     """
     if trusted:  # as Lightning is about to read it
-        content = _load(path, map_location="cpu", weights_only=False)
+        content = load(path, weights_only=False)
     else:
         content = _fetched(str(path)) if "://" in str(path) else read_lightning(Path(path))
     states: Mapping[str, Any] = content.get("callbacks", {})
@@ -212,16 +198,11 @@ def callback_states(path: str | Path, *, trusted: bool = False) -> Mapping[str, 
 def _fetched(address: str) -> dict[str, Any]:
     """A checkpoint that lies elsewhere, by fsspec as Lightning reads it, but as data alone."""
     try:
-        content = _load(address, map_location="cpu", weights_only=True)
+        content = load(address, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(f"Expected a Lightning checkpoint of data alone at {address}: {reason:.200}") from error
     return checked_lightning(content, address)
-
-
-def _callbacks(trainer: Trainer) -> list[Callback]:
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return callbacks
 
 
 def _is_of_lightning(callback: Callback) -> bool:

@@ -27,7 +27,6 @@ from lightning_autoarch.callbacks.outer import (
     check_no_spawning,
     check_one_process,
     check_results_are_writable,
-    checkpoint_path,
     come_first,
     end_before_training,
     links_of_cli,
@@ -51,6 +50,7 @@ from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.core.errors import CheckpointError, SearchError, SpaceError, shown
 from lightning_autoarch.core.schema import VERSION, Schema, data, is_empty, mapping, optional, real, whole
 from lightning_autoarch.reading.tensors import plain_tensor
+from lightning_autoarch.seam.lightning import checkpoint_path
 from lightning_autoarch.search.board import html_table
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.samplers import SAMPLERS

@@ -6,13 +6,10 @@ the callbacks nor the remedy. A callback therefore checks its own key when that 
 
 from __future__ import annotations
 
-import sys
-
 from lightning.pytorch import Callback
 
 from lightning_autoarch.core.errors import AutoArchError
-
-ASKING = "_validate_callbacks_list"  # Lightning's function
+from lightning_autoarch.seam.lightning import callbacks_being_compared
 
 
 def check_unique(callback: Callback, key: str, remedy: str, error: type[AutoArchError] = AutoArchError) -> None:
@@ -27,10 +24,9 @@ def check_unique(callback: Callback, key: str, remedy: str, error: type[AutoArch
     Raises:
         AutoArchError: Lightning is putting together a Trainer with another callback of the same key.
     """
-    frame = sys._getframe(2)  # behind `state_key`
-    if frame.f_code.co_name != ASKING:
+    given = callbacks_being_compared()
+    if given is None:
         return
-    given = [other for other in frame.f_locals.get("callbacks", ()) if isinstance(other, Callback)]
     same = sum(other is callback or _key(other) == key for other in given)
     if same > 1:
         raise error(

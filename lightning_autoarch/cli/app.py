@@ -22,6 +22,7 @@ from lightning_autoarch.cli.search import SearchCommand, first_search
 from lightning_autoarch.cli.sections import hyperparameters
 from lightning_autoarch.cli.transfer import TransferCommand
 from lightning_autoarch.core.errors import AutoArchError, SearchError
+from lightning_autoarch.seam.lightning import CLASS_PATH
 from lightning_autoarch.training.links import Links
 
 _USAGE = "%(prog)s [--config FILE] [--KEY VALUE ...]"  # jsonargparse's own names every key: 70 lines before each error
@@ -129,7 +130,7 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
     def _check_hyperparameters(self, given: Any, path: Path) -> None:
         arguments = hyperparameters(path)
         check_class_paths(arguments, given, path)
-        named = arguments.get("_class_path", (given.get("model") or {}).get("class_path"))
+        named = arguments.get(CLASS_PATH, (given.get("model") or {}).get("class_path"))
         cls = self._model_class if named is None else class_of(named)
         check_named_objects(cls, arguments, given, path)
 

@@ -21,6 +21,7 @@ from jsonargparse import Namespace
 
 from lightning_autoarch.core.errors import CheckpointError, shown
 from lightning_autoarch.core.schema import DEEPEST
+from lightning_autoarch.seam.lightning import CLASS_PATH
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 _DATA = (str, int, float, complex, bool, type(None), bytes, list, dict, tuple, set, os.PathLike, enum.Enum)
@@ -57,7 +58,7 @@ def check_named_objects(cls: object, arguments: Mapping[str, Any], config: Any, 
     """
     known = {found for _, found in _dotted_names(config, "")}
     for name, value in arguments.items():
-        if name == "_class_path" or (isinstance(cls, type) and _takes_data(cls, name)):
+        if name == CLASS_PATH or (isinstance(cls, type) and _takes_data(cls, name)):
             continue
         for where, found in _dotted_names(value, f"hyper_parameters.{name}"):
             if found not in known:
@@ -115,7 +116,7 @@ def _class_paths(value: Any, where: str, depth: int = DEEPEST) -> Iterator[tuple
     """Where in nested data a class is named, and what is there."""
     if isinstance(value, Mapping | Namespace):
         for name, item in (value if isinstance(value, Mapping) else vars(value)).items():
-            if name in ("class_path", "_class_path"):
+            if name in ("class_path", CLASS_PATH):
                 yield f"{where}.{name}", item if isinstance(item, str) else None
             elif depth:
                 yield from _class_paths(item, f"{where}.{name}", depth - 1)

@@ -26,6 +26,7 @@ from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune.schedule import CubicSparsity
 from lightning_autoarch.report.pruned import pruned_table
 from lightning_autoarch.report.pruning import write_pruning_report
+from lightning_autoarch.seam.lightning import CLASS_PATH
 from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
 
 
@@ -89,7 +90,7 @@ class PruneCommand(LightningCLI):
         if not arguments:
             return
         check_class_paths(arguments, given, Path(given["ckpt_path"]))
-        where = arguments.pop("_class_path", (given.get("model") or {}).get("class_path"))
+        where = arguments.pop(CLASS_PATH, (given.get("model") or {}).get("class_path"))
         cls = self._model_class if where is None else class_of(where)
         check_named_objects(cls, arguments, given, Path(given["ckpt_path"]))
         if where is not None:

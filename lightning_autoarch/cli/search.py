@@ -10,7 +10,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.utilities.exceptions import _TunerExitException
 
 from lightning_autoarch.callbacks.joint.families import FAMILIES
 from lightning_autoarch.callbacks.joint.names import as_config as callback_config
@@ -29,6 +28,7 @@ from lightning_autoarch.cli.winner import (
     write_config,
 )
 from lightning_autoarch.core.errors import SearchError
+from lightning_autoarch.seam.lightning import end_of_tuning
 from lightning_autoarch.training.arguments import Constructor
 from lightning_autoarch.training.data import split_architecture
 from lightning_autoarch.training.searched_trainer import trainer_part
@@ -160,4 +160,4 @@ class _StopBeforeTraining(Callback):
     """Ends a fit where Lightning's own tuners end it."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        raise _TunerExitException
+        raise end_of_tuning()

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_autoarch.core.errors import CheckpointError
 from lightning_autoarch.reading import read_archive
+from lightning_autoarch.seam.lightning import INSTANTIATOR
 
 
 def top_level(section: Any) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def hyperparameters(path: Path) -> dict[str, Any]:
     held = checkpoint.get("hyper_parameters") if isinstance(checkpoint, Mapping) else None
     if not isinstance(held, Mapping):
         return {}
-    return {name: value for name, value in held.items() if isinstance(name, str) and name != "_instantiator"}
+    return {name: value for name, value in held.items() if isinstance(name, str) and name != INSTANTIATOR}
 
 
 def is_a(callback: Mapping[str, Any], kind: type[Callback]) -> bool:

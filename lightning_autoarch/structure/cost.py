@@ -124,12 +124,22 @@ def detached_copy(module: ModuleT, memo: Mapping[int, Any] | None = None) -> Mod
         module: any.
         memo: id of an object -> what the copy has in its place.
     """
-    trainer = getattr(module, "_trainer", None)
+    trainer = _trainer_of(module)
     computed = [tensor for tensor in _attributes(module) if tensor.grad_fn is not None]
     without_storage = [tensor for tensor in (*module.buffers(), *_attributes(module)) if tensor.layout in COMPRESSED]
     not_copied_by_torch = (*computed, *without_storage)
     known = {id(tensor): tensor.detach().clone() for tensor in not_copied_by_torch} | dict(memo or {})
     return copy.deepcopy(module, known if trainer is None else {**known, id(trainer): None})
+
+
+def _trainer_of(module: nn.Module) -> object:
+    """The Trainer that a LightningModule is attached to; None for others."""
+    if not isinstance(getattr(type(module), "trainer", None), property):
+        return None
+    try:
+        return module.trainer
+    except RuntimeError:  # what Lightning raises where there is none
+        return None
 
 
 def _attributes(module: nn.Module) -> list[Tensor]:

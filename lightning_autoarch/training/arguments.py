@@ -28,6 +28,7 @@ from typing import Any
 from torch import nn
 
 from lightning_autoarch.core.errors import SearchError, SpaceError, did_you_mean
+from lightning_autoarch.seam.lightning import CLASS_PATH, INSTANTIATOR, saved_as
 from lightning_autoarch.training.container import Container, container_of, named_parameters, own_parameters
 from lightning_autoarch.training.isolation import seeded
 from lightning_autoarch.training.nested import (
@@ -43,7 +44,7 @@ from lightning_autoarch.training.nested import (
 )
 
 _FACTORY = "`ArchitectureSearch(factory=lambda **architecture: ...)`"
-_INTERNAL = ("_instantiator", "_class_path")  # what LightningCLI adds to hyperparameters
+_INTERNAL = (INSTANTIATOR, CLASS_PATH)
 _NOT_TAKEN = re.compile(r"got (?:multiple values for|an unexpected keyword) (?:keyword )?argument '(\w+)'")
 
 
@@ -71,7 +72,7 @@ class Constructor:
         kind, hparams = type(instance), instance.hparams
         saved = copy.deepcopy(hparams if is_dict_config(hparams) else {**dict(hparams), **_cleaned_away(instance)})
         internal = {name: saved.pop(name) for name in _INTERNAL if name in saved}
-        from_config = "_instantiator" in internal and _instantiated(kind, saved) != saved
+        from_config = INSTANTIATOR in internal and _instantiated(kind, saved) != saved
         by_names = cls(kind, saved, internal, None, from_config)
         container = container_of(instance, saved)
         if container is None:
@@ -259,13 +260,11 @@ class Constructor:
         return _instantiated(self.cls, arguments) if self.from_config else arguments
 
     def _saved_as_written(self, changes: Mapping[str, Any]) -> AbstractContextManager[None]:
-        if "_instantiator" not in self.internal:
+        if INSTANTIATOR not in self.internal:
             return nullcontext()
-        from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_context
-
-        others = {name: value for name, value in self.internal.items() if name != "_instantiator"}
+        others = {name: value for name, value in self.internal.items() if name != INSTANTIATOR}
         written = {**others, **self._changed(dict(self.saved), changes)}
-        return _given_hyperparameters_context(written, self.internal["_instantiator"])
+        return saved_as(written, self.internal[INSTANTIATOR])
 
     def _is_possible(self) -> bool:
         """Whether every hyperparameter has an argument, and the call can be made."""

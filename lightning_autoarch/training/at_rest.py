@@ -24,7 +24,7 @@ def at_rest(module: nn.Module) -> Iterator[None]:
         module.eval()
         for child in module.modules():
             if isinstance(child, LightningModule):
-                child._trainer = None
+                child.trainer = None
         yield
 
 

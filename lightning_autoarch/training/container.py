@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from lightning_autoarch.seam.lightning import hyperparameters_name
 from lightning_autoarch.training.nested import fields_of, is_dict_config
 
 
@@ -55,7 +56,7 @@ def container_of(
 ) -> Container | None:
     """The container that the signature allows; None where hyperparameters go back by their own names."""
     parameters = named_parameters(type(instance))
-    name = getattr(instance, "_hparams_name", None)
+    name = hyperparameters_name(instance)
     if name not in parameters or name in saved or not _may_hold(parameters[name].default):
         name = _only_unknown(parameters, saved)
         found = None if name is None else _as_given(instance, name, saved)

@@ -18,6 +18,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_autoarch.core.errors import SearchError
+from lightning_autoarch.seam.lightning import datamodule_of, given_loaders
 from lightning_autoarch.search.nodes import PREFIXES
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.arguments import Constructor, check_binds
@@ -56,11 +57,10 @@ class TrialData:
     @classmethod
     def of(cls, trainer: Trainer) -> TrialData:
         """The data of a running `fit`."""
-        datamodule: LightningDataModule | None = trainer.datamodule  # type: ignore[attr-defined]
+        datamodule = datamodule_of(trainer)
         if datamodule is not None:
             return cls(datamodule=datamodule)
-        train = trainer.fit_loop._data_source.instance
-        val = trainer.fit_loop.epoch_loop.val_loop._data_source.instance
+        train, val = given_loaders(trainer)
         return cls(
             train=None if isinstance(train, LightningModule) else train,
             val=None if isinstance(val, LightningModule) else val,

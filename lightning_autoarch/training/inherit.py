@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Timer
 
 from lightning_autoarch.core.errors import SearchError, did_you_mean
+from lightning_autoarch.seam.lightning import detects_anomalies, fast_dev_run, max_time, val_check_interval
 
 _TAKEN_OVER = (
     "max_steps",
@@ -48,18 +47,18 @@ def inherited_arguments(trainer: Trainer) -> dict[str, Any]:
     clip = trainer.gradient_clip_algorithm
     arguments |= {
         "max_epochs": trainer.fit_loop.max_epochs,
-        "max_time": _max_time(trainer),
-        "val_check_interval": _val_check_interval(trainer),
+        "max_time": max_time(trainer),
+        "val_check_interval": val_check_interval(trainer),
         "gradient_clip_algorithm": clip.value if clip is not None else None,
         "deterministic": _deterministic(),
         "benchmark": torch.backends.cudnn.benchmark,
         "inference_mode": trainer.validate_loop.inference_mode,
-        "detect_anomaly": trainer._detect_anomaly,
+        "detect_anomaly": detects_anomalies(trainer),
         **one_device(trainer.strategy.root_device),
     }
-    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if batches := fast_dev_run(trainer):
         arguments = {k: v for k, v in arguments.items() if not k.startswith(("max_", "min_", "limit_", "val_check"))}
-        arguments["fast_dev_run"] = trainer.fast_dev_run  # type: ignore[attr-defined]
+        arguments["fast_dev_run"] = batches
     return {**arguments, **SILENT}
 
 
@@ -98,18 +97,6 @@ def check_ends(arguments: Mapping[str, Any], callbacks: Sequence[Callback]) -> N
     endless = arguments.get("max_epochs") == -1 and arguments.get("max_steps", -1) == -1 and not arguments["max_time"]
     if endless and not callbacks:
         raise SearchError('A trial would never end: give `trial={"trainer": {"max_epochs": ...}}`.')
-
-
-def _max_time(trainer: Trainer) -> timedelta | None:
-    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
-    durations = [timer._duration for timer in timers if timer._duration is not None]
-    return timedelta(seconds=min(durations)) if durations else None
-
-
-def _val_check_interval(trainer: Trainer) -> float | timedelta:
-    """Batches, a part of an epoch, or a time, for which Lightning has another attribute."""
-    seconds = getattr(trainer, "_val_check_time_interval", None)
-    return trainer.val_check_interval if seconds is None else timedelta(seconds=seconds)
 
 
 def _deterministic() -> bool | str:

@@ -23,6 +23,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
+from lightning_autoarch.seam.lightning import is_compiled
+
 Described = Mapping[tuple[str, str], str]  # (part, what of it) -> as text
 
 STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")  # set by `torch.compile(module)`
@@ -37,7 +39,7 @@ def lost_names(module: LightningModule, fresh: LightningModule) -> list[str]:
         return []
     held = [*module.__dict__, *module._modules, *module._buffers, *module._parameters]
     fresh_names = {*fresh.__dict__, *fresh._modules, *fresh._buffers, *fresh._parameters}
-    compiled = STEPS if module._compiler_ctx is not None else ()
+    compiled = STEPS if is_compiled(module) else ()
     return [name for name in held if name not in (*fresh_names, *compiled) and not name.startswith("_")]
 
 

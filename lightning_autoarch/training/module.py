@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.parsing import clean_namespace
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_autoarch.core.errors import SearchError
+from lightning_autoarch.seam.lightning import is_compiled, trainer_of
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.arguments import Constructor, check_binds, check_keywords, check_names
 from lightning_autoarch.training.losses import changed_weights, losses, lost_names
@@ -89,7 +90,7 @@ class ModuleBuilder:
 
     def rebuild_(self, module: LightningModule, architecture: Architecture) -> None:
         """Make `module` itself one of this architecture, freshly initialised; on any error it is as before."""
-        old = dict(module.__dict__)
+        old, trainer = dict(module.__dict__), trainer_of(module)
         try:
             module.__dict__.clear()
             if self.factory is not None:
@@ -103,7 +104,7 @@ class ModuleBuilder:
             module.__dict__.update(old)
             raise
         clean_namespace(module.hparams)  # as `fit` has done: what cannot be pickled would not go into a checkpoint
-        module.trainer = old["_trainer"]  # the setter reaches the LightningModules inside it too
+        module.trainer = trainer  # the setter reaches the LightningModules inside it too
 
     def tell_losses(self, module: LightningModule, example: Architecture) -> None:
         """Warn of all that candidates and the winner will not have of `module`; see `losses`.
@@ -122,7 +123,7 @@ class ModuleBuilder:
                 "`__init__`, or in `factory=`."
             )
         lost = lost_names(module, fresh) if self.factory is not None else losses(module, fresh, lambda: self.build({}))
-        if module._compiler_ctx is not None:  # `fit` has been given what `torch.compile` returned
+        if is_compiled(module):  # `fit` has been given what `torch.compile` returned
             rank_zero_warn(
                 "The module was compiled with `torch.compile` before `fit`: candidates and the winner are new modules, "
                 "which train uncompiled. Compile their layers in `__init__` or in `configure_model` instead."

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from lightning_autoarch.seam.lightning import attach
 from lightning_autoarch.training.data import TrialData
 from lightning_autoarch.training.isolation import isolated
 from lightning_autoarch.training.trial_logger import TrialLogger
@@ -30,10 +30,7 @@ def prepare_(module: LightningModule, trainer_arguments: Mapping[str, Any], data
     ours = {"logger": logger, "callbacks": [], "enable_checkpointing": False, "use_distributed_sampler": False}
     with isolated(0), data.for_trial({}) as loaders:
         trainer = Trainer(**{**trainer_arguments, **ours})
-        trainer.state.fn, trainer.state.status, trainer.training = TrainerFn.FITTING, TrainerStatus.RUNNING, True
-        trainer.strategy.connect(module)
-        trainer._data_connector.attach_data(module, **loaders)
-        module.trainer = trainer
+        attach(trainer, module, loaders)
         try:
             if is_overridden("setup", module):
                 module.setup(stage="fit")

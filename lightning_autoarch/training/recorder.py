@@ -22,11 +22,11 @@ from typing import Any, Literal, TypeAlias
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_autoarch.core.errors import CheckpointUnwritable
 from lightning_autoarch.core.schema import VERSION, Schema, data, flag, mapping, optional, real, sequence, text, whole
+from lightning_autoarch.seam.lightning import forget_train_loaders, once_loaded, resume_after_last_epoch
 from lightning_autoarch.training.callbacks import shares, unsettled
 from lightning_autoarch.training.generators import held, restore, states
 from lightning_autoarch.training.isolation import RNG, rng_state, set_rng_state
@@ -204,9 +204,8 @@ class TrialRecorder(Checkpoint):
         if self._resumed is not None:
             set_rng_state(self._resumed["rng"])
             # `estimated_stepping_batches` in `configure_optimizers` makes the loaders, whose iterators draw, too early.
-            trainer.fit_loop._combined_loader = None
-            # With `max_steps` Lightning enters the finished epoch again: a draw too many, and its hooks twice.
-            trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+            forget_train_loaders(trainer)
+            resume_after_last_epoch(trainer)
             _restore_generators(trainer, pl_module, self._resumed["generators"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -335,19 +334,5 @@ def _holders(trainer: Trainer) -> dict[str, Any]:
 def _restore_generators(trainer: Trainer, module: LightningModule, saved: Mapping[str, Any]) -> None:
     """Put back the module's generators, and those of the loaders once these exist, before they are iterated over."""
     restore(held({"module": module}), saved)
-    loop = trainer.fit_loop
-    _restore_once_requested("train", loop._data_source, saved)
-    _restore_once_requested("val", loop.epoch_loop.val_loop._data_source, saved)
-
-
-def _restore_once_requested(name: str, source: Any, saved: Mapping[str, Any]) -> None:
-    """Only the first time that Lightning asks for the loaders: with a reload every epoch it asks again."""
-    request = source.dataloader
-
-    def dataloader() -> Any:
-        source.dataloader = request
-        loaders = request()
-        restore(held({name: loaders.iterables if isinstance(loaders, CombinedLoader) else loaders}), saved)
-        return loaders
-
-    source.dataloader = dataloader
+    once_loaded(trainer, "train", lambda loaders: restore(held({"train": loaders}), saved))
+    once_loaded(trainer, "val", lambda loaders: restore(held({"val": loaders}), saved))

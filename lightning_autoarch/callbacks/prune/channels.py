@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.optimizer_steps import optimizers_of
-from lightning_autoarch.callbacks.outer import callback_states, checkpoint_path, is_rebuilt_later
+from lightning_autoarch.callbacks.outer import callback_states, is_rebuilt_later
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.followers import Followers, prune_with_followers_, why_not
 from lightning_autoarch.callbacks.prune.hooks import averages, total_steps
@@ -41,6 +41,7 @@ from lightning_autoarch.prune.load import (
 from lightning_autoarch.prune.schedule import Moment, Step, check_moment, step_of
 from lightning_autoarch.prune.targets import Patterns
 from lightning_autoarch.prune.units import Norm, UnitScope
+from lightning_autoarch.seam.lightning import checkpoint_path
 from lightning_autoarch.structure import apply_recipe_, check_carriable
 from lightning_autoarch.structure.cost import detached_copy
 

@@ -9,7 +9,8 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import Strategy
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
+
+from lightning_autoarch.seam.lightning import average_of, callbacks_of
 
 
 def total_steps(trainer: Trainer) -> int | None:
@@ -29,10 +30,7 @@ def total_steps(trainer: Trainer) -> int | None:
 
 def averages(trainer: Trainer) -> Iterator[nn.Module]:
     """Running averages of the module that callbacks of Lightning keep (`WeightAveraging`, SWA)."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        average = getattr(callback, "_average_model", None)
-        if isinstance(average, nn.Module):
-            yield average.module if isinstance(average, AveragedModel) else average
+    yield from filter(None, map(average_of, callbacks_of(trainer)))
 
 
 def assert_ranks_agree(strategy: Strategy, digest: bytes, callback: object) -> None:

@@ -30,6 +30,7 @@ from lightning_autoarch.prune.penalty import Penalty
 from lightning_autoarch.prune.schedule import Moment, Ramp
 from lightning_autoarch.prune.targets import Patterns, Targets, examine_targets, match_values
 from lightning_autoarch.prune.tensors import check
+from lightning_autoarch.seam.lightning import logs_this_step
 
 Weight = float | dict[str, float]
 
@@ -121,7 +122,7 @@ class Regularization(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._fit is None or not trainer._logger_connector.should_update_logs:
+        if self._fit is None or not logs_this_step(trainer):
             return
         factor, targets = self._factor(trainer), self._fit.targets.values()
         values = [factor * target.weight * self.penalty.value(target.parameter) for target in targets]

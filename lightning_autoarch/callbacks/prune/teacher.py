@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.cloud_io import _load
 from lightning.pytorch import LightningModule
 from torch import nn
 
 from lightning_autoarch.core.errors import CheckpointError, PruneTypeError, PruneValueError, shown
 from lightning_autoarch.reading.weights import read_with_weights, with_plain_weights
+from lightning_autoarch.seam.lightning import load
 from lightning_autoarch.structure.cost import detached_copy
 
 Given = nn.Module | str | Path | None
@@ -101,7 +101,7 @@ def _loaded(module: nn.Module, path: str | Path) -> nn.Module:
 def _content(path: str | Path) -> Mapping[str, Any]:
     if "://" not in str(path):
         return read_with_weights(Path(path))
-    held = _load(path, map_location="cpu", weights_only=True)  # through Lightning: a bucket of a cloud
+    held = load(path, weights_only=True)  # through Lightning: a bucket of a cloud
     return with_plain_weights(held, str(path), 0)
 
 

@@ -24,6 +24,7 @@ from lightning_autoarch.callbacks.transfer.recipe import Plan
 from lightning_autoarch.callbacks.transfer.recomputed import Recomputed
 from lightning_autoarch.callbacks.transfer.timing import begins_step, moment, monitored
 from lightning_autoarch.callbacks.transfer.warm_up import WarmUp
+from lightning_autoarch.seam.lightning import logs_this_step
 from lightning_autoarch.transfer.tune.clock import Clock, Length
 from lightning_autoarch.transfer.tune.thawing import Thaw
 
@@ -109,7 +110,7 @@ class Fitting:
         """Gradients were computed."""
         if self._recomputed is not None:
             self._recomputed.settle()
-        if self._start is not None and trainer._logger_connector.should_update_logs:
+        if self._start is not None and logs_this_step(trainer):
             self.module.log("l2_sp", self._start.value().to(self.module.device))
 
     def after_validation(self, trainer: Trainer) -> None:

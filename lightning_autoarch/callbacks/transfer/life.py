@@ -20,14 +20,13 @@ from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.call import _call_configure_model
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.flavour import check_flavour
-from lightning_autoarch.callbacks.outer import checkpoint_path, is_rebuilt_later, is_trial
+from lightning_autoarch.callbacks.outer import is_rebuilt_later, is_trial
 from lightning_autoarch.callbacks.transfer.course import Block
 from lightning_autoarch.callbacks.transfer.ddp import check_strategy
 from lightning_autoarch.callbacks.transfer.fitting import Fitting
@@ -40,6 +39,7 @@ from lightning_autoarch.callbacks.transfer.resume import SCHEMA, check_state
 from lightning_autoarch.callbacks.transfer.sources import Source
 from lightning_autoarch.callbacks.transfer.timing import check_validation, measured, planned
 from lightning_autoarch.core.schema import VERSION, is_empty
+from lightning_autoarch.seam.lightning import checkpoint_path, run_configure_model
 from lightning_autoarch.transfer.match.report import TransferReport
 from lightning_autoarch.transfer.patterns import Names
 from lightning_autoarch.transfer.tune.clock import Length
@@ -124,14 +124,14 @@ class FineTuning(Callback):
         check_alone(self, trainer)
         check_validation(self.recipe, trainer)
         come_before_tuners(self, trainer)
-        _call_configure_model(trainer)
+        run_configure_model(trainer)
         plan = self._planned(pl_module)
         if self.checkpoint is None:
             plan.schedule(planned(trainer))  # raises what is wrong before anything is changed
         before, self._goes_on_from = self._goes_on_from, None
         if before is not None:
             self._known = gone_on(self.recipe, before)
-        elif not self._has_weights(pl_module) and checkpoint_path(trainer)[0] is None:
+        elif not self._has_weights(pl_module) and checkpoint_path(trainer).path is None:
             self._take_over(trainer, pl_module, plan)
             if self.report is not None and not is_trial(trainer):
                 rank_zero_info(str(self.report))
@@ -149,7 +149,7 @@ class FineTuning(Callback):
             TransferError, CheckpointError: as `setup` does.
         """
         check_flavour(self, trainer, pl_module)
-        _call_configure_model(trainer)
+        run_configure_model(trainer)
         if not self._has_weights(pl_module):
             self._take_over(trainer, pl_module, self._planned(pl_module))
             self._taken_by = weakref.ref(next(pl_module.parameters()))
@@ -157,7 +157,7 @@ class FineTuning(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._fit is not None
         self._fit.plan.check_same(pl_module)
-        state = check_state(self._loaded, self.recipe, resumes=checkpoint_path(trainer)[0] is not None)
+        state = check_state(self._loaded, self.recipe, resumes=checkpoint_path(trainer).path is not None)
         self._length = planned(trainer)
         if state is not None:
             self._length = Length(state["epochs"])

@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from torch import Tensor, nn
 
 from lightning_autoarch.core.errors import TransferError
+from lightning_autoarch.seam.lightning import average_of, callbacks_of, trainer_of
 
 BASE = "base_layer."
 INITIALLY_ZERO = ("lora_B.", "lora_embedding_A.")  # of an adapter that has not been trained
@@ -69,7 +70,7 @@ def restore_adapters(module: LightningModule, saved: Mapping[str, Tensor]) -> No
 
 def check_averages(callback: Callback, trainer: Trainer) -> None:
     """Raises TransferError where an average was made of the module before it had adapters."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = callbacks_of(trainer)
     here = callbacks.index(callback) if callback in callbacks else len(callbacks)
     early = [other for other in callbacks[:here] if isinstance(other, WeightAveraging | StochasticWeightAveraging)]
     if early:
@@ -110,11 +111,11 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _averages(module: LightningModule) -> Iterator[nn.Module]:
     """The copies of the module that Lightning averages in."""
-    trainer = module._trainer
-    for callback in [] if trainer is None else trainer.callbacks:  # type: ignore[attr-defined]
-        average = callback._average_model if isinstance(callback, WeightAveraging) else None
+    trainer = trainer_of(module)
+    for callback in [] if trainer is None else callbacks_of(trainer):
+        average = average_of(callback) if isinstance(callback, WeightAveraging) else None
         if average is not None:
-            yield average.module
+            yield average
 
 
 def _save_plain(module: nn.Module, state: MutableMapping[str, Any], prefix: str, metadata: Any) -> None:
