@@ -30,6 +30,7 @@ Pattern: TypeAlias = str | re.Pattern[str]
 Patterns: TypeAlias = Pattern | Sequence[Pattern]
 Inside: TypeAlias = Callable[[str, nn.Module], Iterable[str]]  # (path, module) -> first names of parameters
 
+K = TypeVar("K", bound=Pattern)
 V = TypeVar("V")
 
 PREFIX = "re:"  # of a regular expression as text
@@ -116,12 +117,12 @@ def _compiled(pattern: object, argument: str, error: type[AutoArchError]) -> Nam
 
 
 def match_values(
-    values: V | Mapping[str, V] | Mapping[Pattern, V],
+    values: Mapping[K, V],  # by pattern
     names: Sequence[str],
     argument: str,
     error: type[AutoArchError],
 ) -> dict[str, V]:  # name -> value, of those that a pattern covers
-    """A value for each name: one for all, or that of the first pattern that names it or a module around it.
+    """A value for each name: that of the first pattern that names it or a module around it.
 
     Raises:
         AutoArchError: of the class `error`: a pattern matches no name.
@@ -129,8 +130,6 @@ def match_values(
     >>> match_values({"0": 0.5, "*": 0.9}, ["0.weight", "2.weight"], "scope", AutoArchError)
     {'0.weight': 0.5, '2.weight': 0.9}
     """
-    if not isinstance(values, Mapping):
-        return dict.fromkeys(names, values)
     found: dict[str, V] = {}
     for pattern, value in zip(compile_patterns(list(values), argument, error), values.values(), strict=True):
         matching = [name for name in names if pattern.covers(name)]

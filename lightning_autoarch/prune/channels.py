@@ -9,15 +9,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_autoarch.core.errors import PruneValueError, ResizeError, did_you_mean
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError, ResizeError
+from lightning_autoarch.core.patterns import NamePattern, Patterns, compile_patterns, plain_name
 from lightning_autoarch.prune.counts import as_number
-from lightning_autoarch.prune.targets import Patterns, plain_name
 from lightning_autoarch.prune.units import Cut, Keep, Norm, UnitScope, unit_scores
 from lightning_autoarch.structure import ChannelGraph, ChannelGroup, Resized, recipe_of, rehearse, remove_channels_
 from lightning_autoarch.structure.cost import Cost, cheap_copy, cost_of, detached_copy
@@ -297,10 +296,10 @@ def _matching(
     free: Sequence[ChannelGroup], groups: Sequence[ChannelGroup], patterns: Patterns, argument: str
 ) -> list[ChannelGroup]:
     found: dict[str, ChannelGroup] = {}
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    for pattern in compile_patterns(patterns, argument, PruneTypeError):
         matching = [group for group in groups if _matches(group, pattern)]
         if not matching:
-            hint = did_you_mean(pattern, [group.name for group in groups])
+            hint = pattern.near([group.name for group in groups])
             raise PruneValueError(f"The pattern `{pattern}` of `{argument}` matches no group of channels.{hint}")
         fixed = [group for group in matching if group not in free]
         if len(fixed) == len(matching) and argument == "targets":
@@ -309,8 +308,6 @@ def _matching(
     return list(found.values())
 
 
-def _matches(group: ChannelGroup, pattern: str) -> bool:
+def _matches(group: ChannelGroup, pattern: NamePattern) -> bool:
     makers = [plain_name(member.name) for member in group.members if member.role in ("producer", "tied")]
-    names = [plain_name(group.name), *makers]
-    around = [".".join(name.split(".")[:i]) for name in names for i in range(1, name.count(".") + 2)]
-    return any(fnmatchcase(name, pattern) for name in around)
+    return any(pattern.covers(name) for name in (plain_name(group.name), *makers))

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from lightning_autoarch.core.errors import PruneValueError
+from lightning_autoarch.core.patterns import match_values
 from lightning_autoarch.prune.allocation import counts, erdos_renyi_kernel, floors, lamp_scores
 from lightning_autoarch.prune.magnitude import named_masks
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.selection import Choice
-from lightning_autoarch.prune.targets import match_values
 
 Criterion = Literal["magnitude", "gradient", "random"]
 CRITERIA = ("magnitude", "gradient", "random")
@@ -99,7 +99,7 @@ def prune_further(
 
 def _shares(weights: MaskedWeights, sparsity: float, scope: SparsityScope, final: float) -> list[float]:
     if isinstance(scope, Mapping):
-        values = match_values(dict(scope), weights.names, "scope")
+        values = match_values(scope, weights.names, "scope", PruneValueError)
         progress = sparsity / final if final else 1.0
         return [values.get(name, 0.0) * progress for name in weights.names]
     if scope == "erk":

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_autoarch.core.errors import PruneValueError
+from lightning_autoarch.core.patterns import plain_name
 from lightning_autoarch.prune.layer_weights import slices_of
 from lightning_autoarch.prune.magnitude import MaskApplier, apply_masks_
 from lightning_autoarch.prune.mask import BitMask
-from lightning_autoarch.prune.targets import plain_name
 
 
 class MaskedWeights:

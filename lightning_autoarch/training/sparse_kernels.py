@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_autoarch.core.errors import PruneValueError
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.core.patterns import Patterns, compile_patterns, match_values, plain_name
 from lightning_autoarch.core.tolerance import allowed, difference
-from lightning_autoarch.prune.targets import Patterns, match_values, plain_name
 
 CAPABILITY = (8, 0)
 DTYPES = (torch.float16, torch.bfloat16)
@@ -82,8 +82,9 @@ def _linears(module: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
 
 
 def _matching(targets: Patterns, layers: dict[str, nn.Linear]) -> list[str]:
-    patterns = [targets] if isinstance(targets, str) else list(targets)
-    return list(match_values(dict.fromkeys(patterns, 1.0), list(layers), "targets"))
+    patterns = compile_patterns(targets, "targets", PruneTypeError)
+    values = {pattern.given: True for pattern in patterns}
+    return list(match_values(values, list(layers), "targets", PruneValueError))
 
 
 def _why_not(module: nn.Module, layer: nn.Linear) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lightning_autoarch.core.errors import ExportError
 from lightning_autoarch.core.optional import needed
-from lightning_autoarch.prune.targets import plain_name
+from lightning_autoarch.core.patterns import plain_name
 from lightning_autoarch.training.plain_state import as_bytes, plain_state
 from lightning_autoarch.training.sparse_file import load_sparse, save_sparse
 

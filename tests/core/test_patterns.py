@@ -135,7 +135,7 @@ class TestValues:
         assert match_values({re.compile("^a"): 1}, names, "scale", PruneValueError) == {"a.weight": 1}
 
     def test_one_for_all(self) -> None:
-        assert match_values("x", ["a", "b"], "scale", PruneValueError) == {"a": "x", "b": "x"}
+        assert match_values({"*": "x"}, ["a", "b"], "scale", PruneValueError) == {"a": "x", "b": "x"}
 
     def test_nothing(self) -> None:
         with pytest.raises(PruneValueError, match="`c` of `scale` matches none of the targets"):

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from lightning_autoarch.core.errors import PruneValueError
+from lightning_autoarch.core.patterns import match_values
 from lightning_autoarch.prune.mask_updates import prune_further
 from lightning_autoarch.prune.masked import MaskedWeights
-from lightning_autoarch.prune.targets import examine_targets, find_targets, match_values
+from lightning_autoarch.prune.targets import examine_targets, find_targets
 
 
 class Symmetric(nn.Module):
@@ -142,5 +143,7 @@ def test_patterns_name_the_layer_or_its_weight() -> None:
     for pattern in ("0", "0.weight", direction):
         assert list(find_targets(net, pattern)) == [direction]
     assert list(find_targets(net, exclude="0.weight")) == ["1.weight"]
-    assert match_values({"0.weight": 0.5, "*": 0.9}, [direction, "1.weight"], "scope")[direction] == 0.5
-    assert match_values({"0.weight": 0.5}, ["0.weight_v"], "scope") == {"0.weight_v": 0.5}
+    assert (
+        match_values({"0.weight": 0.5, "*": 0.9}, [direction, "1.weight"], "scope", PruneValueError)[direction] == 0.5
+    )
+    assert match_values({"0.weight": 0.5}, ["0.weight_v"], "scope", PruneValueError) == {"0.weight_v": 0.5}

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
-from lightning_autoarch.prune.targets import examine_targets, find_targets, match_values
+from lightning_autoarch.core.patterns import match_values
+from lightning_autoarch.prune.targets import examine_targets, find_targets
 
 
 class Net(nn.Module):
@@ -100,9 +101,12 @@ def test_compiled_modules_have_plain_names() -> None:
 
 def test_values_by_pattern() -> None:
     names = ["a.0.weight", "a.1.weight", "b.weight"]
-    assert match_values({"a.1": 0.5, "a": 0.9}, names, "scope") == {"a.0.weight": 0.9, "a.1.weight": 0.5}
+    assert match_values({"a.1": 0.5, "a": 0.9}, names, "scope", PruneValueError) == {
+        "a.0.weight": 0.9,
+        "a.1.weight": 0.5,
+    }
     with pytest.raises(PruneValueError, match="`c` of `scope` matches none"):
-        match_values({"c": 0.5}, names, "scope")
+        match_values({"c": 0.5}, names, "scope", PruneValueError)
 
 
 class Experts(nn.Module):

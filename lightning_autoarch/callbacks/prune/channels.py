@@ -26,6 +26,7 @@ from lightning_autoarch.callbacks.prune.step_calls import StepCalls
 from lightning_autoarch.callbacks.sharding import check_whole_parameters
 from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.core.errors import PruneValueError, StructureError
+from lightning_autoarch.core.patterns import Patterns
 from lightning_autoarch.core.schema import is_empty
 from lightning_autoarch.prune.channels import Quantity, Reduction, Removed, Selection, check_prunable
 from lightning_autoarch.prune.load import (
@@ -39,7 +40,6 @@ from lightning_autoarch.prune.load import (
     state_of,
 )
 from lightning_autoarch.prune.schedule import Moment, Step, check_moment, step_of
-from lightning_autoarch.prune.targets import Patterns
 from lightning_autoarch.prune.units import Norm, UnitScope
 from lightning_autoarch.seam.lightning import checkpoint_path
 from lightning_autoarch.structure import apply_recipe_, check_carriable

@@ -22,10 +22,10 @@ from lightning_autoarch.callbacks.prune.names import number
 from lightning_autoarch.callbacks.prune.teacher import Given, make_teacher, to_precision_of
 from lightning_autoarch.callbacks.sharding import check_whole_parameters
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError, did_you_mean
+from lightning_autoarch.core.patterns import plain_name
 from lightning_autoarch.core.schema import VERSION, Schema, is_empty, text
 from lightning_autoarch.prune.counts import non_negative
 from lightning_autoarch.prune.distillation import KINDS, OutputLoss, check_temperature, output_loss
-from lightning_autoarch.prune.targets import plain_name
 
 SCHEMA = Schema("Distillation", 1, {"teacher": text()})
 Step = Callable[..., Any]

@@ -13,6 +13,7 @@ from lightning_autoarch.callbacks.prune.checks import say_short
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.core.errors import PruneValueError
+from lightning_autoarch.core.patterns import Patterns
 from lightning_autoarch.prune.counts import as_number
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.mask_updates import (
@@ -24,7 +25,6 @@ from lightning_autoarch.prune.mask_updates import (
 )
 from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.schedule import Moment, check_moment, check_sparsity, step_of
-from lightning_autoarch.prune.targets import Patterns
 
 Start = Literal["random", "magnitude"]
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_autoarch.core.errors import PruneValueError, StructureError
+from lightning_autoarch.core.errors import PruneTypeError, PruneValueError, StructureError
+from lightning_autoarch.core.patterns import compile_patterns
 from lightning_autoarch.prune.channels import EVERYTHING, UTMOST, Reduction, Removed, Selection, prune_by_
 from lightning_autoarch.structure import Calls, ModuleCall, apply_recipe_, left_as_it_was, run_on
 from lightning_autoarch.structure.cost import detached_copy
@@ -90,7 +91,7 @@ def prune_with_followers_(
     if not pairs:
         return prune_by_(module, example_inputs, reduction, selection, optimizers)
     inputs, ran = _with_own_calls(module, example_inputs, pairs)
-    exclude = [selection.exclude] if isinstance(selection.exclude, str) else selection.exclude
+    exclude = [pattern.given for pattern in compile_patterns(selection.exclude, "exclude", PruneTypeError)]
     removed = prune_by_(module, inputs, reduction, replace(selection, exclude=(*exclude, *ran)), optimizers)
     more = _followed(removed.recipe, pairs)
     apply_recipe_(module, more)

@@ -14,6 +14,7 @@ from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.rewind import Snapshot
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.core.patterns import Patterns, match_values
 from lightning_autoarch.core.schema import is_empty
 from lightning_autoarch.prune.allocation import check_not_emptied
 from lightning_autoarch.prune.counts import as_number
@@ -31,7 +32,6 @@ from lightning_autoarch.prune.mask_updates import (
 )
 from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.schedule import IterativeSparsity, SparsitySchedule, check_sparsity
-from lightning_autoarch.prune.targets import Patterns, match_values
 
 ROUNDING = 1e-9  # of a schedule that comes to its final sparsity by arithmetic
 
@@ -119,7 +119,7 @@ class MagnitudePruning(MaskedTraining):
     def check(self, weights: MaskedWeights, total: int | None) -> None:
         self.schedule.check(total)
         if isinstance(self.scope, Mapping):
-            values = match_values(dict(self.scope), weights.names, "scope")
+            values = match_values(self.scope, weights.names, "scope", PruneValueError)
             check_not_emptied(list(values), list(values.values()))
 
     @property

@@ -44,6 +44,7 @@ from lightning_autoarch.callbacks.prune.trained import as_ever_trained
 from lightning_autoarch.callbacks.sharding import check_whole_parameters
 from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.core.errors import PruneValueError
+from lightning_autoarch.core.patterns import Patterns
 from lightning_autoarch.core.schema import (
     VERSION,
     Schema,
@@ -60,7 +61,7 @@ from lightning_autoarch.core.schema import (
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.mask_updates import check_finite
 from lightning_autoarch.prune.masked import MaskedWeights, masks_of
-from lightning_autoarch.prune.targets import Patterns, Targets, examine_targets
+from lightning_autoarch.prune.targets import Targets, examine_targets
 
 SCHEMA_VERSION = 1
 MASK = record({"shape": sequence(whole()), "words": tensor(torch.uint8, 1)})  # of `BitMask.state`

@@ -5,7 +5,7 @@ The mathematics is prune/penalty.py, what each of them is for is regularization.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -24,11 +24,12 @@ from lightning_autoarch.callbacks.prune.names import number
 from lightning_autoarch.callbacks.prune.trained import as_ever_trained
 from lightning_autoarch.callbacks.sharding import check_whole_parameters
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
+from lightning_autoarch.core.patterns import Patterns, match_values
 from lightning_autoarch.prune import density
 from lightning_autoarch.prune.counts import non_negative
 from lightning_autoarch.prune.penalty import Penalty
 from lightning_autoarch.prune.schedule import Moment, Ramp
-from lightning_autoarch.prune.targets import Patterns, Targets, examine_targets, match_values
+from lightning_autoarch.prune.targets import Targets, examine_targets
 from lightning_autoarch.prune.tensors import check
 from lightning_autoarch.seam.lightning import logs_this_step
 
@@ -149,7 +150,8 @@ class Regularization(Callback):
         """The targets that have a weight, checked."""
         examined = examine_targets(module, self.targets, self.exclude)
         found = self._penalized(examined)
-        weights = match_values(self.weight, list(found), "weight")
+        by_pattern = self.weight if isinstance(self.weight, Mapping) else {"*": self.weight}
+        weights = match_values(by_pattern, list(found), "weight", PruneValueError)
         for name in weights:
             check(found[name], name)
             self.penalty.check(found[name], name)

@@ -13,10 +13,10 @@ the one that each weight gets.
 from __future__ import annotations
 
 from lightning_autoarch.callbacks.prune.penalized import Regularization, Weight
+from lightning_autoarch.core.patterns import Patterns
 from lightning_autoarch.prune.counts import as_int
 from lightning_autoarch.prune.penalty import L1, Groups, SquaredL2
 from lightning_autoarch.prune.schedule import Moment
-from lightning_autoarch.prune.targets import Patterns
 
 
 class L1Regularization(Regularization):

@@ -12,11 +12,12 @@ from torch import Tensor
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.core.errors import PruneValueError
+from lightning_autoarch.core.patterns import Patterns
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.nm import nm_masks
 from lightning_autoarch.prune.schedule import Moment, check_moment, step_of
-from lightning_autoarch.prune.targets import Patterns, Targets
+from lightning_autoarch.prune.targets import Targets
 
 
 class SemiStructuredPruning(MaskedTraining):
