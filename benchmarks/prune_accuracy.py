@@ -43,7 +43,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune as torch_prune
 
-from lightning_autoarch.callbacks.prune import MagnitudePruning, RigL
+from lightning_autoarch.callbacks.prune.dynamic import RigL
+from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.prune.schedule import CubicSparsity
 
 RESULTS = Path(__file__).parent / "results"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_autoarch.callbacks.prune import MagnitudePruning
+from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 
 STEPS = 12  # batches of an epoch
 QUIET: dict[str, Any] = {

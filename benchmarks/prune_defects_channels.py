@@ -12,7 +12,7 @@ from prune_defects import STEPS, Net, fit, steps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_autoarch.callbacks.prune import ChannelPruning
+from lightning_autoarch.callbacks.prune.channels import ChannelPruning
 from lightning_autoarch.core.errors import StructureError
 from lightning_autoarch.prune.channels import prune_channels_
 from lightning_autoarch.prune.schedule import Step

@@ -23,7 +23,7 @@ from prune_defects import AfterBatch, Net, fit, linear_layers, values, zeros
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from lightning_autoarch.callbacks.prune import MagnitudePruning
+from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, Step
 
 EPOCHS = 4

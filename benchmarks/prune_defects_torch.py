@@ -13,7 +13,7 @@ from prune_defects import AfterBatch, Net, fit, linear_layers, steps, values, ze
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from lightning_autoarch.callbacks.prune import MagnitudePruning
+from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune import BitMask, prune_
 from lightning_autoarch.prune.masked import MaskedWeights

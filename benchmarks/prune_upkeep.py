@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune as torch_prune
 
-from lightning_autoarch.callbacks.prune import MagnitudePruning
+from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.prune import _ops
 from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.schedule import ConstantSparsity

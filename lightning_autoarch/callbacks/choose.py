@@ -18,7 +18,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from lightning_autoarch.callbacks.prune.finetune import save_pruned
+from lightning_autoarch.callbacks.prune.prune_trained import save_pruned
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.callbacks.transfer.lora import merge_lora
 from lightning_autoarch.core.errors import MonitorMissing, SearchError

@@ -9,15 +9,15 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
 
 from lightning_autoarch.callbacks.prune.channels import ChannelPruning
-from lightning_autoarch.callbacks.prune.finetune import (
+from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
+from lightning_autoarch.callbacks.prune.masked import MaskedTraining
+from lightning_autoarch.callbacks.prune.prune_trained import (
     load_weights,
     prune_trained,
     recipes,
     save_pruned,
     sizes_on_disk,
 )
-from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
-from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.cli.checkpoint_classes import check_class_paths, check_named_objects, check_takes, class_of
 from lightning_autoarch.cli.options import SECTIONS, SPARSITY, StandIn
 from lightning_autoarch.cli.pages import page_path, write_page

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lightning_autoarch.callbacks.prune.costs import Costs
-from lightning_autoarch.callbacks.prune.finetune import Layer, Pruned
+from lightning_autoarch.callbacks.prune.prune_trained import Layer, Pruned
 from lightning_autoarch.report.text import columns, score_rows, seconds, size
 from lightning_autoarch.search.leaderboard import count
 

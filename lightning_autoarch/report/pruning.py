@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_autoarch.callbacks.prune.finetune import Layer, Pruned
+from lightning_autoarch.callbacks.prune.prune_trained import Layer, Pruned
 from lightning_autoarch.report.bars import bar_figure, bars, place_bars
 from lightning_autoarch.report.page import Plots, marked, nothing, page, section, table, tiles
 from lightning_autoarch.report.plot import BLUE, FAINT, plain

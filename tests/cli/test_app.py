@@ -18,7 +18,7 @@ from cli_nets import TRAINER
 from lightning.pytorch.cli import LightningCLI
 
 from lightning_autoarch import ArchitectureSearch, Step, TransferLearning
-from lightning_autoarch.callbacks.prune import MagnitudePruning
+from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.cli import AutoArchCLI, main
 from lightning_autoarch.training.optimizers import LateOptimizers
 
@@ -351,7 +351,7 @@ class TestPrune:
 
     @pytest.mark.parametrize("name", ["RigL", "SET", "SemiStructuredPruning"])
     def test_callback_of_the_config(self, config: Write, trained: str, name: str) -> None:
-        callback = {"class_path": f"lightning_autoarch.callbacks.prune.{name}"}
+        callback = {"class_path": f"lightning_autoarch.{name}"}
         callback["init_args"] = {"targets": "net.0"} if name == "SemiStructuredPruning" else {"sparsity": 0.5}
         path = config(trainer={**TRAINER, "callbacks": [callback]})  # with `search:`, of no use here
         cli = AutoArchCLI(args=["prune", "--config", path, "--ckpt_path", trained])
@@ -390,7 +390,7 @@ class TestPrune:
         schedule = {"class_path": "lightning_autoarch.prune.schedule.CubicSparsity"}
         schedule["init_args"] = {"final_sparsity": 0.9, "end": 0.5}
         init = {"schedule": schedule, "every_n_steps": 1}
-        callback = {"class_path": "lightning_autoarch.callbacks.prune.MagnitudePruning", "init_args": init}
+        callback = {"class_path": "lightning_autoarch.MagnitudePruning", "init_args": init}
         space = {"width": {"low": 8, "high": 32}, "prune.sparsity": {"low": 0.5, "high": 0.8}, "prune.scope": ["erk"]}
         path = config(
             "both.yaml",
@@ -465,7 +465,7 @@ class TestPrune:
             ({"prune": {"schedule": {"class_path": "OneShot", "init_args": {"sparsity": 1.5}}}},
              ["--ckpt_path", "good.pt"], 2, "Expected `sparsity` in [0, 1), got 1.5"),
             ({"prune": {"scope": "erk"}, "trainer": {**TRAINER, "callbacks": [
-                {"class_path": "lightning_autoarch.callbacks.prune.RigL"}]}},
+                {"class_path": "lightning_autoarch.RigL"}]}},
              ["--ckpt_path", "good.pt"], 2, "not both"),
         ],
     )  # fmt: skip

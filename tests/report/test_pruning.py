@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lightning_autoarch.callbacks.prune.costs import Costs
-from lightning_autoarch.callbacks.prune.finetune import Layer, Pruned
+from lightning_autoarch.callbacks.prune.prune_trained import Layer, Pruned
 from lightning_autoarch.core.errors import ReportError
 from lightning_autoarch.report import write_pruning_report
 from lightning_autoarch.report.bars import short_names

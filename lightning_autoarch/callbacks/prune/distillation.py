@@ -7,19 +7,16 @@ with D as in prune/distillation.py (Hinton, Vinyals & Dean 2015: T^2 KL of softe
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_autoarch.callbacks.flavour import check_flavour
-from lightning_autoarch.callbacks.prune.capture import is_compiled, watching
-from lightning_autoarch.callbacks.prune.names import number
+from lightning_autoarch.callbacks.prune.distilled_step import DistilledStep, is_compiled
 from lightning_autoarch.callbacks.prune.teacher import Given, make_teacher, to_precision_of
+from lightning_autoarch.callbacks.prune.trainer import number
 from lightning_autoarch.callbacks.sharding import check_whole_parameters
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError, did_you_mean
 from lightning_autoarch.core.patterns import plain_name
@@ -28,7 +25,6 @@ from lightning_autoarch.prune.counts import non_negative
 from lightning_autoarch.prune.distillation import KINDS, OutputLoss, check_temperature, output_loss
 
 SCHEMA = Schema("Distillation", 1, {"teacher": text()})
-Step = Callable[..., Any]
 
 
 class Distillation(Callback):
@@ -147,75 +143,6 @@ class Distillation(Callback):
         _check_layer(module, self.layer)
 
 
-class DistilledStep:
-    """A `training_step` that teaches; it lies on the instance while a fit runs.
-
-    A copy or pickle of the module that is made meanwhile has the step that was there before.
-    """
-
-    def __init__(
-        self,
-        module: LightningModule,
-        layer: str,
-        teacher: nn.Module,
-        distance: OutputLoss,
-        weight: float,
-        key: str,
-    ) -> None:
-        self.before: Step = module.training_step
-        # Lightning looks at the signature of `__wrapped__`, and no deeper.
-        self.__wrapped__ = getattr(self.before, "__wrapped__", self.before)
-        self.was_on_instance = "training_step" in module.__dict__
-        self.module, self.layer, self.teacher = module, layer, teacher
-        self.distance, self.weight, self.key = distance, weight, key
-        self.active = False
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.active:
-            return self.before(*args, **kwargs)
-        distances: list[Tensor] = []
-        with watching(self.module.get_submodule(self.layer), functools.partial(self._compare, distances)):
-            output = self.before(*args, **kwargs)
-        if output is None:
-            return None
-        if not distances:
-            raise self._nothing_called()
-        distance = torch.stack(distances).mean()
-        self.module.log(self.key, distance.detach())
-        return _added(output, self.weight * distance)
-
-    def __reduce__(self) -> tuple[Callable[[Step], Step], tuple[Step]]:
-        return _itself, (self.before,)
-
-    def install(self) -> None:
-        self.active = True
-        self.module.training_step = self  # type: ignore[method-assign]
-
-    def remove(self) -> None:
-        """Stop teaching, and leave the instance as it was; what was wrapped around this meanwhile goes first."""
-        self.active = False
-        while isinstance(top := self.module.__dict__.get("training_step"), DistilledStep) and not top.active:
-            if top.was_on_instance:
-                self.module.training_step = top.before  # type: ignore[method-assign]
-            else:
-                del self.module.training_step
-
-    def _compare(self, distances: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if not torch.is_grad_enabled():
-            return
-        with torch.no_grad():
-            expected = self.teacher(*args, **kwargs)
-        distances.append(self.distance(output, expected))
-
-    def _nothing_called(self) -> PruneValueError:
-        called = f"`{self.layer}`" if self.layer else "the module itself, as `self(x)`,"
-        children = ", ".join(f"`layer={name!r}`" for name, _ in self.module.named_children())
-        return PruneValueError(
-            f"`training_step` of {type(self.module).__name__} never called {called} with gradients, so there is no "
-            f"output to compare (`forward(x)` is no call). Name the submodule that computes it: {children}."
-        )
-
-
 def _check_layer(module: nn.Module, layer: str) -> None:
     names: dict[str, nn.Module] = {}
     for raw, child in module.named_modules():
@@ -230,19 +157,6 @@ def _check_layer(module: nn.Module, layer: str) -> None:
                 f"`{layer}` lies inside of a compiled module, where nothing can look. Take `layer={outer!r}`, or "
                 "compile less."
             )
-
-
-def _itself(step: Step) -> Step:
-    return step
-
-
-def _added(output: Any, term: Tensor) -> Any:
-    """What a `training_step` returned, with a term in its loss; Lightning itself refuses other kinds."""
-    if isinstance(output, Tensor):
-        return output + term
-    if isinstance(output, Mapping) and isinstance(output.get("loss"), Tensor):
-        return {**output, "loss": output["loss"] + term}
-    return output
 
 
 def _come_before_pruning(callback: Distillation, callbacks: list[Callback]) -> None:

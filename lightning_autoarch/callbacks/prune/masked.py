@@ -37,10 +37,9 @@ from lightning_autoarch.callbacks.prune.checks import (
     unseen_steps,
 )
 from lightning_autoarch.callbacks.prune.distillation import Distillation
-from lightning_autoarch.callbacks.prune.holding import Holding
-from lightning_autoarch.callbacks.prune.hooks import assert_ranks_agree, averages, total_steps
+from lightning_autoarch.callbacks.prune.mask_holding import Holding
 from lightning_autoarch.callbacks.prune.rewind import SNAPSHOT
-from lightning_autoarch.callbacks.prune.trained import as_ever_trained
+from lightning_autoarch.callbacks.prune.trainer import as_ever_trained, assert_ranks_agree, averages, total_steps
 from lightning_autoarch.callbacks.sharding import check_whole_parameters
 from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.core.errors import PruneValueError

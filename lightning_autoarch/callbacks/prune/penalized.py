@@ -19,9 +19,7 @@ from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.optimizer_steps import StepHooks, loss_scale, optimizers_of
-from lightning_autoarch.callbacks.prune.fraction import fraction_done, is_finite
-from lightning_autoarch.callbacks.prune.names import number
-from lightning_autoarch.callbacks.prune.trained import as_ever_trained
+from lightning_autoarch.callbacks.prune.trainer import as_ever_trained, fraction_done, is_finite, number
 from lightning_autoarch.callbacks.sharding import check_whole_parameters
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.core.patterns import Patterns, match_values

@@ -14,7 +14,9 @@ import torch
 from nets import Net, samples
 from torch.utils.data import DataLoader
 
-from lightning_autoarch.callbacks.prune import SET, ChannelPruning, MagnitudePruning, RigL
+from lightning_autoarch.callbacks.prune.channels import ChannelPruning
+from lightning_autoarch.callbacks.prune.dynamic import SET, RigL
+from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.prune.schedule import CubicSparsity
 
 

@@ -13,7 +13,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from nets import Net, loaders
 
-from lightning_autoarch.callbacks.prune import ChannelPruning, MagnitudePruning
+from lightning_autoarch.callbacks.prune.channels import ChannelPruning
+from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.core.errors import PruneValueError, StructureError
 from lightning_autoarch.prune.load import load_pruned
 from lightning_autoarch.prune.schedule import ConstantSparsity, Step

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from lightning_autoarch import ChannelPruning, ConstantSparsity, MagnitudePruning
-from lightning_autoarch.callbacks.prune import prune_trained
-from lightning_autoarch.callbacks.prune.finetune import sizes_on_disk
+from lightning_autoarch.callbacks.prune.prune_trained import prune_trained, sizes_on_disk
 from lightning_autoarch.structure.cost import flops_by_density, seconds_of_each
 
 

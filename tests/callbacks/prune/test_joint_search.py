@@ -27,7 +27,10 @@ from lightning_autoarch import (
     cross_validate,
 )
 from lightning_autoarch.callbacks.joint.names import with_parameters as remade
-from lightning_autoarch.callbacks.prune import SET, Distillation, MagnitudePruning, RigL, SemiStructuredPruning
+from lightning_autoarch.callbacks.prune.distillation import Distillation
+from lightning_autoarch.callbacks.prune.dynamic import SET, RigL
+from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
+from lightning_autoarch.callbacks.prune.semi_structured import SemiStructuredPruning
 from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, OneShot, Step
 from lightning_autoarch.report import write_report
 

@@ -16,14 +16,11 @@ from nets import Net, loaders, same_batches, samples
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_autoarch.callbacks.prune import (
-    SET,
-    ChannelPruning,
-    Distillation,
-    MagnitudePruning,
-    RigL,
-    SemiStructuredPruning,
-)
+from lightning_autoarch.callbacks.prune.channels import ChannelPruning
+from lightning_autoarch.callbacks.prune.distillation import Distillation
+from lightning_autoarch.callbacks.prune.dynamic import SET, RigL
+from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
+from lightning_autoarch.callbacks.prune.semi_structured import SemiStructuredPruning
 from lightning_autoarch.callbacks.transfer import TransferLearning
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune import BitMask

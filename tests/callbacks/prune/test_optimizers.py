@@ -15,14 +15,12 @@ from torch.nn.utils import parametrizations
 from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.optimizer_steps import StepHooks
-from lightning_autoarch.callbacks.prune import (
-    ChannelPruning,
-    L1Regularization,
-    MagnitudePruning,
-    RigL,
-    SemiStructuredPruning,
-)
-from lightning_autoarch.callbacks.prune.optimizers import clear_state_, with_inner, writes_in_step_only
+from lightning_autoarch.callbacks.prune.channels import ChannelPruning
+from lightning_autoarch.callbacks.prune.dynamic import RigL
+from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
+from lightning_autoarch.callbacks.prune.mask_holding import clear_state_, with_inner, writes_in_step_only
+from lightning_autoarch.callbacks.prune.regularization import L1Regularization
+from lightning_autoarch.callbacks.prune.semi_structured import SemiStructuredPruning
 from lightning_autoarch.core.errors import AutoArchError, PruneValueError
 from lightning_autoarch.prune import BitMask
 from lightning_autoarch.prune.masked import MaskedWeights

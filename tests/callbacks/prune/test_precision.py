@@ -14,8 +14,10 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from nets import Net, loaders, same_batches
 from torch import nn
 
-from lightning_autoarch.callbacks.prune import SET, MagnitudePruning, RigL, SemiStructuredPruning
+from lightning_autoarch.callbacks.prune.dynamic import SET, RigL
+from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
+from lightning_autoarch.callbacks.prune.semi_structured import SemiStructuredPruning
 from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune.schedule import CubicSparsity, Step
 

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from nets import Net, loaders
 
-from lightning_autoarch.callbacks.prune import ChannelPruning
+from lightning_autoarch.callbacks.prune.channels import ChannelPruning
 from lightning_autoarch.core.errors import CheckpointError, PruneValueError
 from lightning_autoarch.prune.load import load_pruned
 from lightning_autoarch.prune.schedule import Step

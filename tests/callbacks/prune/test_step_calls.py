@@ -14,7 +14,7 @@ from torch.distributions import Categorical
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric
 
-from lightning_autoarch.callbacks.prune import ChannelPruning
+from lightning_autoarch.callbacks.prune.channels import ChannelPruning
 from lightning_autoarch.core.errors import StructureError
 from lightning_autoarch.prune.schedule import Step
 
