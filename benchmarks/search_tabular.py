@@ -42,7 +42,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from lightning_autoarch.search.parameters import Categorical, Float, Int, Repeat
-from lightning_autoarch.search.sampler import BayesianSampler
+from lightning_autoarch.search.bayesian import BayesianSampler
 from lightning_autoarch.search.space import SearchSpace, architecture_key
 
 Objective = Callable[[dict[str, Any]], float]

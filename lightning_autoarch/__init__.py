@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from lightning_autoarch.prune.load import load_pruned
     from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, OneShot, Step
     from lightning_autoarch.search.parameters import Categorical, Float, Int, Repeat
-    from lightning_autoarch.search.sampler import BayesianSampler
+    from lightning_autoarch.search.bayesian import BayesianSampler
     from lightning_autoarch.search.space import SearchSpace
     from lightning_autoarch.training.export import export
     from lightning_autoarch.training.folds import Folds, FoldScores, cross_validate
@@ -77,7 +77,7 @@ _PUBLIC = {
     "lightning_autoarch.prune.load": "load_pruned",
     "lightning_autoarch.prune.schedule": "ConstantSparsity CubicSparsity IterativeSparsity OneShot Step",
     "lightning_autoarch.search.parameters": "Categorical Float Int Repeat",
-    "lightning_autoarch.search.sampler": "BayesianSampler",
+    "lightning_autoarch.search.bayesian": "BayesianSampler",
     "lightning_autoarch.search.space": "SearchSpace",
     "lightning_autoarch.training.export": "export",
     "lightning_autoarch.training.folds": "FoldScores Folds cross_validate",

@@ -48,7 +48,7 @@ from lightning_autoarch.training.inherit import check_ends, inherited_arguments
 from lightning_autoarch.training.isolation import seeded, trial_seed
 from lightning_autoarch.training.limits import Constraint, Limits, check_sizes_can_be_met
 from lightning_autoarch.training.links import Links
-from lightning_autoarch.training.loop import Budget, RunTrial, SearchLoop, winner_of
+from lightning_autoarch.execution.loop import Budget, RunTrial, SearchLoop, winner_of
 from lightning_autoarch.training.module import Factory, ModuleBuilder
 from lightning_autoarch.training.parents import Parents
 from lightning_autoarch.training.recorder import Report

@@ -22,7 +22,7 @@ def named_sampler(
     seed: int,
 ) -> BaseSampler:
     """The sampler of this name; each draws from (seed, trial number), so that a restart changes nothing."""
-    from lightning_autoarch.search.sampler import BayesianSampler, RandomArchitectureSampler, SeededByTrial
+    from lightning_autoarch.search.bayesian import BayesianSampler, RandomArchitectureSampler, SeededByTrial
 
     if name == "random":
         return RandomArchitectureSampler(space, feasible, seed)

@@ -20,7 +20,7 @@ from lightning_autoarch.search.encoding import Encoding
 from lightning_autoarch.search.leaderboard import real
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.search.study import Ledger
-from lightning_autoarch.training.heritage import Parent
+from lightning_autoarch.training.inheritance import Parent
 from lightning_autoarch.training.trial import TrialSpec
 from lightning_autoarch.training.trial_files import kept_checkpoint
 

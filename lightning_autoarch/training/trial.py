@@ -34,8 +34,8 @@ from lightning_autoarch.core.errors import (
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.callbacks import fresh
 from lightning_autoarch.training.data import TrialData, split_architecture
-from lightning_autoarch.training.heritage import STATE_KEY as HERITAGE
-from lightning_autoarch.training.heritage import Inherited, Parent, WeightInheritance
+from lightning_autoarch.training.inheritance import STATE_KEY as HERITAGE
+from lightning_autoarch.training.inheritance import Inherited, Parent, WeightInheritance
 from lightning_autoarch.training.isolation import isolated
 from lightning_autoarch.training.module import ModuleBuilder
 from lightning_autoarch.training.plain import OMITTED

@@ -16,9 +16,9 @@ from search_options import merged
 from lightning_autoarch import ArchitectureSearch, Categorical, Int, Repeat, SearchError
 from lightning_autoarch.report import write_report
 from lightning_autoarch.search.board import leaderboard
-from lightning_autoarch.training import heritage
+from lightning_autoarch.training import inheritance as heritage
 from lightning_autoarch.training.data import TrialData
-from lightning_autoarch.training.heritage import Parent, WeightInheritance
+from lightning_autoarch.training.inheritance import Parent, WeightInheritance
 from lightning_autoarch.training.inherit import SILENT
 from lightning_autoarch.training.module import ModuleBuilder
 from lightning_autoarch.training.trial import TrialSpec, run_trial

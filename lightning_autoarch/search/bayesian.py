@@ -32,7 +32,7 @@ from lightning_autoarch.search.observations import (
     observe,
     truncated_moments,
 )
-from lightning_autoarch.search.proposers import (
+from lightning_autoarch.search.sampling import (
     ArchitectureSampler,
     Feasible,
     RandomArchitectureSampler,
