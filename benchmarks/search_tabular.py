@@ -41,8 +41,8 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from sklearn.datasets import load_digits
 from torch import nn
 
-from lightning_autoarch.search.parameters import Categorical, Float, Int, Repeat
 from lightning_autoarch.search.bayesian import BayesianSampler
+from lightning_autoarch.search.parameters import Categorical, Float, Int, Repeat
 from lightning_autoarch.search.space import SearchSpace, architecture_key
 
 Objective = Callable[[dict[str, Any]], float]

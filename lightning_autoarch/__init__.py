@@ -48,11 +48,12 @@ if TYPE_CHECKING:
     )
     from lightning_autoarch.prune.load import load_pruned
     from lightning_autoarch.prune.schedule import ConstantSparsity, CubicSparsity, IterativeSparsity, OneShot, Step
-    from lightning_autoarch.search.parameters import Categorical, Float, Int, Repeat
     from lightning_autoarch.search.bayesian import BayesianSampler
+    from lightning_autoarch.search.parameters import Categorical, Float, Int, Repeat
     from lightning_autoarch.search.space import SearchSpace
+    from lightning_autoarch.training.cross_validation import CrossValidation, cross_validate
     from lightning_autoarch.training.export import export
-    from lightning_autoarch.training.folds import Folds, FoldScores, cross_validate
+    from lightning_autoarch.training.folds import Folds, FoldScores
     from lightning_autoarch.training.sensitivity import sensitivity
     from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
     from lightning_autoarch.transfer.transfer_weights import transfer_weights
@@ -80,7 +81,8 @@ _PUBLIC = {
     "lightning_autoarch.search.bayesian": "BayesianSampler",
     "lightning_autoarch.search.space": "SearchSpace",
     "lightning_autoarch.training.export": "export",
-    "lightning_autoarch.training.folds": "FoldScores Folds cross_validate",
+    "lightning_autoarch.training.cross_validation": "CrossValidation cross_validate",
+    "lightning_autoarch.training.folds": "FoldScores Folds",
     "lightning_autoarch.training.sensitivity": "sensitivity",
     "lightning_autoarch.transfer.read.checkpoint": "read_checkpoint",
     "lightning_autoarch.transfer.transfer_weights": "transfer_weights",
@@ -99,6 +101,7 @@ __all__ = [
     "CheckpointUnwritable",
     "Choice",
     "ConstantSparsity",
+    "CrossValidation",
     "CubicSparsity",
     "Distillation",
     "ExportError",

@@ -37,15 +37,14 @@ from lightning_autoarch.core.errors import AutoArchError, CheckpointError
 from lightning_autoarch.core.schema import Schema, data, whole
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.schedule import CubicSparsity
+from lightning_autoarch.search.bayesian import BayesianSampler
 from lightning_autoarch.search.board import html_table, leaderboard
 from lightning_autoarch.search.owner import Owner
-from lightning_autoarch.search.bayesian import BayesianSampler
 from lightning_autoarch.search.space import SearchSpace
 from lightning_autoarch.search.study import Ledger
 from lightning_autoarch.structure import apply_recipe_
-from lightning_autoarch.training.inheritance import Parent, WeightInheritance
+from lightning_autoarch.training.inheritance import Parent, WeightInheritance, total_epochs
 from lightning_autoarch.training.isolation import rng_state, set_rng_state
-from lightning_autoarch.training.parents import total_epochs
 from lightning_autoarch.training.recorder import TrialRecorder
 
 

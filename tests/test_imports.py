@@ -23,7 +23,7 @@ PACKAGE = "lightning_autoarch"
 ROOT = Path(lightning_autoarch.__file__).parent
 
 # Each part of the package and the parts that it may import. A part is a folder, or a file beside __init__.py.
-BELOW_CALLBACKS = {"training", "seam", "search", "prune", "transfer", "structure", "reading", "core"}
+BELOW_CALLBACKS = {"execution", "training", "seam", "search", "prune", "transfer", "structure", "reading", "core"}
 PARTS = {
     "core": set(),
     "seam": {"core"},
@@ -33,6 +33,7 @@ PARTS = {
     "prune": {"structure", "reading", "core"},
     "transfer": {"structure", "reading", "core"},
     "training": {"seam", "search", "prune", "transfer", "structure", "reading", "core"},
+    "execution": {"training", "seam", "search", "prune", "transfer", "structure", "reading", "core"},
     "callbacks": BELOW_CALLBACKS,
     "report": {"callbacks"} | BELOW_CALLBACKS,
     "demo": {"callbacks", "report", ""} | BELOW_CALLBACKS,
@@ -44,7 +45,7 @@ PARTS = {
 
 # Libraries and the compiled extension, and the only places that may import them, with all that is in a place.
 PLACES = {
-    "lightning": {"callbacks", "training", "cli", "demo", "seam.lightning", "seam.lightning_cli"},
+    "lightning": {"callbacks", "execution", "training", "cli", "demo", "seam.lightning", "seam.lightning_cli"},
     "pytorch_lightning": set(),
     "botorch": {"search.surrogate", "search.acquisition"},
     "gpytorch": {"search.surrogate", "search.acquisition"},
@@ -52,9 +53,10 @@ PLACES = {
     "optuna": {
         "search",
         "training",
+        "execution",
         "callbacks.search",
         "callbacks.search_config",
-        "callbacks.search_fit",
+        "callbacks.search_study",
         "report",
         "seam.optuna",
     },

@@ -122,7 +122,7 @@ LOOKS: dict[str, Call] = {
     "export of a graph": lambda m, path: export(m, path / "net.pt2"),
     "sensitivity": lambda m, _: sensitivity(m, loader(), [0.5], targets="head"),
     "cross_validate": lambda m, path: cross_validate(
-        m, loader(), 2, {"max_epochs": 1, "accelerator": "cpu"}, monitor="val_loss"
+        m, loader(), {"folds": 2, "trainer": {"max_epochs": 1, "accelerator": "cpu"}}, monitor="val_loss"
     ),
     "as a source": lambda m, _: transfer_weights(Everything(), m),
 }

@@ -11,11 +11,11 @@ As folds only score, the best is trained once more, on the whole training set, a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from lightning_autoarch.callbacks.prune.prune_trained import save_pruned
@@ -24,11 +24,12 @@ from lightning_autoarch.callbacks.transfer.lora import merge_lora
 from lightning_autoarch.core.errors import MonitorMissing, SearchError
 from lightning_autoarch.search.leaderboard import fixed
 from lightning_autoarch.training.callbacks import fresh
+from lightning_autoarch.training.cross_validation import CrossValidation, How, cross_validate, data_of
 from lightning_autoarch.training.destination import check_writable, writable_directory
-from lightning_autoarch.training.folds import FoldScores, OfDataset, cross_validate, data_of
+from lightning_autoarch.training.folds import FoldScores
 from lightning_autoarch.training.inherit import SILENT
 from lightning_autoarch.training.isolation import isolated
-from lightning_autoarch.training.module import Factory, ModuleBuilder
+from lightning_autoarch.training.module import ModuleBuilder
 
 Candidates = Mapping[str, Callback | Sequence[Callback]]
 
@@ -74,40 +75,33 @@ class Choice:
 
 def choose(
     module: LightningModule,
-    datamodule: LightningDataModule | Any,
+    data: Any,
     candidates: Candidates,
-    folds: Any = 5,
-    trainer_kwargs: Mapping[str, Any] | None = None,
+    cv: How = 5,
     *,
     monitor: str,
-    mode: str = "min",
+    mode: Literal["min", "max"] = "min",
     output: str | Path | None = None,
-    labels: OfDataset = None,
-    groups: OfDataset = None,
-    factory: Factory | None = None,
-    seed: int = 0,
-    directory: str | Path | None = None,
 ) -> Choice:
     """Score each candidate by cross-validation, and train the best on the whole training set.
 
     Args:
-        module: remade for every training from its saved hyperparameters, or by `factory()`; itself not trained.
-        datamodule: a datamodule or a training DataLoader, as for `cross_validate`.
+        module: rebuilt for every training from its saved hyperparameters, or by `cv.factory()`; itself not trained.
+        data: a datamodule or a training DataLoader, as for `cross_validate`.
         candidates: name -> callbacks of its trainings; each training has fresh copies.
-        folds: a number of folds, or a scikit-learn splitter.
-        trainer_kwargs: arguments of every Trainer, such as `max_epochs`.
-        monitor: the logged value that is the score: the best epoch of each fold counts, under pruning the best of those
-            at the final sparsity.
+        cv: the folds, or a `CrossValidation` or a mapping with its keys `folds`, `trainer`, `callbacks`, `factory`,
+            `seed`, `directory`, as for `cross_validate`; its callbacks train with every candidate, behind the
+            candidate's own. `directory` holds a folder for each candidate, from which an interrupted call continues.
+        monitor: the logged value that is the score; the best epoch of each fold counts, in one that prunes the best of
+            those at the final sparsity.
         mode: "min" or "max".
-        output: where the best is saved, as it is at the end of its training: a plain Lightning checkpoint of weights
-            and hyperparameters, adapters merged. Of a module that lost channels `load_pruned` reads it. None: no last
+        output: where the best candidate is saved at the end of its training: a plain Lightning checkpoint of weights
+            and hyperparameters, adapters merged. `load_pruned` reads that of a module that lost channels. None: no last
             training.
-        labels, groups, factory, seed: as for `cross_validate`.
-        directory: keeps the checkpoints of all folds, from which an interrupted call continues; None keeps nothing.
 
     Raises:
-        AutoArchError: `output` cannot be written.
-        SearchError: `directory` cannot be written to, there are no candidates, or none could be trained (with the
+        AutoArchError: `output` is not writable.
+        SearchError: `cv.directory` is not writable, there are no candidates, or none could be trained (with the
             reasons), or as `cross_validate`.
 
     Example::
@@ -116,24 +110,23 @@ def choose(
             "probe": TransferLearning("pretrained.ckpt", strategy="linear_probe"),
             "full": TransferLearning("pretrained.ckpt", layer_decay=0.75),
             "full, sparse": [TransferLearning("pretrained.ckpt"), MagnitudePruning(CubicSparsity(0.9))],
-        }, trainer_kwargs={"max_epochs": 20}, monitor="val_acc", mode="max", output="best.ckpt")
+        }, {"trainer": {"max_epochs": 20}}, monitor="val_acc", mode="max", output="best.ckpt")
         print(choice)
     """
+    how = CrossValidation.of(cv)
     given = {name: _listed(name, callbacks) for name, callbacks in _checked(candidates, mode).items()}
     path = None if output is None else Path(output)
     if path is not None:
         check_writable(path, "output")
-    if directory is not None:
-        writable_directory(directory, "Give another `directory=`.")
+    if how.directory is not None:
+        writable_directory(how.directory, "Give another `cv.directory`.")
     scores: dict[str, FoldScores] = {}
     failures: dict[str, str] = {}
     for name, callbacks in given.items():
-        own = None if directory is None else Path(directory) / name
+        own = None if how.directory is None else Path(how.directory) / name
+        of_candidate = replace(how, callbacks=[*callbacks, *how.callbacks], directory=own)
         try:
-            scores[name] = cross_validate(
-                module, datamodule, folds, trainer_kwargs, callbacks, monitor=monitor, mode=mode, labels=labels,
-                groups=groups, factory=factory, seed=seed, directory=own,
-            )  # fmt: skip
+            scores[name] = cross_validate(module, data, of_candidate, monitor=monitor, mode=mode)
         except MonitorMissing:  # it is the same for all
             raise
         except SearchError as error:
@@ -142,27 +135,19 @@ def choose(
         raise SearchError("\n".join(["No candidate could be trained:", *(f"  {n}: {failures[n]}" for n in failures)]))
     best = min(scores, key=lambda name: _rank(scores[name], mode))
     if path is not None:
-        builder = ModuleBuilder.of(module, factory)
-        _train_and_save(builder, datamodule, given[best], trainer_kwargs or {}, seed, path)
+        _train_and_save(module, data, replace(how, callbacks=[*given[best], *how.callbacks]), path)
     return Choice(scores, best, monitor, mode, failures, path)
 
 
-def _train_and_save(
-    builder: ModuleBuilder,
-    datamodule: Any,
-    callbacks: Sequence[Callback],
-    arguments: Mapping[str, Any],
-    seed: int,
-    path: Path,
-) -> None:
-    copies = fresh(callbacks)
+def _train_and_save(module: LightningModule, data: Any, how: CrossValidation, path: Path) -> None:
+    builder, copies = ModuleBuilder.of(module, how.factory), fresh(how.callbacks)
     saves = any(isinstance(callback, Checkpoint) for callback in copies)
-    ours = {**SILENT, "logger": False, "enable_checkpointing": saves, **arguments, "callbacks": copies}
-    with isolated(seed), data_of(datamodule).for_trial({}) as data:
-        module, trainer = builder.build({}), Trainer(**ours)
-        trainer.fit(module, **data)
+    ours = {**SILENT, "logger": False, "enable_checkpointing": saves, **how.trainer, "callbacks": copies}
+    with isolated(how.seed), data_of(data).for_trial({}) as loaders:
+        trained, trainer = builder.build({}), Trainer(**ours)
+        trainer.fit(trained, **loaders)
     if any(isinstance(callback, TransferLearning) and callback.recipe.strategy == "lora" for callback in copies):
-        merge_lora(module)
+        merge_lora(trained)
     save_pruned(trainer, path)
 
 

@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import weakref
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import optuna
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from torch import Tensor
 
 from lightning_autoarch.callbacks.flavour import check_flavour
-from lightning_autoarch.callbacks.joint.joint import JointSearch
 from lightning_autoarch.callbacks.outer import (
-    Minima,
     callback_state,
-    check_no_spawning,
-    check_one_process,
-    check_results_are_writable,
-    come_first,
-    end_before_training,
-    links_of_cli,
-    reattach,
-    restore_minima,
-    save_cli_config,
-    set_up_again,
 )
 from lightning_autoarch.callbacks.search_config import (
+    After,
+    Mode,
     StudyConfig,
     TrialConfig,
     check_list,
@@ -45,39 +31,26 @@ from lightning_autoarch.callbacks.search_config import (
     check_whole,
     config_of,
 )
-from lightning_autoarch.callbacks.search_fit import SearchFit
+from lightning_autoarch.callbacks.search_fit import SearchFit, Winner
 from lightning_autoarch.callbacks.unique import check_unique
-from lightning_autoarch.core.errors import CheckpointError, SearchError, SpaceError, shown
+from lightning_autoarch.core.errors import SearchError, SpaceError
 from lightning_autoarch.core.schema import VERSION, Schema, data, is_empty, mapping, optional, real, whole
-from lightning_autoarch.reading.tensors import plain_tensor
 from lightning_autoarch.seam.lightning import checkpoint_path
 from lightning_autoarch.search.board import html_table
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.samplers import SAMPLERS
 from lightning_autoarch.search.space import Architecture, SearchSpace
-from lightning_autoarch.search.study import quiet_optuna
-from lightning_autoarch.training.data import TrialData, split_architecture
 from lightning_autoarch.training.folds import Folds, Splitter
-from lightning_autoarch.training.isolation import seeded, trial_seed
+from lightning_autoarch.training.inheritance import check_inherit
 from lightning_autoarch.training.limits import Constraint, checked_sizes
 from lightning_autoarch.training.links import Links
-from lightning_autoarch.training.module import Factory, ModuleBuilder
+from lightning_autoarch.training.module import Factory
 from lightning_autoarch.training.optimizers import check_optimizers_hold_the_module
-from lightning_autoarch.training.parents import check_inherit
-from lightning_autoarch.training.plain import OMITTED
 from lightning_autoarch.training.recorder import TrialRecorder
-from lightning_autoarch.training.searched_trainer import (
-    set_on_,
-    trainer_part,
-)
-from lightning_autoarch.training.trial_files import read_lightning
 
 if TYPE_CHECKING:
     import pandas as pd
 
-WEIGHTS = mapping(data())  # extra state need not be tensors
-Mode: TypeAlias = Literal["min", "max"]
-After: TypeAlias = Literal["train", "keep", "stop"]
 
 COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")  # by `torch.compile`
 SCHEMA = Schema(
@@ -189,13 +162,9 @@ class ArchitectureSearch(Callback):
         self.best_score: float | None = None
         self.optuna_study: optuna.Study | None = None
         self.links: Links | None = None
-        self._winner: int | None = None
-        self._weights: Path | None = None
+        self._winner: int | None = None  # the number of its trial
         self._searched: weakref.ref[LightningModule] | None = None
-        self._minima: Minima | None = None
-        self._joint: JointSearch | None = None
-        self._sigint: Any = None
-        self._links = Links()
+        self._fit: SearchFit | None = None
 
     @property
     def state_key(self) -> str:
@@ -218,12 +187,12 @@ class ArchitectureSearch(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._take(state_dict)
+        if not is_empty(state_dict):
+            self._take(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles know nothing of this process: not the module that was searched, not its signal handler."""
-        of_process = {"_searched": None, "_sigint": None, "_joint": None, "links": None, "_links": Links()}
-        return {**self.__dict__, **of_process}
+        """Copies and pickles know nothing of this process: neither the module that was searched nor its fit."""
+        return {**self.__dict__, "_searched": None, "_fit": None, "links": None}
 
     def has_searched(self, module: LightningModule) -> bool:
         """Whether it has rebuilt this module already, and leaves it alone."""
@@ -255,42 +224,24 @@ class ArchitectureSearch(Callback):
         if any(isinstance(cb, TrialRecorder) for cb in trainer.callbacks):  # type: ignore[attr-defined]
             return  # a trial of ours, whose module brings the search along in its `configure_callbacks`
         check_flavour(self, trainer, pl_module, SearchError)
-        check_no_spawning(trainer)
-        earlier = come_first(self, trainer)
-        self._sigint = signal.getsignal(signal.SIGINT)
-        builder = ModuleBuilder.of(pl_module, self.factory)
-        data = TrialData.of(trainer)
-        self._links = self.links or links_of_cli(trainer)
-        self._joint = JointSearch.of(self.space, self.trial.callbacks, trainer, pl_module)
-        if not self._resumes(trainer):
-            check_one_process(trainer)
-            save_cli_config(trainer, pl_module)
-            check_results_are_writable(trainer)
-            with quiet_optuna(), seeded(self.seed):
-                found = SearchFit(self, trainer, pl_module, builder, data, self._links, self._joint).run()
-            self._take({"architecture": found.architecture, "score": found.score, "trial": found.trial})
-            self._weights = None if self.after == "train" else found.weights()
-        self._rebuild(trainer, pl_module, builder, data)
-        set_up_again(self, trainer, pl_module, earlier)
+        self._fit = fit = SearchFit.of(self, self, trainer, pl_module, self.links)
+        fit.rebuild_(self._resumed(trainer) or self._found(fit))
+        fit.set_up_again(self)
         self._searched = weakref.ref(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_optimizers_hold_the_module(trainer, pl_module)
-        if self._weights is None:
-            return
-        _load_weights(pl_module, self._weights)
-        self._weights = None
-        if self.after == "stop":
-            self._minima = end_before_training(trainer)
+        if self._fit is not None:
+            self._fit.load_weights_()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._minima is not None:
-            restore_minima(trainer, self._minima)
-            self._minima = None
+        if self._fit is not None:
+            self._fit.restore_trainer_()
+            self._fit = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt) and self._sigint is not None:
-            signal.signal(signal.SIGINT, self._sigint)  # Lightning leaves it ignored
+        if isinstance(exception, KeyboardInterrupt) and self._fit is not None:
+            self._fit.restore_interrupt_handler()
 
     def _check_arguments(self) -> None:
         check_one_of("mode", self.mode, ("min", "max"))
@@ -311,24 +262,29 @@ class ArchitectureSearch(Callback):
         if self.folds is not None and self.after != "train":
             raise SearchError(f"`after={self.after!r}` needs the weights of one training, but `folds` trains several.")
 
-    def _resumes(self, trainer: Trainer) -> bool:
-        """Whether the winner is known from the checkpoint that this fit resumes from."""
+    def _found(self, fit: SearchFit) -> Winner:
+        """The winner of the search, which runs here."""
+        found = fit.find()
+        architecture = self._take({"architecture": found.architecture, "score": found.score, "trial": found.trial})
+        return Winner(architecture, found.trial, None if self.after == "train" else found.weights())
+
+    def _resumed(self, trainer: Trainer) -> Winner | None:
+        """The winner in the checkpoint from which this fit resumes; None where it has none."""
         given, trusted = checkpoint_path(trainer)
         resume_from = self.study.resume_from
         path = given if resume_from is None else os.fspath(resume_from)
         trusted = trusted and resume_from is None  # which was said of `ckpt_path`
         state = None if path is None else callback_state(path, self.state_key, trusted=trusted)
-        if state is not None:
-            self._take(state)
-            rank_zero_info(f"The search is done already: {path} holds its winner (trial #{self._winner}).")
-        elif resume_from is not None:
-            raise SearchError(f"`study.resume_from={str(path)!r}` is no checkpoint of a fit with ArchitectureSearch.")
-        return state is not None
+        if state is None or is_empty(state):
+            if resume_from is not None:
+                raise SearchError(f"`study.resume_from={path!r}` is no checkpoint of a fit with ArchitectureSearch.")
+            return None
+        architecture = self._take(state)
+        rank_zero_info(f"The search is done already: {path} holds its winner (trial #{self._winner}).")
+        return Winner(architecture, self._winner or 0)
 
-    def _take(self, state: Mapping[str, Any]) -> None:
+    def _take(self, state: Mapping[str, Any]) -> Architecture:
         """The winner that a state holds: its arguments have to be of the space, or they could be any at all."""
-        if is_empty(state):
-            return
         known = SCHEMA.read(state)
         try:
             self.space.flatten(known["architecture"])
@@ -337,21 +293,9 @@ class ArchitectureSearch(Callback):
                 f"The winner of an earlier search, trial #{known['trial']}, is not in this search's space: {error} "
                 "Give the space that it was found in."
             ) from error
-        self.best_architecture, self.best_score = self.space.restored(known["architecture"]), known["score"]
-        self._winner = known["trial"]
-
-    def _rebuild(self, trainer: Trainer, module: LightningModule, builder: ModuleBuilder, data: TrialData) -> None:
-        assert self.best_architecture is not None
-        architecture, parameters = split_architecture(self._links.completed(self.best_architecture, data.datamodule))
-        with seeded(trial_seed(self.seed, self._winner or 0)):
-            builder.rebuild_(module, architecture)
-        data.rebuild_(parameters)
-        set_on_(trainer, trainer_part(self.best_architecture))
-        assert self._joint is not None
-        self._joint.parametrise_outer_(self.best_architecture)
-        if self._weights is not None:
-            self._joint.start_outer_from(read_lightning(self._weights))
-        reattach(trainer, module)
+        self._winner, self.best_score = known["trial"], known["score"]
+        self.best_architecture = architecture = self.space.restored(known["architecture"])
+        return architecture
 
 
 def _with_columns_of_metrics(table: pd.DataFrame) -> pd.DataFrame:
@@ -359,33 +303,3 @@ def _with_columns_of_metrics(table: pd.DataFrame) -> pd.DataFrame:
     for name in dict.fromkeys(name for of_trial in metrics for name in of_trial):
         table[f"metrics_{name}"] = [of_trial.get(name, math.nan) for of_trial in metrics]
     return table
-
-
-def _without_sparse(weights: object, path: Path) -> object:
-    """Weights without their sparse tensors, which are checked here: no other state holds any."""
-    if not isinstance(weights, Mapping):
-        return weights
-    sparse = {n: w for n, w in weights.items() if isinstance(w, Tensor) and w.layout is not torch.strided}
-    for name, tensor in sparse.items():
-        plain_tensor(str(name), tensor, str(path), from_file=True)
-    return {name: weight for name, weight in weights.items() if name not in sparse}
-
-
-def _load_weights(module: LightningModule, path: Path) -> None:
-    """The weights of a trial's checkpoint.
-
-    Raises:
-        CheckpointError: they are not of this module.
-    """
-    checkpoint = read_lightning(path)
-    weights = checkpoint.get("state_dict", {})
-    try:
-        WEIGHTS(_without_sparse(weights, path), "state_dict")
-        if OMITTED not in checkpoint:
-            module.on_load_checkpoint(checkpoint)
-        module.load_state_dict(weights, strict=module.strict_loading)
-    except Exception as error:  # hooks and `_load_from_state_dict` of the user's module may raise anything
-        raise CheckpointError(
-            f"The weights of {path} are not those of {type(module).__name__}: {type(error).__name__}: "
-            f"{shown(str(error), 1000)}"
-        ) from error

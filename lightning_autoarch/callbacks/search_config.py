@@ -13,18 +13,25 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import optuna
 from lightning.pytorch import Callback
 from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 
 from lightning_autoarch.core.errors import SearchError, did_you_mean
+from lightning_autoarch.search.space import SearchSpace
+from lightning_autoarch.training.folds import Folds
 from lightning_autoarch.training.inherit import check_trial_trainer
-from lightning_autoarch.training.parents import Inherit
+from lightning_autoarch.training.inheritance import Inherit
+from lightning_autoarch.training.limits import Constraint
+from lightning_autoarch.training.module import Factory
 from lightning_autoarch.training.recorder import OnNan
 
+Mode: TypeAlias = Literal["min", "max"]
+After: TypeAlias = Literal["train", "keep", "stop"]
 C = TypeVar("C", "TrialConfig", "StudyConfig")
 
 
@@ -95,6 +102,28 @@ class StudyConfig:
             raise SearchError(f"Expected `study.name` to be a string or None, got {self.name!r}.")
         if not isinstance(self.accept_changes, bool):
             raise SearchError(f"Expected `study.accept_changes` to be True or False, got {self.accept_changes!r}.")
+
+
+class Settings(Protocol):
+    """What a search is asked to do: the arguments of `ArchitectureSearch`, and the Optuna study once it is open."""
+
+    space: SearchSpace
+    monitor: str
+    mode: Mode
+    after: After
+    seed: int
+    n_trials: int
+    timeout: float | None
+    sampler: str | BaseSampler
+    pruner: BasePruner | None
+    folds: Folds | None
+    limits: dict[str, float]
+    constraints: list[Constraint]
+    enqueue: list[Mapping[str, Any]]
+    trial: TrialConfig
+    factory: Factory | None
+    study: StudyConfig
+    optuna_study: optuna.Study | None
 
 
 def config_of(kind: type[C], name: str, given: C | Mapping[str, Any] | None) -> C:

@@ -1,130 +1,83 @@
-"""One search in one fit: what `ArchitectureSearch` does between `setup` of its fit and the winner.
+"""One fit with an `ArchitectureSearch`: what is known from its `setup` on, and forgotten when it ends.
 
-checks     before anything is trained: names of the space, buildable modules, limits that can be met
-study      opened or continued, with failed trials of code that was mended run again
-trials     until the budget is spent
-winner     `Found`: what the callback rebuilds its module as
+setup           checks of the outer Trainer ─► winner (of a checkpoint, else `SearchRun`) ─► module rebuilt in place
+on_fit_start    the weights of the winner's trial, where `after` keeps them
+teardown        the Trainer has its own settings again
 """
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import shutil
-import sys
+import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
-import numpy as np
-import optuna
-from lightning.pytorch import LightningModule, Trainer
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
-from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from lightning_autoarch.callbacks.joint.joint import JointSearch
-from lightning_autoarch.callbacks.progress import SearchProgress
-from lightning_autoarch.callbacks.search_config import StudyConfig, TrialConfig
-from lightning_autoarch.core.errors import SearchError
-from lightning_autoarch.search.board import leaderboard
-from lightning_autoarch.search.choices import written
-from lightning_autoarch.search.conditions import Conditions
-from lightning_autoarch.search.opening import open_study
-from lightning_autoarch.search.samplers import named_sampler
-from lightning_autoarch.search.space import Architecture, SearchSpace
-from lightning_autoarch.search.storage import open_storage
-from lightning_autoarch.search.storage_errors import storage_errors_translated
-from lightning_autoarch.search.study import Ledger, turn
-from lightning_autoarch.training.callbacks import fresh
-from lightning_autoarch.training.conditions import conditions_of
-from lightning_autoarch.training.data import TrialData, split_architecture
-from lightning_autoarch.training.destination import writable_directory
-from lightning_autoarch.training.facts import Facts
-from lightning_autoarch.training.folds import Folds, run_folds
-from lightning_autoarch.training.inherit import check_ends, inherited_arguments
-from lightning_autoarch.training.isolation import seeded, trial_seed
-from lightning_autoarch.training.limits import Constraint, Limits, check_sizes_can_be_met
-from lightning_autoarch.training.links import Links
-from lightning_autoarch.execution.loop import Budget, RunTrial, SearchLoop, winner_of
-from lightning_autoarch.training.module import Factory, ModuleBuilder
-from lightning_autoarch.training.parents import Parents
-from lightning_autoarch.training.recorder import Report
-from lightning_autoarch.training.searched_trainer import (
-    SEARCHABLE,
-    check_trainer_names,
-    check_trainer_values,
-    trainer_part,
+from lightning_autoarch.callbacks.outer import (
+    Minima,
+    check_no_spawning,
+    check_one_process,
+    check_results_are_writable,
+    come_first,
+    end_before_training,
+    links_of_cli,
+    reattach,
+    restore_minima,
+    save_cli_config,
+    set_up_again,
 )
-from lightning_autoarch.training.trial import RETRIED, TrialResult, TrialSpec, run_trial
-from lightning_autoarch.training.trial_files import inside, own_directory, weights_of
+from lightning_autoarch.callbacks.search_config import Settings
+from lightning_autoarch.callbacks.search_run import Found, SearchRun
+from lightning_autoarch.core.errors import CheckpointError, shown
+from lightning_autoarch.core.schema import data, mapping
+from lightning_autoarch.reading.tensors import plain_tensor
+from lightning_autoarch.search.space import Architecture
+from lightning_autoarch.search.study import quiet_optuna
+from lightning_autoarch.training.data import TrialData, split_architecture
+from lightning_autoarch.training.isolation import seeded, trial_seed
+from lightning_autoarch.training.links import Links
+from lightning_autoarch.training.module import ModuleBuilder
+from lightning_autoarch.training.plain import OMITTED
+from lightning_autoarch.training.searched_trainer import set_on_, trainer_part
+from lightning_autoarch.training.trial_files import read_lightning
 
-_DRAWS = 20  # architectures among which some are built before the first trial, to see that names of the space are taken
-
-
-class Settings(Protocol):
-    """What a search is asked to do: the arguments of `ArchitectureSearch`, and the Optuna study once it is open."""
-
-    space: SearchSpace
-    monitor: str
-    mode: Literal["min", "max"]
-    after: Literal["train", "keep", "stop"]
-    seed: int
-    n_trials: int
-    timeout: float | None
-    sampler: str | BaseSampler
-    pruner: BasePruner | None
-    folds: Folds | None
-    limits: dict[str, float]
-    constraints: list[Constraint]
-    enqueue: list[Mapping[str, Any]]
-    trial: TrialConfig
-    factory: Factory | None
-    study: StudyConfig
-    optuna_study: optuna.Study | None
+WEIGHTS = mapping(data())  # extra state need not be tensors
 
 
 @dataclass(frozen=True)
-class Found:
-    """The winner of a search.
+class Winner:
+    """What the module is rebuilt as.
 
     Attributes:
-        architecture: as it is stored: plain data.
-        score: of its trial; None where it has none.
-        trial: its number.
-        directory: of the search; None: nothing was kept.
-        checkpoint: where the study says that its weights are.
+        architecture: with its choices as the module takes them.
+        trial: its number, from which the seed of the rebuilt module follows.
+        weights: the checkpoint of its trial, where the outer fit starts from that.
     """
 
-    architecture: Any
-    score: float | None
+    architecture: Architecture
     trial: int
-    directory: Path | None
-    checkpoint: object
-
-    def weights(self) -> Path | None:
-        """The checkpoint of its best epoch; None where nothing was kept.
-
-        Raises:
-            SearchError: it is not in the search's directory.
-        """
-        return None if self.directory is None else weights_of(self.directory, self.trial, self.checkpoint)
+    weights: Path | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class SearchFit:
-    """A search with all that it needs of the fit that it runs in.
+    """See the module's docstring.
 
     Attributes:
-        search: the settings; its `optuna_study` is set once it is open.
+        search: the settings.
         trainer: of the outer fit.
-        module: of the outer fit, untouched here.
-        builder: makes candidates of it.
+        module: of the outer fit.
+        builder: builds candidates of it.
         data: that candidates are trained on.
         links: arguments that follow from others.
         joint: parameters of callbacks in the space.
+        earlier: callbacks whose `setup` ran before the module was rebuilt.
+        interrupt_handler: what handled SIGINT before the search.
     """
 
     search: Settings
@@ -134,245 +87,111 @@ class SearchFit:
     data: TrialData
     links: Links
     joint: JointSearch
+    earlier: list[Callback]
+    interrupt_handler: Any = field(default_factory=lambda: signal.getsignal(signal.SIGINT))
+    _weights: Path | None = None
+    _minima: Minima | None = None
 
-    @property
-    def name(self) -> str:
-        """Of the study."""
-        return self.search.study.name or type(self.module).__name__
-
-    def run(self) -> Found:
-        """Run the trials that the study still lacks, print the leaderboard, and return the winner.
-
-        A `fast_dev_run` runs one trial and keeps nothing.
+    @classmethod
+    def of(
+        cls, search: Settings, callback: Callback, trainer: Trainer, module: LightningModule, links: Links | None
+    ) -> SearchFit:
+        """For a running `setup` of `callback`, which moves before all callbacks that may hold on to the module.
 
         Raises:
-            SpaceError: a name of the space is no argument of anything.
-            SearchError: the search cannot start, or no trial has a score.
+            SearchError: Lightning would train a copy of the module, or a callback of the space is missing.
+            SpaceError: a name of the space is no argument of its callback.
         """
-        self._check_trainer()
-        self._check_buildable()
-        spec = self._spec()
-        facts = Facts(
-            self.builder,
-            self.data,
-            flops=True if "flops" in self.search.limits else None,
-            trainer=spec.trainer,
-            completed=partial(self.links.completed, datamodule=self.data.datamodule),
-        )
-        search = self.search
-        limits = Limits(facts, search.limits, search.constraints, [self.joint.why_not])
-        directory = self._directory()
-        conditions = None if directory is None else self._conditions(spec)
-        sampler, known = self._sampler(facts, limits), self._known()
-        ledger = self._open(directory, sampler, known, conditions)
-        self._check_imported(ledger)
-        if again := ledger.retry(RETRIED):
-            rank_zero_info(f"{again} trials of the study that an exception ended are run again.")
-        self._enqueue(ledger, limits)
-        if not ledger.trials():
-            check_sizes_can_be_met(limits, self.search.space)
-        budget = Budget(1 if directory is None else search.n_trials, search.timeout)
-        progress = self._progress(ledger, budget)
-        run_trial = self._trial_runner(spec, ledger, directory)
-        loop = SearchLoop(
-            ledger, run_trial, limits, facts, budget, progress, directory=directory, keep_top_k=search.study.keep_top_k
-        )
-        try:
-            loop.run()
-        except KeyboardInterrupt:
-            progress.close()
-            done = len(ledger.finished())
-            rank_zero_info(
-                f"The search was stopped after {done} of {budget.n_trials} trials. What is done is kept: start the "
-                f"same script again to continue the study `{ledger.study.study_name}` in {directory}."
-            )
-            raise
-        finally:
-            progress.close()
-        return self._conclude(ledger, directory, limits)
-
-    def _trial_runner(self, spec: TrialSpec, ledger: Ledger, directory: Path | None) -> RunTrial:
-        """What trains the candidate of a trial, from the weights of a parent where the search inherits."""
-        parents = None
-        if self.search.trial.inherit is not None and directory is not None:
-            parents = Parents(self.search.trial.inherit, ledger, directory, self.search.study.keep_top_k)
-
-        def run(number: int, architecture: Architecture, report: Report) -> TrialResult:
-            of_trial = spec if parents is None else parents.added(spec, number, architecture)
-            return self._run(of_trial, directory, number, architecture, report)
-
-        return run
-
-    def _directory(self) -> Path | None:
-        """For the study and the checkpoints."""
-        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return None
-        given = self.search.study.directory
-        return writable_directory(
-            f"{self.trainer.default_root_dir}/autoarch/{self.name}" if given is None else given,
-            "Give ArchitectureSearch a `study.directory` for its study and checkpoints.",
+        check_no_spawning(trainer)
+        earlier = come_first(callback, trainer)
+        return cls(
+            search,
+            trainer,
+            module,
+            ModuleBuilder.of(module, search.factory),
+            TrialData.of(trainer),
+            links or links_of_cli(trainer),
+            JointSearch.of(search.space, search.trial.callbacks, trainer, module),
+            earlier,
         )
 
-    def _check_trainer(self) -> None:
-        check_trainer_names(trainer_part(self.search.space.parameters), self.search.trial.trainer, self.trainer)
-        rng = np.random.default_rng(0)
-        check_trainer_values(self.search.space.architecture(self.search.space.random(rng)) for _ in range(_DRAWS))
+    def find(self) -> Found:
+        """Run the search.
 
-    def _check_buildable(self) -> None:
-        names, data_names = split_architecture(dict.fromkeys(self.search.space.parameters))
-        rng = np.random.default_rng(0)
-        self.links.check(self.search.space.parameters)
-        random = [self.search.space.architecture(self.search.space.random(rng)) for _ in range(_DRAWS)]
-        draws = [split_architecture(self.links.completed(each, self.data.datamodule)) for each in random]
-        example, data_example = draws[0]
-        self.builder.check(names, example, [*self.data.names(), *(f"trainer.{name}" for name in SEARCHABLE)])
-        self.data.check(data_names, data_example)
-        self.joint.check(self.search.after)
-        with seeded(self.search.seed):
-            self.builder.check_taken(self.module, [draw for draw, _ in draws])
-            self.data.check_taken([draw for _, draw in draws])
-            self.builder.tell_losses(self.module, example)
+        Raises:
+            SearchError: several processes train the module, the results of the outer fit could not be written, the
+                search cannot start, or no trial has a score.
+            SpaceError: a name of the space is no argument of anything.
+        """
+        check_one_process(self.trainer)
+        save_cli_config(self.trainer, self.module)
+        check_results_are_writable(self.trainer)
+        with quiet_optuna(), seeded(self.search.seed):
+            run = SearchRun(self.search, self.trainer, self.module, self.builder, self.data, self.links, self.joint)
+            return run.run()
 
-    def _enqueue(self, ledger: Ledger, limits: Limits) -> None:
-        for architecture in map(dict, self.search.enqueue):
-            flat = self.search.space.flatten(architecture, partial=True)
-            reason = limits.violation(architecture) if self.search.space.is_whole(flat) else None
-            if reason is not None:
-                rank_zero_warn(f"The enqueued {architecture} is not tried: {reason}.")
-            else:
-                ledger.enqueue([architecture])
+    def rebuild_(self, winner: Winner) -> None:
+        """Make the module, the datamodule, the Trainer and its callbacks those of the winner, in place."""
+        architecture, parameters = split_architecture(self.links.completed(winner.architecture, self.data.datamodule))
+        with seeded(trial_seed(self.search.seed, winner.trial)):
+            self.builder.rebuild_(self.module, architecture)
+        self.data.rebuild_(parameters)
+        set_on_(self.trainer, trainer_part(winner.architecture))
+        self.joint.parametrise_outer_(winner.architecture)
+        if winner.weights is not None:
+            self.joint.start_outer_from(read_lightning(winner.weights))
+        self._weights = winner.weights
+        reattach(self.trainer, self.module)
 
-    def _known(self) -> dict[str, Any]:
-        """The values of the space's parameters that a search without them has trained with."""
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        of_data = {} if datamodule is None else {f"data.{name}": value for name, value in datamodule.hparams.items()}
-        values = {**({} if self.search.factory is not None else self.module.hparams), **of_data}
-        return {name: copy.deepcopy(values[name]) for name in self.search.space.parameters if name in values}
+    def set_up_again(self, callback: Callback) -> None:
+        """Run `setup` of the callbacks that had seen the module before."""
+        set_up_again(callback, self.trainer, self.module, self.earlier)
 
-    def _conditions(self, spec: TrialSpec) -> Conditions:
-        """What the scores depend on; of callbacks that the space varies, only which they are."""
-        varied = [pair.trial for pair in self.joint.pairs if pair.names]
-        callbacks = [cb for cb in self.search.trial.callbacks if not any(cb is other for other in varied)]
-        others = {
-            "folds": self.search.folds and dataclasses.replace(self.search.folds, seed=0),
-            "inherit": self.search.trial.inherit,
-            "on_nan": self.search.trial.on_nan,
-            "varied callbacks": [type(callback) for callback in varied],
-        }
-        return conditions_of(spec.builder, spec.data, spec.trainer, callbacks, self.search.space.parameters, others)
+    def load_weights_(self) -> None:
+        """Copy the weights of the winner's trial into the module, where the fit starts from them.
 
-    def _open(
-        self,
-        directory: Path | None,
-        sampler: BaseSampler,
-        known: dict[str, Any],
-        conditions: Conditions | None,
-    ) -> Ledger:
-        storage = self.search.study.storage
-        if directory is None:
-            storage = optuna.storages.InMemoryStorage()
-        elif storage is None:
-            storage = inside(directory, "study.db")
-            if storage is None:
-                raise SearchError(
-                    f"Expected the study {directory / 'study.db'} inside of its directory, got a symbolic link that "
-                    "leads out of it. Name the intended file by `study.storage`."
-                )
-        pruner = self.search.pruner or optuna.pruners.NopPruner()
-        with storage_errors_translated(), turn(directory):  # two that make the same tables at once fail
-            opened = open_storage(storage)
-            self.search.optuna_study = study = open_study(
-                opened,
-                self.name,
-                self.search.space,
-                self.search.monitor,
-                self.search.mode,
-                sampler,
-                pruner,
-                known=known,
-                conditions=conditions,
-                accept_changes=self.search.study.accept_changes,
-            )
-        return Ledger(study, self.search.space, directory)
+        Raises:
+            CheckpointError: they are not of this module.
+        """
+        if self._weights is None:
+            return
+        _load_weights(self.module, self._weights)
+        self._weights = None
+        if self.search.after == "stop":
+            self._minima = end_before_training(self.trainer)
 
-    def _check_imported(self, ledger: Ledger) -> None:
-        """What a study brings along that was not made by this search."""
-        if ignored := ledger.ignored():
-            rank_zero_warn(
-                f"Trials of the study `{ledger.study.study_name}` that are no architectures of this space are ignored, "
-                f"{ignored}."
-            )
-        leader = ledger.imported_leader()
-        if leader is not None and self.search.after != "train":
-            raise SearchError(
-                f"`after={self.search.after!r}` needs the weights of the best trial, but #{leader.number} of the study "
-                f'`{ledger.study.study_name}` was made elsewhere and has none. Take `after="train"`, or another '
-                "`study.name`."
-            )
+    def restore_trainer_(self) -> None:
+        """Undo what ended the fit before training."""
+        if self._minima is not None:
+            restore_minima(self.trainer, self._minima)
+            self._minima = None
 
-    def _sampler(self, facts: Facts, limits: Limits) -> BaseSampler:
-        if isinstance(self.search.sampler, BaseSampler):
-            return self.search.sampler
-        return named_sampler(self.search.sampler, self.search.space, facts.features, limits.allows, self.search.seed)
-
-    def _spec(self) -> TrialSpec:
-        """The trial that all trials are variations of."""
-        searched = trainer_part(self.search.space.parameters)  # each trial has its own, not those of an earlier winner
-        of_outer = {name: value for name, value in inherited_arguments(self.trainer).items() if name not in searched}
-        arguments = {**of_outer, **self.search.trial.trainer}
-        check_ends(arguments, self.search.trial.callbacks)
-        fresh(self.search.trial.callbacks)  # raises here what would fail every trial
-        return TrialSpec(
-            architecture={},
-            builder=self.builder,
-            data=self.data,
-            trainer=arguments,
-            monitor=self.search.monitor,
-            mode=self.search.mode,
-            seed=self.search.seed,
-            callbacks=self.search.trial.callbacks,
-            on_nan=self.search.trial.on_nan,
-        )
-
-    def _run(
-        self, spec: TrialSpec, directory: Path | None, number: int, architecture: Architecture, report: Report
-    ) -> TrialResult:
-        own = None if directory is None else own_directory(directory, number)
-        spec = dataclasses.replace(
-            spec,
-            architecture=self.links.completed(architecture, spec.data.datamodule),
-            trainer={**spec.trainer, **trainer_part(architecture)},
-            seed=trial_seed(self.search.seed, number),
-            directory=own,
-            callbacks=self.joint.callbacks(architecture),
-        )
-        folds = self.search.folds
-        return run_trial(spec, report) if folds is None else run_folds(spec, folds.seeded(self.search.seed), report)
-
-    def _progress(self, ledger: Ledger, budget: Budget) -> SearchProgress:
-        ranking = ledger.ranking()
-        best = (float(ranking[0].value or 0.0), ranking[0].number) if ranking else None
-        done = len(ledger.finished())
-        if done:
-            rank_zero_info(
-                f"The study `{ledger.study.study_name}` holds {done} of {budget.n_trials} trials already; "
-                "another `study.name` or `study.directory` starts anew."
-            )
-        return SearchProgress(budget.n_trials, done, self.search.mode, best)
-
-    def _conclude(self, ledger: Ledger, directory: Path | None, limits: Limits) -> Found:
-        winner = winner_of(ledger, limits.unmet())
-        table = leaderboard(ledger.study, columns=shutil.get_terminal_size((100, 24)).columns)
-        _show(f"{table}\nWinner: trial #{winner.number}, {self.search.monitor} {winner.value:.6g}.")
-        summary = {"search/best_score": float(winner.value or 0.0), "search/trials": len(ledger.finished())}
-        for logger in self.trainer.loggers:
-            logger.log_metrics(summary, step=0)
-        stored = winner.user_attrs.get("checkpoint")
-        return Found(written(ledger.architecture(winner)), winner.value, winner.number, directory, stored)
+    def restore_interrupt_handler(self) -> None:
+        """Lightning leaves SIGINT ignored after a Ctrl-C."""
+        if self.interrupt_handler is not None:
+            signal.signal(signal.SIGINT, self.interrupt_handler)
 
 
-@rank_zero_only
-def _show(text: str) -> None:
-    """A result goes to standard output, unlike messages."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+def _load_weights(module: LightningModule, path: Path) -> None:
+    checkpoint = read_lightning(path)
+    weights = checkpoint.get("state_dict", {})
+    try:
+        WEIGHTS(_without_sparse(weights, path), "state_dict")
+        if OMITTED not in checkpoint:
+            module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(weights, strict=module.strict_loading)
+    except Exception as error:  # hooks and `_load_from_state_dict` of the user's module may raise anything
+        raise CheckpointError(
+            f"The weights of {path} are not those of {type(module).__name__}: {type(error).__name__}: "
+            f"{shown(str(error), 1000)}"
+        ) from error
+
+
+def _without_sparse(weights: object, path: Path) -> object:
+    """Weights without their sparse tensors, which are checked here: no other state holds any."""
+    if not isinstance(weights, Mapping):
+        return weights
+    sparse = {n: w for n, w in weights.items() if isinstance(w, Tensor) and w.layout is not torch.strided}
+    for name, tensor in sparse.items():
+        plain_tensor(str(name), tensor, str(path), from_file=True)
+    return {name: weight for name, weight in weights.items() if name not in sparse}

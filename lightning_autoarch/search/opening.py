@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -27,74 +30,90 @@ from lightning_autoarch.search.study import FINISHED, counts, is_scored
 MONITOR, MODE = "autoarch:monitor", "autoarch:mode"
 
 
-def open_study(
-    storage: BaseStorage,
-    name: str,
-    space: SearchSpace,
-    monitor: str,
-    mode: str,
-    sampler: optuna.samplers.BaseSampler,
-    pruner: optuna.pruners.BasePruner,
-    known: Mapping[str, Any] | None = None,
-    conditions: Conditions | None = None,
-    accept_changes: bool = False,
-) -> optuna.Study:
-    """Create the study, or open the one of that name.
+@dataclass(frozen=True)
+class StudyDefinition:
+    """What a study is of; a stored one must agree.
 
-    The space of a study may be changed: trials that lie in the new one stay, others are ignored. Names cannot leave it,
-    and come into it only with a value that they had before; type and scale of a parameter stay.
-
-    Args:
-        storage: where it is, or will be.
+    Attributes:
         name: of the study.
         space: to be searched.
         monitor: what the score is called.
         mode: "min" or "max".
+        known: values that parameters have had while they were not in the space.
+        conditions: what the scores depend on beside the architecture; None does not compare them.
+        accept_changes: continue, with a warning, where the conditions have changed.
+    """
+
+    name: str
+    space: SearchSpace
+    monitor: str
+    mode: str
+    known: Mapping[str, Any] = field(default_factory=dict)
+    conditions: Conditions | None = None
+    accept_changes: bool = False
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the study keeps of it as user attributes, beside the conditions."""
+        return {MONITOR: self.monitor, MODE: self.mode, SPACE: self.space.to_dict()}
+
+
+def open_study(
+    storage: BaseStorage, definition: StudyDefinition, sampler: BaseSampler, pruner: BasePruner
+) -> optuna.Study:
+    """Create the study, or open the one of that name.
+
+    The space of a study may be changed: trials that lie in the new one stay, others are ignored. Names cannot leave it,
+    and can be added only with a value that they had before; type and scale of a parameter stay.
+
+    Args:
+        storage: where it is, or will be.
+        definition: what it is of.
         sampler: of its trials.
         pruner: of its trials.
-        known: values of parameters where they are not in the space.
-        conditions: what the scores depend on beside the architecture; None does not look at that.
-        accept_changes: go on, with a warning, where the conditions have changed.
 
     Raises:
         SearchError: the stored study is of another score, of a space that is too different, or is being worked on while
             its space is to be changed, or its scores were made under other conditions; the message names the
             difference.
     """
-    direction = StudyDirection.MINIMIZE if mode == "min" else StudyDirection.MAXIMIZE
+    name, space = definition.name, definition.space
+    direction = StudyDirection.MINIMIZE if definition.mode == "min" else StudyDirection.MAXIMIZE
     options: dict[str, Any] = {"storage": storage, "study_name": name, "sampler": sampler, "pruner": pruner}
     with readable(name):
         recover(storage, name)
         study = optuna.create_study(direction=direction, load_if_exists=True, **options)
         stored, trials = study.user_attrs, study.get_trials(deepcopy=False)
-    if len(study.directions) != 1:
-        raise SearchError(f"The study `{shown(name)}` has several objectives: give another `study.name`.")
-    if not isinstance(stored.get(SPACE, {}), Mapping):
-        raise SearchError(f"The study `{shown(name)}` is damaged: its space is {described(stored[SPACE])}.")
-    given = {MONITOR: monitor, MODE: mode, SPACE: space.to_dict()}
-    added: dict[str, Any] = {}
-    is_changed = False
+    _check_kind(name, study, stored)
+    given, added, is_changed = definition.attributes, {}, False
     if stored.keys() >= given.keys() and any(counts(trial) for trial in trials):
-        added = {n: value for n, value in (known or {}).items() if n in given[SPACE] and n not in stored[SPACE]}
+        added = {n: value for n, value in definition.known.items() if n in given[SPACE] and n not in stored[SPACE]}
         is_changed = bool(space.differences(stored[SPACE]))
-        _check_same(name, stored, space, monitor, mode, added, trials)
-        if conditions is not None and any(is_scored(trial) for trial in trials):
-            check_conditions(study, conditions, accept_changes)
+        _check_same(definition, stored, added, trials)
+        if definition.conditions is not None and any(is_scored(trial) for trial in trials):
+            check_conditions(study, definition.conditions, definition.accept_changes)
     elif study.direction != direction:
         raise SearchError(
-            f"The study `{name}` has mode {study.direction.name.lower()[:3]!r}, given {mode!r}: give another "
-            "`study.name`."
+            f"The study `{name}` has mode {study.direction.name.lower()[:3]!r}, given {definition.mode!r}: give "
+            "another `study.name`."
         )
     if clashes(space, trials) or is_changed:
         _check_at_rest(name, trials)
         extend(study, space, added)
         study = optuna.load_study(**options)
-    if conditions is not None:
-        given[CONDITIONS] = conditions
+    if definition.conditions is not None:
+        given[CONDITIONS] = definition.conditions
     for key, value in given.items():
         if stored.get(key) != value:
             study.set_user_attr(key, value)
     return study
+
+
+def _check_kind(name: str, study: optuna.Study, stored: Mapping[str, Any]) -> None:
+    if len(study.directions) != 1:
+        raise SearchError(f"The study `{shown(name)}` has several objectives: give another `study.name`.")
+    if not isinstance(stored.get(SPACE, {}), Mapping):
+        raise SearchError(f"The study `{shown(name)}` is damaged: its space is {described(stored[SPACE])}.")
 
 
 UNREADABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -119,17 +138,12 @@ def readable(name: str) -> Iterator[None]:
 
 
 def _check_same(
-    name: str,
-    stored: Mapping[str, Any],
-    space: SearchSpace,
-    monitor: str,
-    mode: str,
-    added: Mapping[str, Any],
-    trials: Sequence[FrozenTrial],
+    definition: StudyDefinition, stored: Mapping[str, Any], added: Mapping[str, Any], trials: Sequence[FrozenTrial]
 ) -> None:
+    name, space = definition.name, definition.space
     lines = [
         f"`{word}`: stored {described(stored[key])}, given {given!r}"
-        for word, key, given in (("monitor", MONITOR, monitor), ("mode", MODE, mode))
+        for word, key, given in (("monitor", MONITOR, definition.monitor), ("mode", MODE, definition.mode))
         if stored[key] != given
     ]
     differences = space.differences(stored[SPACE])

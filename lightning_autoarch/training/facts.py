@@ -28,7 +28,7 @@ from lightning_autoarch.training.prepared import is_made_late, prepare_
 Build = Callable[[], LightningModule]
 
 
-class Facts:
+class ModuleFacts:
     """Facts of architectures, each measured once. Building candidates draws random numbers: callers keep theirs apart.
 
     Args:

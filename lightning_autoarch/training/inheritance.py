@@ -1,38 +1,57 @@
-"""A candidate that starts from an earlier trial's weights.
+"""A candidate that starts from the weights of an earlier trial.
 
-They are matched as any checkpoint is (`transfer_weights`): with an `example_input_array` channels are replicated or
-chosen by the graph of the net, without one what both have is copied. What finds no place starts fresh; optimizer and
-schedules do in any case. Net2Net (Chen, Goodfellow & Shlens 2016) and Lamarckian evolution of nets (Elsken, Metzen &
-Hutter 2019) start children like this.
+Which one, of those that keep their checkpoint:
 
-A child has seen more epochs than its score says: those of its parents are counted in `total_epochs`.
+    "best"       the one with the best score
+    "nearest"    the one with the nearest architecture, |z - z'| of the embeddings of search/encoding.py; ties go to the
+                 better score
+
+Its weights are matched as any checkpoint is (`transfer_weights`): with an `example_input_array`, channels are
+replicated or selected along the graph of the net; without one, what both nets have is copied. The rest starts from
+fresh weights, and optimizer and schedules always do. Net2Net (Chen, Goodfellow & Shlens 2016) and Lamarckian evolution
+of nets (Elsken, Metzen & Hutter 2019) initialise children in this way.
+
+The weights of a child have seen more epochs than its own training: `total_epochs` counts its parents' too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from optuna.trial import FrozenTrial
 from torch import Tensor, nn
 
-from lightning_autoarch.core.errors import CheckpointError, StructureError, TransferError
+from lightning_autoarch.core.errors import CheckpointError, SearchError, StructureError, TransferError
 from lightning_autoarch.core.schema import VERSION, Schema, is_empty, real, text
-from lightning_autoarch.training.trial_files import read_lightning
+from lightning_autoarch.seam.optuna import set_user_attr
+from lightning_autoarch.search.encoding import Encoding, Rows
+from lightning_autoarch.search.leaderboard import real as finite_number
+from lightning_autoarch.search.space import Architecture
+from lightning_autoarch.search.study import Ledger
+from lightning_autoarch.training.trial_files import kept_checkpoint, read_lightning
 from lightning_autoarch.transfer import TransferReport, transfer_weights
 
 STATE_KEY = "lightning_autoarch.WeightInheritance"
 SCHEMA = Schema("WeightInheritance", 1, {"share": real(0.0, 1.0), "reason": text()})
+OVERWRITTEN = ("transfer.checkpoint", "transfer.reinit")  # by a parent's weights, which are copied last
+
+Inherit: TypeAlias = Literal["best", "nearest"]
 
 
 @dataclass(frozen=True)
 class Parent:
-    """A finished trial that another starts from; `epochs` are all that its weights may have seen.
+    """A finished trial from whose weights another one starts.
 
-    The checkpoint is None where the search's directory has it no more.
+    Attributes:
+        number: of the trial.
+        checkpoint: None where the search's directory no longer has it.
+        epochs: the most epochs that its weights may have seen.
     """
 
     number: int
@@ -42,7 +61,7 @@ class Parent:
 
 @dataclass(frozen=True)
 class Inherited:
-    """What a trial took over: the share of its parameters, and why it is none where it is."""
+    """What a trial inherited: the share of its parameters, and the reason where that is 0."""
 
     parent: Parent
     share: float
@@ -50,14 +69,14 @@ class Inherited:
 
     @property
     def epochs(self) -> int:
-        """Of the parents, 0 where nothing was taken over."""
+        """Of the parents; 0 where nothing was inherited."""
         return self.parent.epochs if self.share else 0
 
 
 class WeightInheritance(Callback):
-    """Takes the weights over when the module is built, set up and on its device, before anything is trained.
+    """Copies the parent's weights once the module is built, set up and on its device, before anything is trained.
 
-    What was taken over goes into the trial's checkpoint: one that continues does not inherit again.
+    The result is kept in the trial's checkpoint: a trial that continues does not inherit again.
     """
 
     def __init__(self, parent: Parent) -> None:
@@ -69,8 +88,8 @@ class WeightInheritance(Callback):
         return STATE_KEY
 
     def state_dict(self) -> dict[str, Any]:
-        taken = self.inherited
-        return {} if taken is None else {VERSION: SCHEMA.version, "share": taken.share, "reason": taken.reason}
+        done = self.inherited
+        return {} if done is None else {VERSION: SCHEMA.version, "share": done.share, "reason": done.reason}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not is_empty(state_dict):
@@ -90,11 +109,58 @@ class WeightInheritance(Callback):
             self.inherited = Inherited(self.parent, report.share)
 
 
+class Parents:
+    """Chooses parents in one study.
+
+    Args:
+        inherit: how.
+        ledger: of the trials. A parent is recorded with its child before the child trains, so that an interrupted child
+            keeps it.
+        directory: of the search.
+        keep_top_k: the number of trials that keep their checkpoints.
+    """
+
+    def __init__(self, inherit: Inherit, ledger: Ledger, directory: Path, keep_top_k: int) -> None:
+        self._inherit, self._ledger, self._directory, self._keep_top_k = inherit, ledger, directory, keep_top_k
+        self._encoding = Encoding(ledger.space.nodes)
+
+    def of(self, number: int, architecture: Architecture) -> Parent | None:
+        """The parent of trial `number`; None before any trial has kept a checkpoint."""
+        trials = {trial.number: trial for trial in self._ledger.trials()}
+        known = trials[number].user_attrs
+        if "parent" in known:
+            before = known["parent"]
+            return self._parent(trials[before]) if type(before) is int and before in trials else None
+        kept = self._ledger.ranking(list(trials.values()))[: self._keep_top_k]
+        candidates = [trial for trial in kept if self._checkpoint(trial) is not None]
+        chosen = self._chosen(candidates, architecture) if candidates else None
+        set_user_attr(self._ledger.study, trials[number], "parent", None if chosen is None else chosen.number)
+        return None if chosen is None else self._parent(chosen)
+
+    def _chosen(self, candidates: Sequence[FrozenTrial], architecture: Architecture) -> FrozenTrial:
+        if self._inherit == "best":
+            return candidates[0]
+        here = self._embedded(architecture)
+        return min(candidates, key=lambda t: float(np.linalg.norm(self._embedded(self._ledger.architecture(t)) - here)))
+
+    def _embedded(self, architecture: Architecture) -> Rows:
+        return self._encoding.embed(self._encoding.encode(self._ledger.space.flatten(architecture)))
+
+    def _parent(self, trial: FrozenTrial) -> Parent:
+        return Parent(trial.number, self._checkpoint(trial), total_epochs(trial.user_attrs))
+
+    def _checkpoint(self, trial: FrozenTrial) -> Path | None:
+        """In the trial's directory, or where the process that trained it wrote it inside of the search's directory."""
+        return kept_checkpoint(self._directory, trial.number, trial.user_attrs.get("checkpoint"))
+
+
 def inherit_weights(module: nn.Module, checkpoint: Path, example_inputs: Any) -> TransferReport:
-    """Take over what fits of a trial's checkpoint.
+    """Copy the weights of a trial's checkpoint that fit.
 
     Raises:
-        TransferError: nothing does. CheckpointError: it cannot be read, or is gone.
+        TransferError: none fits.
+        CheckpointError: the checkpoint cannot be read.
+        OSError: the checkpoint is gone.
     """
     weights = read_lightning(checkpoint).get("state_dict", {})
     if example_inputs is not None:
@@ -102,9 +168,30 @@ def inherit_weights(module: nn.Module, checkpoint: Path, example_inputs: Any) ->
             return transfer_weights(
                 module, weights, on_mismatch="widen", example_inputs=example_inputs, approximate=True
             )
-        except StructureError:  # the forward cannot be followed: names and shapes are left
+        except StructureError:  # the forward cannot be traced: match by names and shapes
             pass
     return transfer_weights(module, weights, on_mismatch="slice")
+
+
+def total_epochs(attributes: Mapping[str, Any]) -> int:
+    """The most epochs that the weights of a trial have seen: its own and its parents'."""
+    known = (finite_number(attributes.get(name)) for name in ("total_epochs", "epochs"))
+    return max(0, int(next((epochs for epochs in known if epochs is not None), 0)))
+
+
+def check_inherit(inherit: Inherit | None, folds: object, names: Container[str] = ()) -> None:
+    """Raises SearchError for inheritance across folds, or for names of the space without effect beside it."""
+    if inherit is not None and folds is not None:
+        raise SearchError(
+            f"`inherit={inherit!r}` does not go with `folds`: a parent's weights have been trained on samples that "
+            "other folds validate with, so the scores would be too good."
+        )
+    without = next((name for name in OVERWRITTEN if name in names), None)
+    if inherit is not None and without is not None:
+        raise SearchError(
+            f"`{without}` of the space has no effect with `inherit={inherit!r}`: the parent's weights replace those of "
+            "the checkpoint. Leave one of them out."
+        )
 
 
 def _example(trainer: Trainer, module: LightningModule) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from lightning_autoarch.core.errors import SearchError, did_you_mean
 from lightning_autoarch.search.encoding import Encoding
 from lightning_autoarch.search.space import Architecture, SearchSpace
-from lightning_autoarch.training.facts import Facts
+from lightning_autoarch.training.facts import ModuleFacts
 
 SIZES = ("params", "flops")
 Constraint = Callable[[Architecture], bool]
@@ -32,7 +32,7 @@ class Limits:
 
     def __init__(
         self,
-        facts: Facts,
+        facts: ModuleFacts,
         sizes: Mapping[str, float],
         constraints: Sequence[Constraint] = (),
         checks: Sequence[Check] = (),
@@ -43,9 +43,9 @@ class Limits:
         self._refused: Counter[str] = Counter()
 
     @property
-    def names(self) -> list[str]:
-        """The limits on sizes that are set."""
-        return list(self._most)
+    def has_sizes(self) -> bool:
+        """Whether there is a limit on a size."""
+        return bool(self._most)
 
     def unmet(self) -> str:
         """The limits that nothing so far has kept to, with the smallest size seen; empty if there are none."""
@@ -55,6 +55,28 @@ class Limits:
             if self._smallest.get(name, 0) > most
         ]
         return "; ".join([*sizes, *(f"{reason} ({n} times)" for reason, n in self._refused.most_common(3))])
+
+    def sizes(self, architecture: Architecture) -> dict[str, int]:
+        """Those of an architecture that has been trained, as the study keeps them: "params", and "flops" if measured.
+
+        Empty where they cannot be measured outside of a training, unless there is a limit on them.
+
+        Raises:
+            SearchError: there is one.
+        """
+        try:
+            facts = self._facts.of(architecture)
+        except SearchError:
+            raise
+        except Exception as error:  # whatever `setup` and `configure_model` raise outside of a training
+            if not self._most:
+                return {}
+            raise SearchError(
+                f"`limits.{next(iter(self._most))}` cannot be checked: a trial has trained, but its module cannot be "
+                f"built outside of a training ({type(error).__name__}: {error}). Make its layers in `__init__`, or "
+                "in a `configure_model` that needs nothing of the running training."
+            ) from error
+        return {name: int(facts[name]) for name in SIZES if name in facts}
 
     def allows(self, architecture: Architecture) -> bool:
         """Whether `violation` finds nothing."""
@@ -130,7 +152,7 @@ def check_sizes_can_be_met(limits: Limits, space: SearchSpace) -> None:
     Raises:
         SearchError: none of those keeps to the limits; the message names them, and the smallest size seen.
     """
-    if not limits.names:
+    if not limits.has_sizes:
         return
     encoding = Encoding(space.nodes)
     rows = np.vstack([np.zeros((1, len(encoding.names))), encoding.random(DRAWS, np.random.default_rng(0))])

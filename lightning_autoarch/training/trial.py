@@ -34,7 +34,8 @@ from lightning_autoarch.core.errors import (
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.callbacks import fresh
 from lightning_autoarch.training.data import TrialData, split_architecture
-from lightning_autoarch.training.inheritance import STATE_KEY as HERITAGE
+from lightning_autoarch.training.folds import Folds
+from lightning_autoarch.training.inheritance import STATE_KEY as INHERITANCE
 from lightning_autoarch.training.inheritance import Inherited, Parent, WeightInheritance
 from lightning_autoarch.training.isolation import isolated
 from lightning_autoarch.training.module import ModuleBuilder
@@ -72,6 +73,7 @@ class TrialSpec:
         on_nan: "fail" ends it at the first monitored value that is not finite; "ignore" lets it go on.
         directory: for its checkpoints; None writes nothing and cannot continue.
         parent: a trial whose weights it starts from.
+        folds: how its training set is split for cross-validation; None trains it once.
     """
 
     architecture: Architecture
@@ -85,6 +87,7 @@ class TrialSpec:
     callbacks: Sequence[Callback] = ()
     parent: Parent | None = None
     on_nan: OnNan = "fail"
+    folds: Folds | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,7 @@ def _train(spec: TrialSpec, recorder: TrialRecorder, heritage: Sequence[WeightIn
     if saved is not None and (saved["stopped"] or saved["failure"]):
         recorder.load_state_dict(saved)
         for each in heritage:
-            each.load_state_dict(states.get(HERITAGE) or {})
+            each.load_state_dict(states.get(INHERITANCE) or {})
         return []
     architecture, data_parameters = split_architecture(spec.architecture)
     module = spec.builder.build(architecture)

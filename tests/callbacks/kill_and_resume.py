@@ -21,8 +21,9 @@ import torch
 from optuna_migrations import read_migrations_once
 
 from lightning_autoarch import ArchitectureSearch
+from lightning_autoarch.execution import records
 from lightning_autoarch.search import study as study_file
-from lightning_autoarch.training import loop, recorder
+from lightning_autoarch.training import recorder
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
@@ -66,7 +67,7 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "while a checkpoint is being replaced": patch(recorder.os, "replace", 12),
     "between a checkpoint and the report of its value": patch(optuna.Trial, "report", 8),
     "when a trial is trained but not told": patch(optuna.Study, "tell", 3),
-    "after a trial was told, before old checkpoints go": patch(loop.SearchLoop, "_remove_checkpoints", 3),
+    "after a trial was told, before old checkpoints go": patch(records.Checkpoints, "remove_others", 3),
 }
 
 

@@ -27,6 +27,7 @@ from lightning_autoarch import (
 )
 
 TRAINER: dict[str, Any] = {"max_epochs": 3, "accelerator": "cpu", "devices": 1}
+CV: dict[str, Any] = {"folds": 2, "trainer": TRAINER}
 
 
 class Untouched(L.Callback):
@@ -54,7 +55,7 @@ def test_ten_lines(tmp_path: Path) -> None:
         "full": TransferLearning(weights),
         "probe": [TransferLearning(weights, strategy="linear_probe")],
         "sparse": [TransferLearning(weights), MagnitudePruning(ConstantSparsity(0.5), every_n_steps=1)],
-    }, folds=3, trainer_kwargs=TRAINER, monitor="val_loss", output=tmp_path / "best.ckpt")  # fmt: skip
+    }, {"folds": 3, "trainer": TRAINER}, monitor="val_loss", output=tmp_path / "best.ckpt")  # fmt: skip
     assert list(choice.scores) == ["scratch", "full", "probe", "sparse"]
     assert choice.best == min(choice.scores, key=lambda name: choice.scores[name].mean)
     assert choice.best in ("full", "probe") and choice.scores["scratch"].mean > choice.scores["full"].mean
@@ -69,9 +70,11 @@ def test_ten_lines(tmp_path: Path) -> None:
 def test_scores_are_those_of_cross_validation_and_paired(tmp_path: Path) -> None:
     loader = nets.loaders()[0]
     candidates = {"a": [], "b": L1Regularization(0.5)}
-    choice = choose(net(), loader, candidates, 2, TRAINER, monitor="val_loss", seed=4)
+    choice = choose(net(), loader, candidates, {**CV, "seed": 4}, monitor="val_loss")
     for name, callbacks in (("a", []), ("b", [L1Regularization(0.5)])):
-        alone = cross_validate(net(), loader, 2, TRAINER, callbacks, monitor="val_loss", seed=4)
+        alone = cross_validate(
+            net(), loader, {"folds": 2, "trainer": TRAINER, "callbacks": callbacks, "seed": 4}, monitor="val_loss"
+        )
         assert choice.scores[name] == alone
     assert choice.checkpoint is None and choice.failures == {}
     other = "b" if choice.best == "a" else "a"
@@ -88,7 +91,7 @@ def test_the_larger_and_of_equals_the_first() -> None:
     loader = nets.loaders()[0]
     candidates = {"low": [], "high": L1Regularization(0.1), "as high": L1Regularization(0.2)}
     for mode, best in (("max", "high"), ("min", "low")):
-        assert choose(Scored(), loader, candidates, 2, TRAINER, monitor="val_acc", mode=mode).best == best
+        assert choose(Scored(), loader, candidates, CV, monitor="val_acc", mode=mode).best == best
 
 
 def test_the_last_training_is_of_the_whole_set_and_the_module_is_not_trained(tmp_path: Path) -> None:
@@ -101,11 +104,12 @@ def test_the_last_training_is_of_the_whole_set_and_the_module_is_not_trained(tmp
     module = Counting(dropout=0.0)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     data = nets.Data()
-    choose(module, data, {"a": []}, 3, TRAINER, monitor="val_loss", output=tmp_path / "deep" / "best.ckpt")
+    cv = {**CV, "folds": 3}
+    choose(module, data, {"a": []}, cv, monitor="val_loss", output=tmp_path / "deep" / "best.ckpt")
     assert seen == [32, 32, 32, 48]
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     again = tmp_path / "again.ckpt"
-    choose(module, nets.Data(), {"a": []}, 3, TRAINER, monitor="val_loss", output=again)
+    choose(module, nets.Data(), {"a": []}, cv, monitor="val_loss", output=again)
     first, second = (torch.load(p, weights_only=True)["state_dict"] for p in (tmp_path / "deep" / "best.ckpt", again))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -113,7 +117,7 @@ def test_the_last_training_is_of_the_whole_set_and_the_module_is_not_trained(tmp
 def test_what_is_saved_is_plain(tmp_path: Path) -> None:
     callback = MagnitudePruning(ConstantSparsity(0.75), every_n_steps=1)
     loader = nets.loaders()[0]
-    choose(net(), loader, {"sparse": callback}, 2, TRAINER, monitor="val_loss", output=tmp_path / "best.ckpt")
+    choose(net(), loader, {"sparse": callback}, CV, monitor="val_loss", output=tmp_path / "best.ckpt")
     content = torch.load(tmp_path / "best.ckpt", weights_only=True)
     assert "optimizer_states" not in content and "callbacks" not in content
     weights = [tensor for name, tensor in content["state_dict"].items() if name.endswith("weight")]
@@ -126,7 +130,7 @@ def test_fewer_channels(tmp_path: Path) -> None:
     module = net(layers=[{"width": 16}])
     candidates = {"small": ChannelPruning(0.5, of="flops", at=0.5, round_to=1, example_inputs=torch.zeros(2, 4))}
     loader = nets.loaders()[0]
-    choose(module, loader, candidates, 2, TRAINER, monitor="val_loss", output=tmp_path / "best.ckpt")
+    choose(module, loader, candidates, CV, monitor="val_loss", output=tmp_path / "best.ckpt")
     small = load_pruned(net(layers=[{"width": 16}]), tmp_path / "best.ckpt")
     assert small.net[0].out_features < 16 and torch.isfinite(small(torch.zeros(2, 4))).all()
 
@@ -135,7 +139,7 @@ def test_adapters_are_merged(tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="the extra `lora`")
     candidates = {"lora": TransferLearning(strategy="lora")}
     loader = nets.loaders()[0]
-    choose(net(), loader, candidates, 2, TRAINER, monitor="val_loss", output=tmp_path / "best.ckpt")
+    choose(net(), loader, candidates, CV, monitor="val_loss", output=tmp_path / "best.ckpt")
     content = torch.load(tmp_path / "best.ckpt", weights_only=True)
     assert content["state_dict"].keys() == net().state_dict().keys()
 
@@ -148,24 +152,24 @@ def test_an_interrupted_call_continues(tmp_path: Path) -> None:
             trained.append(Path(trainer.default_root_dir).name)
 
     given = {"a": [Telling()], "b": [Telling(), L1Regularization(0.1)]}
-    options: dict[str, Any] = {"monitor": "val_loss", "directory": tmp_path}
-    first = choose(net(), nets.loaders()[0], given, 2, TRAINER, **options)
+    cv = {**CV, "directory": tmp_path}
+    first = choose(net(), nets.loaders()[0], given, cv, monitor="val_loss")
     assert trained == ["fold0"] * 3 + ["fold1"] * 3 + ["fold0"] * 3 + ["fold1"] * 3
     (tmp_path / "b" / "fold1" / "last.ckpt").unlink()
     trained.clear()
-    again = choose(net(), nets.loaders()[0], given, 2, TRAINER, **options)
+    again = choose(net(), nets.loaders()[0], given, cv, monitor="val_loss")
     assert trained == ["fold1"] * 3
     assert again.scores == first.scores
 
 
 def test_one_that_fails_is_named_and_the_others_go_on() -> None:
     candidates = {"bad": TransferLearning({"a.weight": torch.zeros(2, 2)}), "good": []}
-    choice = choose(net(), nets.loaders()[0], candidates, 2, TRAINER, monitor="val_loss")
+    choice = choose(net(), nets.loaders()[0], candidates, CV, monitor="val_loss")
     assert choice.best == "good" and list(choice.scores) == ["good"]
     assert "fold 0: TransferError" in choice.failures["bad"]
     assert str(choice).splitlines()[-1].startswith("bad: failed: Cross-validation failed: fold 0")
     with pytest.raises(SearchError, match=r"No candidate could be trained:\n  bad: .*TransferError"):
-        choose(net(), nets.loaders()[0], {"bad": candidates["bad"]}, 2, TRAINER, monitor="val_loss")
+        choose(net(), nets.loaders()[0], {"bad": candidates["bad"]}, CV, monitor="val_loss")
 
 
 @pytest.mark.parametrize(
@@ -179,18 +183,20 @@ def test_one_that_fails_is_named_and_the_others_go_on() -> None:
         ({"a": None}, {}, r"callbacks for the candidate `a`, \[\] for none, got None"),
         (
             {"a": []},
-            {"trainer_kwargs": {**TRAINER, "callbacks": [L1Regularization(0.1)]}},
-            "no callbacks in `trainer_kw",
+            {"trainer": {**TRAINER, "callbacks": [L1Regularization(0.1)]}},
+            "no callbacks in `trainer`",
         ),
         ({"a": []}, {"mode": "best"}, r"`mode` to be one of min, max, got 'best'"),
         ({"a": []}, {"monitor": "val_los"}, r"Did you mean `val_loss`"),
         ({"a": []}, {"folds": 1}, r"`folds`"),
+        ({"a": []}, {"fold": 2}, r"Did you mean `folds`"),
     ],
 )
 def test_what_is_refused(candidates: Any, options: Any, message: str) -> None:
-    given = {"folds": 2, "monitor": "val_loss", "trainer_kwargs": TRAINER, **options}
+    score = {"monitor": "val_loss", **{name: value for name, value in options.items() if name in ("monitor", "mode")}}
+    cv = {**CV, **{name: value for name, value in options.items() if name not in score and name != "mode"}}
     with pytest.raises(SearchError, match=message):
-        choose(net(), nets.loaders()[0], candidates, **given)
+        choose(net(), nets.loaders()[0], candidates, cv, **score)
 
 
 @pytest.mark.parametrize(
@@ -204,16 +210,17 @@ def test_an_output_that_cannot_be_written_is_told_before_training(tmp_path: Path
     (tmp_path / "file").touch()
     with pytest.raises(AutoArchError, match=message):
         choose(
-            net(), nets.loaders()[0], {"a": Untouched()}, 2, TRAINER, monitor="val_loss", output=tmp_path / output
+            net(), nets.loaders()[0], {"a": Untouched()}, CV, monitor="val_loss", output=tmp_path / output
         )  # fmt: skip
 
 
 def test_a_directory_that_cannot_be_written_to_is_found_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SearchError, match=r"file/all cannot be written to.*`directory=`"):
-        choose(net(), nets.loaders()[0], {"a": Untouched()}, monitor="val_loss", directory=tmp_path / "file" / "all")
-    with pytest.raises(SearchError, match=r"file/all cannot be written to.*`directory=`"):
-        cross_validate(net(), nets.loaders()[0], monitor="val_loss", directory=tmp_path / "file" / "all")
+    cv = {"directory": tmp_path / "file" / "all"}
+    with pytest.raises(SearchError, match=r"file/all cannot be written to.*`cv.directory`"):
+        choose(net(), nets.loaders()[0], {"a": Untouched()}, cv, monitor="val_loss")
+    with pytest.raises(SearchError, match=r"file/all cannot be written to.*`directory`"):
+        cross_validate(net(), nets.loaders()[0], cv, monitor="val_loss")
 
 
 def test_the_table() -> None:

@@ -68,7 +68,7 @@ class Broken(nets.Net):
 
 class TestFailedByCode:
     def test_they_run_again_once_the_code_is_mended(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        with pytest.raises(SearchError, match=r"(?s)None of the 3 trials.*test_failed_trials\.py.*Mend the code"):
+        with pytest.raises(SearchError, match=r"(?s)None of the 3 trials.*test_failed_trials\.py.*Fix the code"):
             fit(tmp_path, search(), Broken())
         monkeypatch.setattr(Broken, "mended", True)
         callback = search()
@@ -83,7 +83,7 @@ class TestFailedByCode:
     def test_other_settings_are_no_other_conditions_before_there_is_a_score(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with pytest.raises(SearchError, match="Mend the code"):
+        with pytest.raises(SearchError, match="Fix the code"):
             fit(tmp_path, search(), Broken())
         monkeypatch.setattr(Broken, "mended", True)
         fit(tmp_path, search(trial={"trainer": {"max_epochs": 2}}), Broken(lr=0.2))

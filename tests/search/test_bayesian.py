@@ -14,8 +14,8 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import Trial, TrialState
 
 from lightning_autoarch.core.errors import SearchError, SpaceExhausted
-from lightning_autoarch.search.parameters import Categorical, Float, Int, Repeat
 from lightning_autoarch.search.bayesian import PROPOSAL, BayesianSampler, RandomArchitectureSampler, SeededByTrial
+from lightning_autoarch.search.parameters import Categorical, Float, Int, Repeat
 from lightning_autoarch.search.space import SearchSpace
 
 SPACE = SearchSpace(

@@ -9,7 +9,7 @@ import pytest
 
 from lightning_autoarch import Int, SearchError, SearchSpace
 from lightning_autoarch.search.conditions import CONDITIONS, condition_differences
-from lightning_autoarch.search.opening import open_study
+from lightning_autoarch.search.opening import StudyDefinition, open_study
 
 ARRAY = ["array", "float32", [3, 4], 2.0, 1.0, -1.0]
 
@@ -40,8 +40,9 @@ def test_differences(stored: dict[str, Any], given: dict[str, Any], expected: li
 
 def opened(storage: Any, conditions: dict[str, Any] | None, **options: Any) -> optuna.Study:
     sampler, pruner = optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
+    space = SearchSpace({"a": Int(1, 9)})
     return open_study(
-        storage, "s", SearchSpace({"a": Int(1, 9)}), "loss", "min", sampler, pruner, conditions=conditions, **options
+        storage, StudyDefinition("s", space, "loss", "min", conditions=conditions, **options), sampler, pruner
     )
 
 

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from lightning_autoarch import Categorical, Float, Int, Repeat, SearchError, SearchSpace
 from lightning_autoarch.seam.optuna import ask, heartbeat
 from lightning_autoarch.search import extension
-from lightning_autoarch.search.opening import open_study
+from lightning_autoarch.search.opening import StudyDefinition, open_study
 from lightning_autoarch.search.owner import Owner
 from lightning_autoarch.search.storage import open_storage, without_password
 from lightning_autoarch.search.study import Ledger, quiet_optuna
@@ -39,7 +39,7 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
 
 def opened(storage: Any, space: SearchSpace = SPACE, monitor: str = "loss", mode: str = "min") -> optuna.Study:
     sampler = optuna.samplers.RandomSampler(seed=0)
-    return open_study(storage, "s", space, monitor, mode, sampler, optuna.pruners.NopPruner())
+    return open_study(storage, StudyDefinition("s", space, monitor, mode), sampler, optuna.pruners.NopPruner())
 
 
 def finish(ledger: Ledger, trial: optuna.Trial, value: float) -> None:
@@ -223,7 +223,8 @@ class TestAnotherSpace:
 
     def opened(self, study: optuna.Study, space: dict[str, Any], **known: Any) -> Ledger:
         parsed, sampler = SearchSpace(space), optuna.samplers.RandomSampler(seed=0)
-        again = open_study(study._storage, "s", parsed, "loss", "min", sampler, optuna.pruners.NopPruner(), known)
+        definition = StudyDefinition("s", parsed, "loss", "min", known)
+        again = open_study(study._storage, definition, sampler, optuna.pruners.NopPruner())
         return Ledger(again, parsed, None)
 
     def test_a_wider_range_and_more_choices_keep_every_trial(self, ledger: Ledger) -> None:

@@ -19,6 +19,7 @@ from lightning_autoarch import ArchitectureSearch, FoldScores, Int, SearchError,
 from lightning_autoarch.training.folds import Folds
 
 TRAINER = {"max_epochs": 1, "accelerator": "cpu", "devices": 1}
+CV: dict[str, Any] = {"folds": 2, "trainer": TRAINER}
 
 
 def test_mean_and_standard_error() -> None:
@@ -62,11 +63,8 @@ def test_folds_are_scikit_learns(splitter: Any) -> None:
     scores = cross_validate(
         Index(),
         loader,
-        splitter,
-        TRAINER,
+        {"folds": Folds(splitter, labels, groups and (lambda dataset: groups)), "trainer": TRAINER},
         monitor="val_loss",
-        labels=labels,
-        groups=groups and (lambda dataset: groups),
     )
     assert len(scores.scores) == 4
     expected = Folds(splitter, labels, groups).splits(loader.dataset)
@@ -76,14 +74,17 @@ def test_folds_are_scikit_learns(splitter: Any) -> None:
 
 
 def test_a_datamodule_and_determinism(tmp_path: Path) -> None:
-    runs = [cross_validate(nets.Net(), nets.Data(), 3, TRAINER, monitor="val_loss", seed=s) for s in (1, 1, 2)]
+    runs = [
+        cross_validate(nets.Net(), nets.Data(), {"folds": 3, "trainer": TRAINER, "seed": s}, monitor="val_loss")
+        for s in (1, 1, 2)
+    ]
     assert runs[0] == runs[1] != runs[2]
 
 
 def test_the_module_is_not_trained() -> None:
     module = nets.Net()
     before = {k: v.clone() for k, v in module.state_dict().items()}
-    cross_validate(module, nets.loaders()[0], 2, TRAINER, monitor="val_loss")
+    cross_validate(module, nets.loaders()[0], CV, monitor="val_loss")
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
 
 
@@ -99,16 +100,16 @@ def test_the_module_is_not_trained() -> None:
 )
 def test_what_cannot_be_split(loader: Any, words: str) -> None:
     with pytest.raises(SearchError, match=words):
-        cross_validate(nets.Net(), loader, 2, TRAINER, monitor="val_loss")
+        cross_validate(nets.Net(), loader, CV, monitor="val_loss")
 
 
 def test_splitters_that_lack_something_say_so() -> None:
     with pytest.raises(SearchError, match="labels="):
-        cross_validate(nets.Net(), nets.loaders()[0], GroupKFold(2), TRAINER, monitor="val_loss")
+        cross_validate(nets.Net(), nets.loaders()[0], {"folds": GroupKFold(2), "trainer": TRAINER}, monitor="val_loss")
     with pytest.raises(SearchError, match="cannot split"):
-        cross_validate(nets.Net(), DataLoader(numbered(3)), 5, TRAINER, monitor="val_loss")
+        cross_validate(nets.Net(), DataLoader(numbered(3)), {"folds": 5, "trainer": TRAINER}, monitor="val_loss")
     with pytest.raises(SearchError, match="`folds`"):
-        cross_validate(nets.Net(), nets.loaders()[0], 0, TRAINER, monitor="val_loss")
+        cross_validate(nets.Net(), nets.loaders()[0], {"folds": 0, "trainer": TRAINER}, monitor="val_loss")
 
 
 def test_a_failing_fold_names_itself() -> None:
@@ -117,7 +118,7 @@ def test_a_failing_fold_names_itself() -> None:
             raise ValueError("no")
 
     with pytest.raises(SearchError, match="fold 0: ValueError: no"):
-        cross_validate(Broken(), nets.loaders()[0], 2, TRAINER, monitor="val_loss")
+        cross_validate(Broken(), nets.loaders()[0], CV, monitor="val_loss")
 
 
 def search(**options: Any) -> ArchitectureSearch:

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from lightning_autoarch import ArchitectureSearch, Int, SearchError
+from lightning_autoarch.training.cross_validation import cross_validate
 from lightning_autoarch.training.data import TrialData
-from lightning_autoarch.training.folds import cross_validate
 from lightning_autoarch.training.module import ModuleBuilder
 
 DRAWS: list[dict[str, Any]] = [{"width": 152, "lr": 0.5}, {"width": 100, "lr": 0.2}]
@@ -252,7 +252,7 @@ class TestLosses:
         silent = {"max_epochs": 1, "accelerator": "cpu", "logger": False}
         for run in (
             lambda: trainer.fit(frozen(), *nets.loaders()),
-            lambda: cross_validate(frozen(), nets.loaders()[0], 2, silent, monitor="val_loss"),
+            lambda: cross_validate(frozen(), nets.loaders()[0], {"folds": 2, "trainer": silent}, monitor="val_loss"),
         ):
             [line] = [line for line in told(run) if "after `__init__`" in line]
             assert "net.2 (Dropout(p=0.5" in line and "requires_grad of net.0.weight" in line and "`dropout`" in line

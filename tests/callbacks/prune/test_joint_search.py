@@ -457,8 +457,9 @@ class TestCrossValidation:
                 seen.append(next(cb for cb in self.trainer.callbacks if isinstance(cb, MagnitudePruning)))
 
         scores = cross_validate(
-            Spy(width=16, dropout=0.0), nets.loaders()[0], 3, {"max_epochs": 4, "accelerator": "cpu", "devices": 1},
-            [callback], monitor="val_loss",
+            Spy(width=16, dropout=0.0), nets.loaders()[0],
+            {"folds": 3, "trainer": {"max_epochs": 4, "accelerator": "cpu", "devices": 1}, "callbacks": [callback]},
+            monitor="val_loss",
         )  # fmt: skip
         assert scores.scores == pytest.approx([0.9] * 3, abs=0.01)
         assert len({id(each) for each in seen}) == 3 and callback not in seen
@@ -470,6 +471,8 @@ class TestCrossValidation:
         fit(tmp_path, callback)
         first = callback.masks
         module, options = nets.Net(width=9), {"max_epochs": 4, "accelerator": "cpu", "devices": 1}
-        scores = cross_validate(module, nets.loaders()[0], 2, options, [callback], monitor="val_loss")
+        scores = cross_validate(
+            module, nets.loaders()[0], {"folds": 2, "trainer": options, "callbacks": [callback]}, monitor="val_loss"
+        )
         assert len(scores.scores) == 2
         assert callback.masks == first != {}
