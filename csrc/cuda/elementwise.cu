@@ -3,7 +3,7 @@
 
 #include "../dispatch.h"
 #include "../prune.h"
-#include "checks.h"
+#include "arguments.h"
 #include "launch.h"
 
 namespace autoarch {

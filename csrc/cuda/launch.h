@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "../prune.h"
-#include "check.h"
+#include "runtime.h"
 #include "tuning.h"
 
 namespace autoarch {

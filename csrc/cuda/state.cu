@@ -1,6 +1,6 @@
 // What the CUDA runtime says about the machine it finds itself on.
 #include "../prune.h"
-#include "check.h"
+#include "runtime.h"
 
 namespace autoarch {
 namespace cuda {

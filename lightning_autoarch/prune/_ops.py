@@ -1,8 +1,8 @@
-"""The only module that imports the compiled extension: hands over pointers of tensors that are checked already.
+"""The only module that imports the compiled extension: it passes on pointers of tensors that were checked before.
 
 The extension knows no tensors (it does not link against libtorch). It takes an address, a number of elements, sizes and
 strides where a tensor is not contiguous, and a dtype; for CUDA a device and a stream; `csrc/prune.h` is its contract.
-Memory is torch's, masks and CUDA scratch included, so it follows torch's allocator and streams.
+All memory, including masks and CUDA scratch, is allocated by torch, and follows its allocator and streams.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lightning_autoarch.prune.memory import merged_layout
 from lightning_autoarch.prune.operation import operation
 from lightning_autoarch.prune.tensors import check
 
-# A search needs no extension, so a missing or broken one is an error where it is called for, not here.
+# A search needs no extension, so a missing or broken one is an error when it is used, not here.
 try:
     from lightning_autoarch import _C
 except ImportError as error:
@@ -50,12 +50,12 @@ class Threshold(NamedTuple):
 
 
 def compiled(device: torch.device) -> bool:
-    """Whether the extension serves the device; others are served by `reference.py`.
+    """Whether the extension is used for the device; others use `reference.py`.
 
     Raises:
         ImportError: the extension is missing or broken.
         RuntimeError: it was built without CUDA.
-        PruneValueError: LIGHTNING_AUTOARCH_INSTRUCTION_SET names an instruction set that this processor has not got.
+        PruneValueError: LIGHTNING_AUTOARCH_INSTRUCTION_SET names an instruction set that this processor does not have.
     """
     if device.type not in ("cpu", "cuda"):
         return False
@@ -172,7 +172,7 @@ def count_nonzero(tensor: Tensor) -> int:
 
 
 def count(tensor: Tensor) -> int:
-    """`count_nonzero` of a tensor that is checked already."""
+    """`count_nonzero` of a tensor that was checked before."""
     if not compiled(tensor.device):
         return int(torch.count_nonzero(tensor))
     flat = _gapless(tensor.detach())
@@ -184,13 +184,13 @@ def count(tensor: Tensor) -> int:
 
 
 def build_info() -> BuildInfo:
-    """What the extension was built from and with."""
+    """What the extension was built from, and with what."""
     _require_extension()
     return _C.build_info()
 
 
 def cpu_features() -> list[str]:
-    """Instruction sets that the processor offers and the kernels can use."""
+    """The instruction sets that the processor offers and the kernels can use."""
     _require_extension()
     return _C.cpu_features()
 
@@ -248,10 +248,10 @@ def _dtype(tensor: Tensor) -> Dtype:
 
 
 def _address(tensor: Tensor) -> int:
-    """Raises where what was allocated for a call is not memory: under FakeTensorMode, vmap, ..."""
+    """Raises PruneTypeError if a tensor allocated for a call has no memory, as under FakeTensorMode or vmap."""
     if type(tensor) not in (Tensor, torch.nn.Parameter):
         raise PruneTypeError(
-            f"Expected real memory, got {type(tensor).__qualname__}: call this outside of the mode that makes those."
+            f"Expected real memory, got {type(tensor).__qualname__}: call this outside of the mode that creates it."
         )
     return tensor.data_ptr()
 
@@ -267,6 +267,6 @@ def _array(tensor: Tensor) -> Array:
 
 def _gapless(
     tensor: Tensor,  # any strides
-) -> Tensor:  # the same elements in one gapless run of memory, in whatever order they lie there
+) -> Tensor:  # the same elements without gaps in memory, in any order
     by_stride = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
     return tensor.permute(by_stride).contiguous()  # a copy only where there are gaps or repeats

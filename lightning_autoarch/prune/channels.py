@@ -1,7 +1,7 @@
-"""`prune_channels_`: whole neurons, channels and heads go, and the module is dense, smaller and faster.
+"""`prune_channels_`: whole neurons, channels and heads are removed; the module stays dense, smaller and faster.
 
-groups of coupled channels ─► importance of units ─► how many stay (a share, or the share that meets a target)
-─► remove, run the forward, compare ─► the module in place, or exactly as it was
+groups of coupled channels ─► importance of units ─► how many stay (a share, or the share that meets a reduction)
+─► remove, run the forward, compare ─► the module changed in place, or exactly as it was
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lightning_autoarch.prune.units import Cut, Keep, Norm, UnitScope, unit_scor
 from lightning_autoarch.structure import ChannelGraph, ChannelGroup, Resized, recipe_of, rehearse, remove_channels_
 from lightning_autoarch.structure.cost import Cost, cheap_copy, cost_of, detached_copy
 
-PROBES = 12  # bisections of the share of units: a 4096th
+PROBES = 12  # bisections of the share of units: its resolution is 1/4096
 ALL = 1.0 - 1e-9  # the share of units with which every group keeps as few as it may
 
 Quantity = Literal["channels", "parameters", "flops", "latency"]
@@ -105,16 +105,16 @@ EVERYTHING = Selection()
 
 @dataclass(frozen=True)
 class Removed:
-    """What `prune_channels_` did.
+    """What `prune_channels_` removed.
 
     Attributes:
-        resized: changes of parameters and attributes.
-        recipe: for `apply_recipe_` and `load_pruned`: plain data.
+        resized: the changes of parameters and attributes.
+        recipe: plain data for `apply_recipe_` and `load_pruned`.
         kept: name of a group -> units that stayed.
-        widths: name of a group -> units before and after.
+        widths: name of a group -> numbers of units before and after.
         before: cost of the dense module.
-        after: cost now.
-        left: name of a group that was to lose units and did not, because the forward would not follow -> why.
+        after: cost of the pruned module.
+        left: name of a group that kept its units because the forward would not follow -> why.
     """
 
     resized: Resized
@@ -181,15 +181,16 @@ def prune_by_(
 def _removed(
     graph: ChannelGraph, cut: Cut, reduction: Reduction, before: Cost, optimizers: Iterable[Optimizer]
 ) -> tuple[Keep, Resized]:
-    """Remove what meets the target; where the forward does not follow, something else that does."""
+    """Remove units until the reduction is met; if the forward does not follow a choice, another one."""
     search = _Search(graph, cut, reduction, before)
     while True:
         share = reduction.ratio if reduction.of == "channels" else search.share()
         keep = cut.keep(share)
         if not keep:
+            names = ", ".join(group.name for group in cut.groups[:3])
             raise PruneValueError(
-                f"Nothing would go: no group of {', '.join(group.name for group in cut.groups[:3])} loses a unit at a "
-                f"share of {share:.3g} with `round_to={cut.round_to}`. Ask for a smaller module, or round to fewer."
+                f"Nothing would be removed: no group of {names} loses a unit at a share of {share:.3g} with "
+                f"`round_to={cut.round_to}`. Use a larger `ratio`, or a smaller `round_to`."
             )
         try:
             return keep, graph.remove_(keep, optimizers)
@@ -201,7 +202,7 @@ def _left_words(left: Mapping[str, str]) -> str:
     names = ", ".join(f"`{name}`" for name in left)
     return (
         f"Channels of {names} stay as they are, the others were pruned. {next(iter(left.values()))} "
-        "(`exclude=` these groups, and there is no warning.)"
+        "(Leave these groups out with `exclude` to avoid this warning.)"
     )
 
 
@@ -248,8 +249,8 @@ class _Search:
         low, high = 0.0, ALL
         if not met(high):
             raise PruneValueError(
-                f"{self._reduction} is out of reach: with the fewest units in every group that may lose some it is not "
-                "met. Some channels are fixed by the module's inputs and outputs, or by `targets`, `exclude` and "
+                f"{self._reduction} is out of reach, even with the fewest units in every group that may lose "
+                "some. Some channels are fixed by the module's inputs and outputs, or by `targets`, `exclude` and "
                 f"`round_to`{_and_left(self._cut.left)}."
             )
         for _ in range(PROBES):
@@ -265,13 +266,13 @@ class _Search:
         return self._reduction.is_met(self._dense, Cost(parameters, flops))
 
     def _met_by_copy(self, keep: Keep) -> bool:
-        """What cannot be counted is measured: seconds, and FLOPs of operations that were not followed."""
+        """Measures what cannot be counted: seconds, and FLOPs of operations that were not followed."""
         module, inputs = self._graph.module, self._graph.example_inputs
         latency = self._reduction.of == "latency"
         copied, inputs = (detached_copy(module), inputs) if latency else cheap_copy(module, inputs)
         try:
             remove_channels_(copied, inputs, keep)
-        except ResizeError:  # these units cannot go together: a larger module may
+        except ResizeError:  # these units cannot be removed together; a smaller share may
             return False
         return self._reduction.is_met(self._dense, cost_of(copied, inputs, latency=latency))
 
@@ -288,7 +289,7 @@ def _chosen(groups: Sequence[ChannelGroup], selection: Selection) -> list[Channe
     chosen = [group for group in wanted if group.name not in unwanted]
     if not chosen:
         reasons = "; ".join(f"`{group.name}`: {group.fixed}" for group in groups if group.fixed)[:300]
-        raise PruneValueError(f"Nothing may go: no group of channels is free and chosen. {reasons}")
+        raise PruneValueError(f"Nothing may be removed: no group of channels is free and selected. {reasons}")
     return chosen
 
 
@@ -303,7 +304,7 @@ def _matching(
             raise PruneValueError(f"The pattern `{pattern}` of `{argument}` matches no group of channels.{hint}")
         fixed = [group for group in matching if group not in free]
         if len(fixed) == len(matching) and argument == "targets":
-            raise PruneValueError(f"Expected channels that may go, got `{fixed[0].name}`: {fixed[0].fixed}.")
+            raise PruneValueError(f"Expected channels that may be removed, got `{fixed[0].name}`: {fixed[0].fixed}.")
         found |= {group.name: group for group in matching if group in free}
     return list(found.values())
 

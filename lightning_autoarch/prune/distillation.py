@@ -1,16 +1,16 @@
-"""How far a student's outputs are from its teacher's.
+"""The distance of a student's outputs from its teacher's.
 
 With logits z, temperature T and softmax s(z) over the classes (Hinton, Vinyals & Dean, "Distilling the Knowledge in a
 Neural Network", 2015, section 2):
 
     KL:     T^2 sum_i p_i (log p_i - log q_i),   p = s(z_teacher / T),  q = s(z_student / T),   mean over all positions
-    MSE:    mean (z_student - z_teacher)^2       where KL tends to as T grows, for logits of mean 0 (section 2.1)
+    MSE:    mean (z_student - z_teacher)^2       the limit of KL for large T and logits of mean 0 (section 2.1)
 
 T^2 keeps the size of the gradients as T changes. Both are computed in float32, or float64 for float64.
 
 An output is a tensor, or tensors in tuples, lists, dicts and dataclasses. Each floating-point tensor of the student
 with at least one dimension and a gradient is compared with the teacher's in the same place, and their losses are
-averaged. Of a dict with the key `logits` these alone are compared.
+averaged. Of a dict with the key `logits`, only these are compared.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def kl_loss(
     """T^2 KL(teacher || student) of softened classes along `dim`, its mean over all other positions.
 
     >>> teacher = torch.tensor([[2.0, 0.0]])
-    >>> [round(float(kl_loss(student, teacher, 1.0)), 4) for student in (teacher + 5, -teacher)]  # a shift is nothing
+    >>> [round(float(kl_loss(student, teacher, 1.0)), 4) for student in (teacher + 5, -teacher)]  # shifts do not count
     [0.0, 1.5232]
     """
     wide = torch.promote_types(student.dtype, torch.float32)
@@ -60,15 +60,15 @@ def output_loss(student: Any, teacher: Any, kind: Kind = "auto", temperature: fl
     """The mean over the tensors of two outputs.
 
     Args:
-        student: tensors, also in tuples, lists, dicts, dataclasses.
-        teacher: likewise, with a tensor of the same shape in each place where the student's is compared.
+        student: tensors, also in tuples, lists, dicts and dataclasses.
+        teacher: likewise, with a tensor of the same shape in the place of each tensor of the student that is compared.
         kind: "kl" along the last dimension; "mse"; "auto": KL for tensors (batch, classes > 1), else MSE. Outputs with
-            more dimensions may be classes along any of them, or pictures, or series: MSE leads to the teacher in every
-            case. Several outputs of a regression are (batch, n) as classes are: take "mse".
+            more dimensions may have classes along any of them, or be images or series: MSE is right for all of them.
+            Several outputs of a regression are (batch, n) as classes are: use "mse".
         temperature: of KL, > 0.
 
     Raises:
-        PruneTypeError, PruneValueError: nothing to compare, another shape, or KL of one class.
+        PruneTypeError, PruneValueError: there is nothing to compare, a shape differs, or KL is of a single class.
 
     >>> student = {"logits": torch.zeros(2, 3, requires_grad=True), "loss": torch.tensor(1.0)}
     >>> output_loss(student, {"logits": torch.zeros(2, 3)}).item()
@@ -93,7 +93,7 @@ def check_temperature(temperature: object) -> float:
     """A finite number > 0.
 
     Raises:
-        PruneTypeError, PruneValueError: it is none.
+        PruneTypeError, PruneValueError: it is anything else.
     """
     number = as_number(temperature, "temperature")
     if not 0 < number < float("inf"):

@@ -1,6 +1,6 @@
-"""The weights of one layer, and for each the parameter on which a mask has to lie.
+"""The weights of one layer, the parameter to which a mask of each is applied, and which of them are pruned by default.
 
-Usually that is the weight itself. A layer may instead compute its weight in every forward pass:
+Usually that parameter is the weight itself. A layer may instead compute its weight in every forward pass:
 
     weight norm, old      weight_g, weight_v                 w = g v / |v|          masked: weight_v
     weight norm           parametrizations.weight            original0 = g          masked: original1 = v
@@ -9,7 +9,7 @@ Usually that is the weight itself. A layer may instead compute its weight in eve
 
 Where v is zero, w is zero. A parametrisation of another kind is tried once on a copy; one that does not keep zeros (an
 orthogonal one, for example) cannot be pruned by masks. |v| is taken over slices, and a slice of zeros alone would
-make 0 / 0, so at least one number of each slice must be kept.
+give 0 / 0, so at least one weight of each slice must be kept.
 """
 
 from __future__ import annotations
@@ -25,6 +25,21 @@ from torch.nn.parameter import Parameter, UninitializedParameter
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
+LAYERS = (
+    nn.Linear,
+    nn.Bilinear,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.modules.conv._ConvNd,
+    nn.MultiheadAttention,
+    nn.RNNBase,
+    nn.RNNCellBase,
+)
+NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+PREFIXES = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+ADAPTERS = ("lora_", "ia3_", "hada_", "lokr_", "oft_", "boft_", "vera_lambda_")  # as peft and loralib call them
+NO_EXPERTS = {"bias", "embed", "embedding", "embeddings", "pos", "position", "positional", "table", "token", "tokens"}
+
 
 @dataclass(frozen=True)
 class LayerWeight:
@@ -32,10 +47,10 @@ class LayerWeight:
 
     Attributes:
         name: what the forward pass calls it, such as `weight`.
-        path: of the parameter that a mask lies on, from the layer; the same as `name` for a plain weight.
+        path: path in the layer of the parameter that is masked; equal to `name` for a plain weight.
         parameter: that parameter.
         normed: its dimensions over which a norm is taken; no slice along them may become all zero.
-        obstacle: why a mask on it would not hold; empty where it does.
+        obstacle: why a mask on it would not hold; empty if it does.
     """
 
     name: str
@@ -51,7 +66,7 @@ class LayerWeight:
 
 
 def layer_weights(layer: nn.Module) -> Iterator[LayerWeight]:
-    """The layer's own parameters and parametrised tensors, without the gains of a weight norm."""
+    """The layer's own parameters and parametrised tensors, except the gains of a weight norm."""
     own = dict(layer.named_parameters(recurse=False, remove_duplicate=False))
     for path, parameter in own.items():
         name, _, role = path.rpartition("_")
@@ -83,7 +98,7 @@ def _of_norm(name: str, path: str, direction: Parameter, gain: Parameter) -> Lay
 
 
 def _parametrised(name: str, chain: ParametrizationList) -> LayerWeight | None:
-    """None where it is made of buffers, not of parameters."""
+    """None if it is computed from buffers, not from parameters."""
     kinds = ", ".join(type(each).__name__.lstrip("_") for each in chain)
     originals = {key: value for key, value in chain.named_parameters(recurse=False) if key.startswith("original")}
     where = f"parametrizations.{name}."
@@ -102,7 +117,7 @@ def _parametrised(name: str, chain: ParametrizationList) -> LayerWeight | None:
 
 
 def _keeps_zeros(chain: ParametrizationList, original: str) -> bool:
-    """Whether what is computed is zero wherever the original is, tried on a copy. No generator is advanced."""
+    """Whether the computed weight is zero wherever the original is, tried on a copy. No generator advances."""
     tried = copy.deepcopy(chain).eval()
     weight: Tensor = getattr(tried, original)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -115,9 +130,9 @@ def _keeps_zeros(chain: ParametrizationList, original: str) -> bool:
 
 
 def _some_zeros(weight: Tensor) -> Tensor:  # boolean, of the shape of `weight`
-    """About a quarter of the places, at random; none of those of which the indices have an even sum.
+    """About a quarter of the elements, at random, but none whose indices have an even sum.
 
-    Every slice of two or more numbers keeps one of those, so that no norm is 0.
+    Every slice of two or more elements keeps one of those, so that no norm is 0.
     """
     places = torch.zeros(weight.shape, dtype=torch.int64)
     for dim, size in enumerate(weight.shape):
@@ -128,36 +143,17 @@ def _some_zeros(weight: Tensor) -> Tensor:  # boolean, of the shape of `weight`
 
 
 def slices_of(weight: Tensor, normed: tuple[int, ...]) -> int:
-    """How many slices a norm is taken of; each has to keep a number. 0 where there is no norm."""
+    """The number of slices of which a norm is taken, each of which has to keep a weight; 0 if there is no norm."""
     return weight.numel() // max(1, math.prod(weight.shape[d] for d in normed)) if normed else 0
-
-
-# Which parameters of a layer are pruned where nobody names them.
-
-
-LAYERS = (
-    nn.Linear,
-    nn.Bilinear,
-    nn.Embedding,
-    nn.EmbeddingBag,
-    nn.modules.conv._ConvNd,
-    nn.MultiheadAttention,
-    nn.RNNBase,
-    nn.RNNCellBase,
-)
-NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
-PREFIXES = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-ADAPTERS = ("lora_", "ia3_", "hada_", "lokr_", "oft_", "boft_", "vera_lambda_")  # as peft and loralib call them
-NO_EXPERTS = {"bias", "embed", "embedding", "embeddings", "pos", "position", "positional", "table", "token", "tokens"}
 
 
 def is_default_target(layer: nn.Module, name: str, weight: Tensor) -> bool:
     """Whether a weight is pruned by default.
 
     Args:
-        layer: that it belongs to.
-        name: what the layer calls it.
-        weight: the weight, or what the layer computes it from.
+        layer: the layer of the weight.
+        name: the name that the layer uses for it.
+        weight: the weight, or the parameter from which the layer computes it.
     """
     if isinstance(layer, LAYERS):
         return name.startswith(PREFIXES)
@@ -174,7 +170,7 @@ def is_adapter(part: str) -> bool:
 
 
 def is_matrix(weight: Tensor) -> bool:
-    """Whether it has two dimensions or more; (1, C, 1, 1) is a scale."""
+    """Whether it has two or more dimensions larger than 1: (1, C, 1, 1) is a scale."""
     return not isinstance(weight, UninitializedParameter) and _n_dims(weight) > 1
 
 

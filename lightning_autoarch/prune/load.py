@@ -1,4 +1,9 @@
-"""`load_pruned`: the weights of a module that lost channels, into a fresh one that still has them."""
+"""`load_pruned`: the weights of a module that lost channels, loaded into a fresh one that still has them.
+
+A module can lose channels several times ("rounds"). The recipe of a round is for the shapes that the round before left,
+so every checkpoint of `ChannelPruning` holds the earlier recipes too, in whichever fit and by whichever callback they
+were made, and the rounds that a module lacks can be applied to it.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +22,9 @@ from lightning_autoarch.reading.weights import read_with_weights
 from lightning_autoarch.structure import apply_recipe_
 from lightning_autoarch.structure.recipe import RECIPE, chain_recipes
 
-# Rounds: a module that lost channels several times, and the recipes of them all in order.
-#
-# A recipe is for the shapes that the one before left. So every checkpoint of `ChannelPruning` has the earlier ones too,
-# in whichever fit and by whichever callback they were made, and what a module lacks of them can be applied to it.
-
-
-KEY = "lightning_autoarch.ChannelPruning"  # in checkpoints; a name follows where a Trainer has two
+KEY = "lightning_autoarch.ChannelPruning"  # in checkpoints; followed by the name of the callback if it has one
 SCHEMA = Schema("ChannelPruning", 1, {"recipe": RECIPE}, {"earlier": sequence(RECIPE)})
-MOST_UNORDERED = 4  # states that say nothing of each other, of which each order is tried
+MOST_UNORDERED = 4  # states of unknown order, of which every order is tried
 
 Recipe = Mapping[str, Any]
 Rounds = tuple[Recipe, ...]
@@ -34,17 +33,17 @@ _LOST: WeakKeyDictionary[nn.Module, Rounds] = WeakKeyDictionary()
 
 
 def rounds_of(module: nn.Module) -> Rounds:
-    """What this object lost so far, by `ChannelPruning` or `load_pruned`; a copy of it knows nothing of that."""
+    """The rounds of this object so far, by `ChannelPruning` or `load_pruned`; a copy of it has none."""
     return _LOST.get(module, ())
 
 
 def add_round(module: nn.Module, recipe: Recipe) -> None:
-    """Note what was just removed."""
+    """Record what was just removed."""
     _LOST[module] = (*rounds_of(module), recipe)
 
 
 def state_of(rounds: Rounds) -> dict[str, Any]:
-    """The state of a callback whose round is the last of these."""
+    """The state of the callback that made the last of these rounds."""
     if not rounds:
         return {}
     earlier = {"earlier": list(rounds[:-1])} if len(rounds) > 1 else {}
@@ -52,17 +51,17 @@ def state_of(rounds: Rounds) -> dict[str, Any]:
 
 
 def rounds_in(state: object) -> Rounds:
-    """Of the state of one callback.
+    """The rounds in the state of one callback.
 
     Raises:
-        CheckpointError: it is not well formed.
+        CheckpointError: the state is not well formed.
     """
     checked = SCHEMA.read(state)
     return (*checked.get("earlier", ()), checked["recipe"])
 
 
 def all_rounds(states: object) -> Rounds:
-    """Of the callbacks' states in a checkpoint; none where no channels were removed.
+    """The rounds in the states of callbacks in a checkpoint; none if no channels were removed.
 
     Raises:
         CheckpointError: a state is not well formed.
@@ -74,33 +73,33 @@ def all_rounds(states: object) -> Rounds:
     longest = max(chains, key=len, default=())
     if all(longest[: len(chain)] == chain for chain in chains):
         return longest
-    for order in itertools.permutations(chains[:MOST_UNORDERED]):  # of before states had the earlier ones
+    for order in itertools.permutations(chains[:MOST_UNORDERED]):  # states of before they held the earlier rounds
         rounds = tuple(itertools.chain(*order))
         if len(chains) <= MOST_UNORDERED and _follow(rounds):
             return rounds
     raise PruneValueError(
-        f"Expected recipes of which each follows another, got {len(chains)} states of ChannelPruning that are not of "
+        f"Expected recipes that follow one another, got {len(chains)} states of ChannelPruning that are not of "
         "one module: give the right one as `recipe=`."
     )
 
 
 def catch_up_(module: nn.Module, rounds: Rounds, *copies: nn.Module) -> None:
-    """Remove what the module did not lose yet of these rounds.
+    """Apply the rounds that the module lacks.
 
     Args:
         module: in place.
-        rounds: all of them, from the dense module on.
-        copies: that are as large as the module is, such as averages of it.
+        rounds: all rounds, starting with the dense module.
+        copies: modules of the same shapes, such as averages of it.
 
     Raises:
         PruneValueError: the module lost other channels.
-        StructureError: the recipes are of another architecture; the modules are as before then.
+        StructureError: the recipes belong to another architecture; the modules are then unchanged.
     """
     done = rounds_of(module)
     if rounds[: len(done)] != done:
         raise PruneValueError(
             f"Expected a {type(module).__name__} that lost no channels, or the same ones as that of the checkpoint "
-            f"({len(rounds)} times), got one that lost others ({len(done)} times): make it anew."
+            f"({len(rounds)} times), got one that lost others ({len(done)} times): create it again."
         )
     missing = rounds[len(done) :]
     if missing:
@@ -119,25 +118,25 @@ def _follow(rounds: Sequence[Recipe]) -> bool:
 
 
 M = TypeVar("M", bound=nn.Module)
-WEIGHTS = mapping(data())  # what `load_state_dict` takes: extra state need not be tensors
+WEIGHTS = mapping(data())  # extra state need not be tensors
 
 
 def load_pruned(module: M, checkpoint: str | Path | Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> M:
-    """Make a dense module as small as the one that was saved, and load its weights.
+    """Make a dense module as small as the one that was saved, in place, and load its weights.
 
     Args:
-        module: with the shapes that the pruned one had at first: `MyModule(**hparams)`.
-        checkpoint: path of a Lightning checkpoint of a fit with `ChannelPruning`, what is in it, or a state dict.
-        recipe: what was removed; None: as the checkpoint says, of all rounds where there were several. A
-            `Removed.recipe`, or that read from JSON.
+        module: has the original shapes of the pruned module: `MyModule(**hparams)`.
+        checkpoint: the path of a Lightning checkpoint of a fit with `ChannelPruning`, its content, or a state dict.
+        recipe: what was removed: a `Removed.recipe`, also read from JSON. None: all rounds in the checkpoint.
 
     Returns:
         The module, in place.
 
     Raises:
-        PruneValueError: the checkpoint holds no recipe, or the module lost other channels already.
-        CheckpointError: there is no such file, it is broken, holds anything that is not data, or other weights.
-        StructureError: the recipe is of another architecture; the module is as before.
+        PruneTypeError: `checkpoint` is neither a path nor a mapping.
+        PruneValueError: the checkpoint holds no recipe, or the module already lost other channels.
+        CheckpointError: the file does not exist, is damaged, holds anything but data, or holds other weights.
+        StructureError: the recipe belongs to another architecture; the module is unchanged.
 
     Example::
 
@@ -149,8 +148,8 @@ def load_pruned(module: M, checkpoint: str | Path | Mapping[str, Any], recipe: M
     rounds = (*rounds_of(module), recipe) if recipe is not None else all_rounds(content.get("callbacks"))
     if not rounds:
         raise PruneValueError(
-            "Expected a checkpoint of a fit with ChannelPruning, got one without a recipe: give `recipe=`, or load it "
-            "into the module as it is."
+            "Expected a checkpoint of a fit with ChannelPruning, got one without a recipe: pass `recipe=`, or load it "
+            "into the dense module."
         )
     state = content.get("state_dict", content)
     try:

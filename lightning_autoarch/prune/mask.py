@@ -1,7 +1,7 @@
 """`BitMask`: which weights of a tensor are kept, 1 bit a weight.
 
 Bit i of a tensor with n elements (row-major) is bit i % 8 of byte i // 8; the bytes are padded with zeros to whole
-64-bit words. A mask is a value: it does not change, is equal to a mask with the same bits, and can be a key.
+64-bit words. A mask is immutable and hashable, and equal to any mask with the same shape and bits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune import _ops
 
-BYTES = 8  # in a word
+BYTES = 8  # of a word
 M1, M2, M4 = 0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F
 
 
@@ -26,11 +26,11 @@ class BitMask:
     """Which elements of a tensor are kept.
 
     Args:
-        shape: of the tensor.
-        words: uint8, `8 * ceil(n / 64)` bytes on any device, the padding 0. Copied.
+        shape: shape of the tensor.
+        words: uint8, `8 * ceil(n / 64)` bytes on any device, with padding 0. They are copied.
 
     Raises:
-        PruneTypeError, PruneValueError: `words` is not that.
+        PruneTypeError, PruneValueError: `words` is anything else.
 
     >>> import torch
     >>> mask = BitMask.pack(torch.tensor([[True, False, True], [True, True, False]]))
@@ -54,20 +54,20 @@ class BitMask:
             )
         if words.numel() != size:
             raise PruneValueError(f"Expected `words` of {size} bytes for shape {self._shape}, got {words.numel()}.")
-        self._words = words.clone()  # a value must not change with the caller's memory
+        self._words = words.clone()  # a mask must not change with the caller's memory
         if bool((words & ~_padded(words, self.numel)).any()):
-            raise PruneValueError("Expected the bits of `words` behind the last element to be 0.")
+            raise PruneValueError("Expected the bits of `words` after the last element to be 0.")
 
     @classmethod
     def _of(cls, shape: Sequence[int], words: Tensor) -> BitMask:
-        """Of words that are right by construction: on CUDA the check would wait for the device."""
+        """A mask of words that are known to be right: on CUDA the check would wait for the device."""
         mask = object.__new__(cls)
         mask._shape, mask._words, mask._count = tuple(shape), words, None
         return mask
 
     @classmethod
     def pack(cls, keep: Tensor) -> BitMask:
-        """Of a boolean tensor, on its device."""
+        """The mask of a boolean tensor, on its device."""
         if not isinstance(keep, Tensor) or keep.dtype != torch.bool:
             kind = keep.dtype if isinstance(keep, Tensor) else type(keep).__qualname__
             raise PruneTypeError(f"Expected `keep` to be a boolean tensor, got {kind}.")
@@ -78,7 +78,7 @@ class BitMask:
 
     @classmethod
     def ones(cls, shape: Sequence[int], device: torch.device | str = "cpu") -> BitMask:
-        """Everything kept.
+        """A mask that keeps everything.
 
         Raises:
             PruneTypeError, PruneValueError: `shape` is not a sequence of ints >= 0.
@@ -87,7 +87,7 @@ class BitMask:
 
     @classmethod
     def zeros(cls, shape: Sequence[int], device: torch.device | str = "cpu") -> BitMask:
-        """Nothing kept.
+        """A mask that keeps nothing.
 
         Raises:
             PruneTypeError, PruneValueError: `shape` is not a sequence of ints >= 0.
@@ -97,42 +97,42 @@ class BitMask:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """Shape of the tensor."""
         return self._shape
 
     @property
     def words(self) -> Tensor:
-        """The bits, (8 * ceil(n / 64),) uint8: not to be written to."""
+        """The bits, (8 * ceil(n / 64),) uint8; they must not be written to."""
         return self._words
 
     @property
     def device(self) -> torch.device:
-        """Where the bits are."""
+        """The device of the bits."""
         return self._words.device
 
     @property
     def numel(self) -> int:
-        """Elements of the tensor."""
+        """The number of elements of the tensor."""
         return math.prod(self._shape)
 
     def unpack(self) -> Tensor:  # (*shape) bool
-        """As a boolean tensor."""
+        """The mask as a boolean tensor."""
         bits = (self._words.unsqueeze(1) >> _places(self.device)) & 1
         return bits.view(-1)[: self.numel].view(self._shape).bool()
 
     def count(self) -> int:
-        """How many are kept. On CUDA the first call waits for the device."""
+        """The number of elements that are kept. On CUDA the first call waits for the device."""
         if self._count is None:
             on_cpu = self.device.type == "cpu"
             self._count = _ops.count_bits(self._words) if on_cpu else _count_ones(self._words)
         return self._count
 
     def density(self) -> float:
-        """Share of what is kept; 1.0 of nothing."""
+        """The share of elements that is kept; 1.0 if there are none."""
         return self.count() / self.numel if self.numel else 1.0
 
     def to(self, device: torch.device | str) -> BitMask:
-        """On another device; the mask itself if it is there."""
+        """The mask on another device; the mask itself if it is already there."""
         words = self._words.to(device)
         if words is self._words:
             return self
@@ -141,20 +141,20 @@ class BitMask:
         return moved
 
     def digest(self) -> str:
-        """Of shape and bits, the same in every process and on every device: ranks compare it."""
+        """A hash of shape and bits, the same in every process and on every device."""
         data = bytes(self._words.cpu().numpy())
         return hashlib.blake2b(repr(self._shape).encode() + data, digest_size=16).hexdigest()
 
     def state(self) -> dict[str, Any]:
-        """Tensors and numbers only: a checkpoint with it loads with `weights_only=True`, without this package."""
+        """Plain tensors and numbers: a checkpoint with them loads with `weights_only=True`, without this package."""
         return {"shape": list(self._shape), "words": self._words.clone()}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> BitMask:
-        """Of what `state` gave.
+        """The mask of a `state()`.
 
         Raises:
-            PruneTypeError, PruneValueError: it is not that.
+            PruneTypeError, PruneValueError: it is anything else.
         """
         if not isinstance(state, dict) or set(state) != {"shape", "words"}:
             raise PruneTypeError(f"Expected the state of a BitMask, a dict of shape and words, got {state!r:.80}.")
@@ -179,7 +179,7 @@ class BitMask:
 
     def __bool__(self) -> bool:
         raise PruneTypeError(
-            "Expected a number or a comparison, got a BitMask, which is neither true nor false: "
+            "Expected a number or a comparison, got a BitMask, which has no truth value: "
             "use `mask.count() > 0` or `mask.count() == mask.numel`."
         )
 
@@ -203,12 +203,12 @@ class BitMask:
 
 
 def unwritten(tensor: Tensor) -> BitMask:
-    """For `tensor`, of memory in which a kernel is still to write every word."""
+    """A mask for `tensor` with uninitialised memory, of which a kernel has to write every word."""
     return BitMask._of(tensor.shape, torch.empty(words_size(tensor.numel()), dtype=torch.uint8, device=tensor.device))
 
 
 def words_size(numel: int) -> int:
-    """Bytes of a mask."""
+    """The number of bytes of a mask."""
     return BYTES * (-(-numel // 64))
 
 
@@ -223,7 +223,7 @@ def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _padded(words: Tensor, numel: int) -> Tensor:
-    """The words with the bits behind the last element 0."""
+    """The words with the bits after the last element set to 0."""
     result = words.clone()
     result[-(-numel // 8) :] = 0
     if numel % 8:
@@ -236,7 +236,7 @@ def _places(device: torch.device) -> Tensor:
 
 
 def _count_ones(words: Tensor) -> int:
-    """Additions in parallel inside each 64-bit word, on any device."""
+    """The number of ones, by parallel additions inside each 64-bit word, on any device."""
     x = words.view(torch.int64)
     x = x - ((x >> 1) & M1)
     x = (x & M2) + ((x >> 2) & M2)

@@ -1,6 +1,8 @@
-"""n-of-m sparsity: of each m neighbours the n largest stay (Zhou et al., 2021, "Learning N:M fine-grained structured
-sparse neural networks from scratch"); the transposable kind is 2:4 along rows and along columns (Hubara et al., 2021,
-"Accelerated sparse neural training"), so that the backward pass is sparse too.
+"""n-of-m sparsity: the n largest of each m neighbours are kept (Zhou et al., 2021, "Learning N:M fine-grained
+structured sparse neural networks from scratch").
+
+The transposable kind is 2:4 along rows and along columns (Hubara et al., 2021, "Accelerated sparse neural training"),
+so that the backward pass is sparse too.
 """
 
 from __future__ import annotations
@@ -28,16 +30,16 @@ def nm_masks(
     Args:
         tensors: as in `magnitude_masks`; the size along `dim` is a multiple of m.
         n, m: 1 <= n <= m <= 64.
-        dim: along which neighbours are taken.
-        transposable: 2:4 along both of the last two dimensions; n, m and `dim` stay as they are by default. Of the 90
-            patterns of a 4 x 4 tile the one with the largest sum of magnitudes.
+        dim: the dimension along which neighbours are taken.
+        transposable: 2:4 along both of the last two dimensions, with the defaults of n, m and `dim`: of the 90 patterns
+            of a 4 x 4 tile, the one with the largest sum of magnitudes.
 
     Raises:
-        PruneTypeError, PruneValueError: the arguments are not that.
+        PruneTypeError, PruneValueError: the arguments are anything else.
 
-    NaN is larger than infinity. On the CPU scratch memory grows with m times the size behind `dim`, up to some bytes an
-    element when that is odd: `dim=-1` needs next to none. On CUDA it does not wait for the device, and can be captured
-    in a CUDA graph.
+    NaN is larger than infinity. On the CPU, scratch memory grows with m times the sizes after `dim`, up to a few bytes
+    for each element; `dim=-1` needs almost none. On CUDA the call does not wait for the device, and can be captured in
+    a CUDA graph.
 
     >>> import torch
     >>> nm_masks([torch.tensor([[1.0, -4.0, 2.0, 3.0]])])[0].unpack()

@@ -7,7 +7,7 @@
 
 A proximal gradient step with learning rate lr and weight c of the penalty is w <- prox_{lr c P}(w - lr grad) (Parikh &
 Boyd, "Proximal Algorithms", 2014, section 4.2). L1: Tibshirani 1996. Groups: Yuan & Lin 2006, without their factor of
-the square root of a group's size. The step of L1 and of Groups ends at zero exactly; a subgradient only comes near.
+the square root of a group's size. The proximal steps of L1 and Groups reach zero; subgradients only approach it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from lightning_autoarch.prune.regularize import group_norms, group_soft_threshol
 
 
 class Penalty(ABC):
-    """A convex function of a weight tensor that is smallest where the weights are 0."""
+    """A convex function of a weight tensor, with its minimum at 0."""
 
-    sparse: bool  # whether the proximal step ends at zero
+    sparse: bool  # whether the proximal step reaches zero
 
     @abstractmethod
     def value(self, weight: Tensor) -> Tensor:  # without dimensions; float64 for float64, else float32
@@ -35,14 +35,14 @@ class Penalty(ABC):
 
     @abstractmethod
     def gradient(self, weight: Tensor) -> Tensor:  # of the weight's shape and dtype
-        """The gradient of P, and 0, which is one of its subgradients, where it has none."""
+        """The gradient of P; where it has none, 0, which is a subgradient."""
 
     @abstractmethod
     def proximal_(self, weights: Sequence[Tensor], amounts: Sequence[float]) -> None:
-        """Replace each weight by prox_{a P}(weight). The tensors are of one dtype on one device, and a >= 0."""
+        """Replace each weight by prox_{a P}(weight). The tensors have one dtype and device, and a >= 0."""
 
     def check(self, weight: Tensor, name: str) -> None:
-        """Raise PruneValueError where the penalty has no meaning for a tensor of this shape."""
+        """Raises PruneValueError if the penalty is not defined for a tensor of this shape."""
         return
 
 

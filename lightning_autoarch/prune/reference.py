@@ -1,5 +1,5 @@
-"""Each operation in a few lines of plain torch: the specification that the kernels are tested against, and what serves
-devices other than CPU and CUDA (slower, and with temporaries of many times the weights).
+"""Each operation in a few lines of plain torch: the specification that the kernels are tested against, and the
+implementation for devices other than CPU and CUDA (slower, and with temporaries many times the size of the weights).
 
 Numbers are compared as integers, so a device needs int64. What adds or scales needs float64: on one that has none (mps)
 torch raises its error from `transposable_keep`, `group_norms` and `group_soft_threshold_`; pass tensors on the CPU.

@@ -1,4 +1,4 @@
-"""Proximal steps and structured masks: the L1 and group-lasso routes to zeros, and whole slices by their norms.
+"""Proximal steps and structured masks: zeros by L1 and group lasso, and whole slices by their norms.
 
 prox of a |w|_1:      sign(w) max(|w| - a, 0)                          (soft threshold)
 prox of a |w_g|_2:    w_g max(1 - a / |w_g|_2, 0)   for each slice g   (Yuan & Lin, 2006, group lasso)
@@ -26,17 +26,17 @@ from lightning_autoarch.prune.tensors import TensorList, collect
 
 @operation
 def soft_threshold_(tensors: Iterable[Tensor], amounts: SupportsFloat | Sequence[SupportsFloat]) -> None:
-    """Move every weight towards zero by an amount, and to +0 where less than that is left; NaN stays.
+    """Move every weight towards zero by an amount, and to +0 if it is smaller than that; NaN is unchanged.
 
-    One subtraction in float32 (float64 for float64), rounded to the dtype. On CUDA it does not wait for the device, and
-    can be captured in a CUDA graph.
+    One subtraction in float32 (float64 for float64), rounded to the dtype. On CUDA the call does not wait for the
+    device, and can be captured in a CUDA graph.
 
     Args:
-        tensors: as in `prune_`, without overlap in memory; tied ones are moved once.
+        tensors: as in `prune_`, not overlapping in memory; tied ones are moved once.
         amounts: >= 0, one number or one for each tensor.
 
     Raises:
-        PruneTypeError, PruneValueError: the arguments are not that. Nothing was changed.
+        PruneTypeError, PruneValueError: the arguments are anything else. Nothing was changed.
 
     >>> import torch
     >>> weight = torch.tensor([1.0, -0.25, -2.0])
@@ -58,9 +58,9 @@ def soft_threshold_(tensors: Iterable[Tensor], amounts: SupportsFloat | Sequence
 def group_norms(
     tensors: Iterable[Tensor], p: Literal[1, 2] = 2, dim: int = 0
 ) -> list[Tensor]:  # (tensor.shape[dim],) each; float64 for float64, else float32
-    """The p-norm of each slice along `dim`: of each row, output channel, ... Added in float64, in one order everywhere.
+    """The p-norm of each slice along `dim`, such as rows or output channels; added in float64, in one order everywhere.
 
-    Plain sums: of float64 weights whose squares overflow or underflow the 2-norm is inf or 0.
+    The sums are plain ones: if the squares of float64 weights overflow or underflow, the 2-norm is inf or 0.
 
     Args:
         tensors: as in `magnitude_masks`.
@@ -68,7 +68,7 @@ def group_norms(
         dim: the slices are `tensor.select(dim, 0)`, ...
 
     Raises:
-        PruneTypeError, PruneValueError: the arguments are not that.
+        PruneTypeError, PruneValueError: the arguments are anything else.
 
     >>> import torch
     >>> group_norms([torch.tensor([[3.0, 4.0], [0.0, 1.0]])])
@@ -85,16 +85,16 @@ def group_norms(
 def group_soft_threshold_(
     tensors: Iterable[Tensor], amounts: SupportsFloat | Sequence[SupportsFloat], dim: int = 0
 ) -> None:
-    """Shrink each slice along `dim` towards zero by an amount of its 2-norm; slices of less become +0 as a whole.
+    """Shrink the 2-norm of each slice along `dim` by an amount; slices of a smaller norm become +0 as a whole.
 
-    A slice whose norm is not finite stays. On CUDA it does not wait for the device.
+    A slice whose norm is not finite is unchanged. On CUDA the call does not wait for the device.
 
     Args:
         tensors, amounts: as in `soft_threshold_`.
         dim: as in `group_norms`.
 
     Raises:
-        PruneTypeError, PruneValueError: the arguments are not that. Nothing was changed.
+        PruneTypeError, PruneValueError: the arguments are anything else. Nothing was changed.
 
     >>> import torch
     >>> weight = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
@@ -125,18 +125,18 @@ def group_masks(
     k: SupportsIndex | Sequence[SupportsIndex] | None = None,
     scope: Scope = "global",
 ) -> list[BitMask]:
-    """Masks of whole slices along `dim`: those of the smallest norm are pruned, among equals the lowest index is kept.
+    """Masks of whole slices along `dim`: the smallest norms are pruned; of equals, the lowest index is kept.
 
     Args:
         tensors: as in `magnitude_masks`.
-        amount: share of the slices that is pruned, in [0, 1]: k = round(amount * slices). 1 is all of them, as 1.0 is.
+        amount: share of the slices that is pruned, in [0, 1]: k = round(amount * slices). 1 is all of them.
         p, dim: as in `group_norms`.
         k: how many slices are pruned. Exactly one of `amount` and `k` is given.
-        scope: "global" compares the slices of all tensors; "tensor" those of each, then `amount` or `k` may be one for
-            each tensor.
+        scope: "global" compares the slices of all tensors; "tensor" those of each, and `amount` or `k` may then be one
+            number for each tensor.
 
     Raises:
-        PruneTypeError, PruneValueError: the arguments are not that; a norm is NaN.
+        PruneTypeError, PruneValueError: the arguments are anything else, or a norm is NaN.
 
     On CUDA the call waits for the device.
 
@@ -157,7 +157,7 @@ def group_masks(
 
 
 def _slices_of(weights: TensorList, amount: object, k: object, dim: int, scope: Scope) -> int | list[int]:
-    """How many slices are pruned: of all tensors, or of each that was passed."""
+    """How many slices are pruned, of all tensors or of each."""
     sizes = [tensor.shape[dim] for tensor in weights.unique]
     if scope == "global":
         return count_of(sum(sizes), amount, k, "amount", "slices")
@@ -191,7 +191,7 @@ def _norm_order(p: object) -> int:
 
 
 def _dimension(weights: TensorList, dim: object) -> int:
-    """As an int, that every tensor has."""
+    """The dimension as an int; every tensor has to have it."""
     d = as_int(dim, "dim")
     for tensor, name in zip(weights.unique, weights.names, strict=True):
         if not -tensor.dim() <= d < tensor.dim():

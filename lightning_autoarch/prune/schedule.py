@@ -51,24 +51,24 @@ class SparsitySchedule(ABC):
 
     @abstractmethod
     def sparsity_at(self, step: int, total: int | None) -> float:
-        """Sparsity when `step` optimizer steps of `total` are done; `total` None: the fit has no known end.
+        """Sparsity when `step` optimizer steps of `total` are done; `total` is None if the fit has no known end.
 
         Raises:
-            PruneValueError: the schedule does not fit into the fit, or needs its end.
+            PruneValueError: the schedule is longer than the fit, or needs to know its end.
         """
 
     def changes_at(self, step: int, total: int | None) -> bool:
-        """Whether the sparsity jumps at exactly this step, which is then not waited for."""
+        """Whether the masks change at exactly this step, whatever `every_n_steps` is."""
         return step > 0 and self.sparsity_at(step, total) != self.sparsity_at(step - 1, total)
 
     def check(self, total: int | None) -> None:
-        """Raises PruneValueError where the schedule does not fit into a fit of `total` steps."""
+        """Raises PruneValueError if the schedule cannot be used in a fit of `total` steps."""
         self.sparsity_at(0, total)
 
 
 @dataclass(frozen=True)
 class ConstantSparsity(SparsitySchedule):
-    """The same from before the first step.
+    """The same sparsity from before the first step on.
 
     >>> ConstantSparsity(0.8).sparsity_at(0, 100)
     0.8
@@ -89,7 +89,7 @@ class ConstantSparsity(SparsitySchedule):
 
 @dataclass(frozen=True)
 class OneShot(SparsitySchedule):
-    """Dense, and all of it pruned at one place.
+    """Dense until `at`, when everything is pruned at once.
 
     >>> [OneShot(0.5, at=0.25).sparsity_at(step, 100) for step in (24, 25)]
     [0.0, 0.5]
@@ -112,7 +112,7 @@ class OneShot(SparsitySchedule):
 
 @dataclass(frozen=True)
 class CubicSparsity(SparsitySchedule):
-    """s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (t_1 - t_0))^3 from t_0 = `start` to t_1 = `end`: fast at first.
+    """s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (t_1 - t_0))^3 from t_0 = `start` to t_1 = `end`: fast at the beginning.
 
     Zhu & Gupta 2017, *To prune, or not to prune*, equation 1.
 
@@ -157,15 +157,15 @@ class CubicSparsity(SparsitySchedule):
 
 @dataclass(frozen=True)
 class IterativeSparsity(SparsitySchedule):
-    """Rounds of training and pruning; each removes the same share of what is left: s_r = 1 - (1 - s_f)^(r / rounds).
+    """Rounds of training and pruning, each removing the same share of what is left: s_r = 1 - (1 - s_f)^(r / rounds).
 
-    The fit is `rounds + 1` equal parts with a pruning after each but the last. With `rewind_to` the weights that are
-    left go back, after every pruning, to what they were: the lottery ticket (Frankle & Carbin 2019; to an early step:
-    Frankle et al. 2020).
+    The fit is divided into `rounds + 1` equal parts, with a pruning after each but the last. With `rewind_to`, the
+    remaining weights are reset after every pruning to what they were: the lottery ticket (Frankle & Carbin 2019; to an
+    early step: Frankle et al. 2020).
 
     Args:
-        final_sparsity: after the last round.
-        rounds: how many prunings.
+        final_sparsity: the sparsity after the last round.
+        rounds: the number of prunings.
         rewind_to: the moment whose weights are restored: a fraction of the fit, `Step(n)`, or "init", before the first
             step. None: training goes on with the weights as they are.
 
@@ -222,64 +222,13 @@ class IterativeSparsity(SparsitySchedule):
         return total * round_number // (self.rounds + 1)
 
 
-def step_of(moment: Moment, total: int | None, name: str) -> int:
-    """The number of optimizer steps that are done at a moment of a fit of `total` steps.
-
-    Raises:
-        PruneValueError: a fraction of a fit without a known end, or a step after its end.
-
-    >>> step_of(0.5, 300, "start"), step_of(Step(20), 300, "start"), step_of(0, None, "start"), step_of(1, 300, "end")
-    (150, 20, 0, 300)
-    """
-    if isinstance(moment, Step):
-        if total is not None and moment.step > total:
-            raise PruneValueError(f"Expected `{name}` within the fit's {total} optimizer steps, got {moment}.")
-        return moment.step
-    if moment == 0:
-        return 0
-    if total is None:
-        raise PruneValueError(
-            f"`{name}={moment}` is a fraction of the fit, whose length is unknown: give `max_epochs` or `max_steps`, "
-            f"or `{name}=Step(n)`, in optimizer steps."
-        )
-    return round(moment * total)
-
-
-def check_sparsity(value: float, name: str) -> None:
-    """Raises PruneTypeError or PruneValueError unless it is a number in [0, 1)."""
-    if not 0 <= as_number(value, name) < 1:
-        raise PruneValueError(f"Expected `{name}` in [0, 1), got {value}.")
-
-
-def check_moment(value: object, name: str) -> None:
-    """Raises PruneTypeError or PruneValueError unless it is a fraction in [0, 1] or a `Step`."""
-    if isinstance(value, Step):
-        return
-    if not 0 <= as_number(value, name) <= 1:
-        raise PruneValueError(
-            f"Expected `{name}` to be a fraction of the fit in [0, 1], or Step(n) for an optimizer step, got {value!r}."
-        )
-
-
-def _in_order(start: Moment, end: Moment) -> bool:
-    """Whether the end is not before the start, as far as that is known without the length of the fit."""
-    if isinstance(start, Step) and isinstance(end, Step):
-        return start <= end
-    return isinstance(start, Step) or isinstance(end, Step) or start <= end
-
-
-# A factor that grows linearly from 0 to 1 while training goes on.
-#
-# factor(t) = clip((t - start) / (end - start), 0, 1)
-
-
 @dataclass(frozen=True)
 class Ramp:
-    """Is 0 until `start` and 1 from `end` on; equal moments are a jump.
+    """A factor that grows linearly from 0 at `start` to 1 at `end`: clip((t - start) / (end - start), 0, 1).
 
     Args:
-        start: a fraction of the fit, or a `Step`.
-        end: likewise, of the same kind. (A `start` of 0 goes with both.)
+        start: a fraction of the fit, or `Step(n)`.
+        end: likewise, of the same kind (a `start` of 0 is both). If they are equal, the factor jumps.
 
     Raises:
         PruneTypeError, PruneValueError: not two moments of one kind, out of range, or the end before the start.
@@ -325,3 +274,49 @@ class Ramp:
     @property
     def _end(self) -> float:
         return self.end.step if isinstance(self.end, Step) else self.end
+
+
+def step_of(moment: Moment, total: int | None, name: str) -> int:
+    """The number of optimizer steps that are done at a moment of a fit of `total` steps.
+
+    Raises:
+        PruneValueError: a fraction of a fit without a known end, or a step after its end.
+
+    >>> step_of(0.5, 300, "start"), step_of(Step(20), 300, "start"), step_of(0, None, "start"), step_of(1, 300, "end")
+    (150, 20, 0, 300)
+    """
+    if isinstance(moment, Step):
+        if total is not None and moment.step > total:
+            raise PruneValueError(f"Expected `{name}` within the fit's {total} optimizer steps, got {moment}.")
+        return moment.step
+    if moment == 0:
+        return 0
+    if total is None:
+        raise PruneValueError(
+            f"`{name}={moment}` is a fraction of the fit, whose length is unknown: give `max_epochs` or `max_steps`, "
+            f"or `{name}=Step(n)`, in optimizer steps."
+        )
+    return round(moment * total)
+
+
+def check_sparsity(value: float, name: str) -> None:
+    """Raises PruneTypeError or PruneValueError unless it is a number in [0, 1)."""
+    if not 0 <= as_number(value, name) < 1:
+        raise PruneValueError(f"Expected `{name}` in [0, 1), got {value}.")
+
+
+def check_moment(value: object, name: str) -> None:
+    """Raises PruneTypeError or PruneValueError unless it is a fraction in [0, 1] or a `Step`."""
+    if isinstance(value, Step):
+        return
+    if not 0 <= as_number(value, name) <= 1:
+        raise PruneValueError(
+            f"Expected `{name}` to be a fraction of the fit in [0, 1], or Step(n) for an optimizer step, got {value!r}."
+        )
+
+
+def _in_order(start: Moment, end: Moment) -> bool:
+    """Whether the end is not before the start, as far as that is known without the length of the fit."""
+    if isinstance(start, Step) and isinstance(end, Step):
+        return start <= end
+    return isinstance(start, Step) or isinstance(end, Step) or start <= end

@@ -1,8 +1,15 @@
-"""What whole neurons, channels and heads are worth, and how many of each group stay.
+"""The importance of whole neurons, channels and heads ("units"), and how many of each group of them stay.
 
-g      a group of coupled channels (`structure.channel_groups`), of w_g units
-I_u    sqrt(sum over the members of g of ||the slices of unit u||_2^2)      Fang et al. 2023, *DepGraph*, section
-3.3 s      the share of units that goes
+    g      a group of coupled channels (`structure.channel_groups`), of w_g units
+    I_u    sqrt(sum over the members of g of ||the slices of unit u||_2^2): Fang et al. 2023, *DepGraph*, section 3.3
+    s      the share of units that is removed
+
+Some groups depend on one another by sizes alone, which no tensor shows: attention that computes its head size as
+`channels // heads` needs the same share of both. So if a forward does not follow a choice, in this order:
+
+    groups with as many rows as those at fault lose the same share from now on         (linked)
+    a group that was left with a single unit keeps two
+    the groups at fault keep all their units, and are reported by name and reason      (left)
 """
 
 from __future__ import annotations
@@ -22,22 +29,23 @@ from lightning_autoarch.structure import ChannelGroup
 
 UnitScope = Literal["global", "layer"]
 Norm = Literal[1, 2]
-Scores = dict[str, Tensor]  # name of a group -> (w_g) float64
+Scores = dict[str, Tensor]  # name of a group -> (w_g,) float64
+Keep = dict[str, list[int]]  # name of a group -> units that stay, ascending
 
 
 def unit_scores(module: nn.Module, groups: Sequence[ChannelGroup], p: Norm = 2) -> Scores:
-    """The importance of every unit: norms of all weights that go with it, those that make it and those that read it.
+    """The importance of every unit: norms of all weights that are removed with it, which produce or consume it.
 
     Args:
-        module: whose groups they are.
-        groups: of `channel_groups`.
-        p: norm of a slice, 1 or 2; the slices of one unit are added as squares (p=2) or as they are (p=1).
+        module: the module of the groups.
+        groups: from `channel_groups`.
+        p: norm of a slice, 1 or 2; the norms of the slices of a unit are added in their p-th power.
 
     Returns:
-        Name of the group -> float64, one for each unit, on the CPU.
+        Name of a group -> (w_g,) float64, one number for each unit, on the CPU.
 
     Raises:
-        PruneValueError: a norm that is not finite; the parameter is named.
+        PruneValueError: a norm is not finite; the parameter is named.
     """
     tensors = dict(module.named_parameters(remove_duplicate=False))
     return {group.name: _scores(group, tensors, p) for group in groups}
@@ -62,17 +70,16 @@ def _scores(group: ChannelGroup, tensors: Mapping[str, Tensor], p: Norm) -> Tens
 def kept_units(
     groups: Sequence[ChannelGroup], scores: Scores, share: float, scope: UnitScope = "global", round_to: int = 8
 ) -> dict[str, list[int]]:
-    """The units that stay, for each group that loses some.
+    """The units that stay, for each group that loses some of them.
 
     Args:
         groups: those that may lose units.
-        scores: of `unit_scores`.
+        scores: from `unit_scores`.
         share: s, of the units of all groups, in [0, 1).
-        scope: "layer": s of each group; "global": the least important anywhere, each score divided by the mean of its
-            group so that layers of unlike scale compare.
-        round_to: the rows of a group are rounded to the nearest multiple of it, but not to none: kernels for odd sizes
-        are
-            slow. A group that has fewer than this stays whole.
+        scope: "layer" removes s of each group; "global" removes the least important units anywhere, with each score
+            divided by the mean of its group so that layers of different scales compare.
+        round_to: the rows of a group are rounded to the nearest multiple of it, and at least to one multiple, because
+            kernels for odd sizes are slow. A group with fewer rows stays whole.
 
     Returns:
         Ascending numbers of units. Every group keeps at least one.
@@ -102,34 +109,21 @@ def rounded(count: int, width: int, unit: int, round_to: int) -> int:
 
 
 def _threshold(scores: Sequence[Tensor], share: float) -> float:
-    """The score of the last unit that goes."""
+    """The score of the last unit that is removed."""
     everything = np.sort(torch.cat(list(scores)).numpy())
     gone = round(share * len(everything))
     return float(everything[gone - 1]) if gone else -math.inf
 
 
-# How many units of each group stay, and what is learned where a forward does not follow.
-#
-# Some groups depend on one another by sizes alone, which no tensor shows: attention that makes its head size as
-# `channels // heads` needs the same share of both. So where a plan fails, in this order:
-#
-#     groups of as many rows as those at fault lose the same share from now on        (linked)
-#     a group of which a single unit was left keeps two
-#     the groups at fault stay as they are, by name and reason                        (left)
-
-
-Keep = dict[str, list[int]]
-
-
 @dataclass
 class Cut:
-    """The choice of units for any share, under what is known so far.
+    """The choice of units for any share, given what was learned so far.
 
     Attributes:
         groups: those that may lose units.
-        scores: of `unit_scores`.
+        scores: from `unit_scores`.
         scope, round_to: as in `kept_units`.
-        left: name of a group that stays as it is, against the wish -> why.
+        left: name of a group that keeps all its units although it was selected -> why.
     """
 
     groups: list[ChannelGroup]
@@ -143,7 +137,7 @@ class Cut:
     _last: Keep = field(default_factory=dict)
 
     def keep(self, share: float) -> Keep:
-        """Units that stay, of each group that loses some."""
+        """The units that stay, of each group that loses some."""
         scores = {group.name: self.scores[group.name] for group in self.groups}
         if not self.groups:
             return {}
@@ -158,10 +152,10 @@ class Cut:
         return self._last
 
     def learn(self, error: ResizeError, tried: Keep) -> None:
-        """Ask for something else next time.
+        """Learn from a choice that the forward did not follow, so that the next one differs.
 
         Raises:
-            ResizeError: the same, where nothing is left to ask for.
+            ResizeError: the same error, if no other choice is left.
         """
         at_fault = [group for group in self.groups if group.name in (error.groups or tried)]
         link = self._kin(at_fault)
@@ -181,14 +175,14 @@ class Cut:
             raise error
 
     def _kin(self, at_fault: Sequence[ChannelGroup]) -> frozenset[str] | None:
-        """Groups that have as many rows somewhere as one at fault, if they were not linked before."""
+        """Groups that have as many rows somewhere as one at fault, unless they were linked before."""
         sizes = set().union(*(_rows(group) for group in at_fault if group.width > 1))
         kin = frozenset(group.name for group in self.groups if _rows(group) & sizes)
         named = any(group.name in kin for group in at_fault)
         return kin if named and len(kin) > 1 and kin not in self._tried else None
 
     def _linked(self, link: Iterable[str], kept: Keep) -> Keep:
-        """The same share of each: the nearest that is a whole number of units everywhere."""
+        """The same share of each group, the nearest for which all their numbers of units are whole."""
         widths = {group.name: group.width for group in self.groups if group.name in link}
         parts = math.gcd(*widths.values())
         staying = sum(len(kept.get(name, range(width))) for name, width in widths.items())
@@ -197,7 +191,7 @@ class Cut:
 
 
 def _rows(group: ChannelGroup) -> set[int]:
-    """Over how many rows it goes in each of its dimensions, but 1."""
+    """The numbers of rows that it has in the tensors of its members, except 1."""
     return {sum(map(len, member.index)) for member in group.members} - {1}
 
 

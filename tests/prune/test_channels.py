@@ -189,9 +189,12 @@ class TestBadInput:
         [
             ({"targets": "hat"}, "`hat` of `targets` matches no group"),
             ({"exclude": "hat"}, "`hat` of `exclude` matches no group"),
-            ({"targets": "4"}, "Expected channels that may go, got `4.weight`: it is visible at the module's output"),
-            ({"exclude": ["0", "2"]}, "Nothing may go"),
-            ({"round_to": 128}, "Nothing would go"),
+            (
+                {"targets": "4"},
+                "Expected channels that may be removed, got `4.weight`: it is visible at the module's output",
+            ),
+            ({"exclude": ["0", "2"]}, "Nothing may be removed"),
+            ({"round_to": 128}, "Nothing would be removed"),
         ],
     )
     def test_patterns(self, options: dict[str, Any], message: str) -> None:

@@ -150,9 +150,9 @@ def words(*values: int) -> torch.Tensor:
         ((3,), torch.zeros(16, dtype=torch.uint8)[::2], TypeError, "contiguous row"),
         ((3,), words(7), ValueError, r"Expected `words` of 8 bytes for shape \(3,\), got 1"),
         ((0,), words(0), ValueError, r"Expected `words` of 0 bytes for shape \(0,\), got 1"),
-        ((3,), words(8, 0, 0, 0, 0, 0, 0, 0), ValueError, "the bits of `words` behind the last element to be 0"),
-        ((3,), words(7, 0, 0, 0, 0, 0, 0, 1), ValueError, "the bits of `words` behind the last element to be 0"),
-        ((8,), words(7, 1, 0, 0, 0, 0, 0, 0), ValueError, "the bits of `words` behind the last element to be 0"),
+        ((3,), words(8, 0, 0, 0, 0, 0, 0, 0), ValueError, "the bits of `words` after the last element to be 0"),
+        ((3,), words(7, 0, 0, 0, 0, 0, 0, 1), ValueError, "the bits of `words` after the last element to be 0"),
+        ((8,), words(7, 1, 0, 0, 0, 0, 0, 0), ValueError, "the bits of `words` after the last element to be 0"),
         ((-3,), words(), ValueError, r"Expected `shape` of sizes >= 0, got \(-3,\)"),
         ((2.5,), words(0, 0, 0, 0, 0, 0, 0, 0), TypeError, r"Expected `shape` a sequence of ints, got \(2.5,\)"),
     ],
@@ -217,7 +217,7 @@ def test_no_mask_has_memory_that_nobody_wrote() -> None:
 @pytest.mark.parametrize("packed", [BitMask.ones((3,)), BitMask.zeros((1,)), BitMask.zeros((0,))], ids=repr)
 def test_neither_true_nor_false(packed: BitMask) -> None:
     for ask in (bool, lambda mask: not mask, lambda mask: mask and 1):
-        with pytest.raises(TypeError, match=r"neither true nor false: use `mask\.count\(\) > 0`"):
+        with pytest.raises(TypeError, match=r"no truth value: use `mask\.count\(\) > 0`"):
             ask(packed)
 
 

@@ -164,7 +164,7 @@ class ReadsValues(Net):
             for example in (True, False)
             for options, message in [
                 ({"ratio": 0.5, "targets": "nope"}, "matches no group"),
-                ({"ratio": 0.5, "round_to": 64}, "round to fewer"),
+                ({"ratio": 0.5, "round_to": 64}, "smaller `round_to`"),
                 ({"ratio": 0.9999, "of": "flops"}, "^`ratio=0.9999` of the flops is out of reach"),
             ]
         ),

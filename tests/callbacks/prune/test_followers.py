@@ -201,7 +201,7 @@ def test_a_target_that_is_copied_into_later_is_told() -> None:
 def test_what_could_not_go_is_told_in_the_first_step() -> None:
     trainer = L.Trainer(**QUIET, callbacks=[ChannelPruning(0.5, of="parameters", at=Step(2), round_to=1)])
     data = DataLoader(TensorDataset(torch.randn(8, 6)), 4)
-    early, late = "copies weights into `slow`.*Nothing may go.*at=1.0", "not copied weights into it so far"
+    early, late = "copies weights into `slow`.*Nothing may be removed.*at=1.0", "not copied weights into it so far"
     with pytest.warns(UserWarning, match=early), pytest.warns(UserWarning, match=late):
         trainer.fit(Narrow(), data)
 

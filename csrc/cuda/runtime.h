@@ -1,4 +1,4 @@
-// Every call of the CUDA runtime is checked, and a failure speaks in CUDA's own words.
+// Checks every call of the CUDA runtime, and reports a failure in the words of CUDA.
 #pragma once
 
 #include <cuda_runtime.h>

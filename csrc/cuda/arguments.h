@@ -1,4 +1,4 @@
-// What the launchers ask of their arguments.
+// Checks of the arguments that a launcher is called with.
 #pragma once
 
 #include <stdexcept>
