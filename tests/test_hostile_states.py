@@ -34,6 +34,7 @@ from lightning_autoarch import (
 from lightning_autoarch.callbacks.prune.dynamic import RigL
 from lightning_autoarch.callbacks.prune.teacher import make_teacher
 from lightning_autoarch.core.errors import AutoArchError, CheckpointError
+from lightning_autoarch.core.rng import rng_state, set_rng_state
 from lightning_autoarch.core.schema import Schema, data, whole
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.schedule import CubicSparsity
@@ -44,7 +45,6 @@ from lightning_autoarch.search.space import SearchSpace
 from lightning_autoarch.search.study import Ledger
 from lightning_autoarch.structure import apply_recipe_
 from lightning_autoarch.training.inheritance import Parent, WeightInheritance, total_epochs
-from lightning_autoarch.training.isolation import rng_state, set_rng_state
 from lightning_autoarch.training.recorder import TrialRecorder
 
 

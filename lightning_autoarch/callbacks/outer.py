@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_autoarch.core.errors import CheckpointError, SearchError
+from lightning_autoarch.core.files import writable_directory
 from lightning_autoarch.core.schema import is_empty
 from lightning_autoarch.seam.lightning import (
     attach_logging,
@@ -30,7 +31,6 @@ from lightning_autoarch.seam.lightning import (
     profiler_of,
     spawning_start_method,
 )
-from lightning_autoarch.training.destination import writable_directory
 from lightning_autoarch.training.links import Links
 from lightning_autoarch.training.recorder import TrialRecorder
 from lightning_autoarch.training.trial_files import checked_lightning, read_lightning

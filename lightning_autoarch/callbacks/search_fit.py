@@ -34,12 +34,13 @@ from lightning_autoarch.callbacks.outer import (
 from lightning_autoarch.callbacks.search_config import Settings
 from lightning_autoarch.callbacks.search_run import Found, SearchRun
 from lightning_autoarch.core.errors import CheckpointError, shown
+from lightning_autoarch.core.rng import seeded
 from lightning_autoarch.core.schema import data, mapping
 from lightning_autoarch.reading.tensors import plain_tensor
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.search.study import quiet_optuna
 from lightning_autoarch.training.data import TrialData, split_architecture
-from lightning_autoarch.training.isolation import seeded, trial_seed
+from lightning_autoarch.training.isolation import trial_seed
 from lightning_autoarch.training.links import Links
 from lightning_autoarch.training.module import ModuleBuilder
 from lightning_autoarch.training.plain import OMITTED

@@ -24,6 +24,7 @@ from lightning_autoarch.callbacks.joint.joint import JointSearch
 from lightning_autoarch.callbacks.progress import SearchProgress
 from lightning_autoarch.callbacks.search_config import Settings
 from lightning_autoarch.callbacks.search_study import SearchStudy
+from lightning_autoarch.core.rng import seeded
 from lightning_autoarch.execution.executor import Executor, InProcess
 from lightning_autoarch.execution.loop import SearchLoop, TrialBudget
 from lightning_autoarch.execution.outcome import winner_of
@@ -37,7 +38,7 @@ from lightning_autoarch.training.data import TrialData, split_architecture
 from lightning_autoarch.training.facts import ModuleFacts
 from lightning_autoarch.training.inherit import check_ends, inherited_arguments
 from lightning_autoarch.training.inheritance import Parents
-from lightning_autoarch.training.isolation import seeded, trial_seed
+from lightning_autoarch.training.isolation import trial_seed
 from lightning_autoarch.training.limits import Limits, check_sizes_can_be_met
 from lightning_autoarch.training.links import Links
 from lightning_autoarch.training.module import ModuleBuilder

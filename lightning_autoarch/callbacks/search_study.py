@@ -19,6 +19,7 @@ from optuna.storages import BaseStorage
 from lightning_autoarch.callbacks.joint.joint import JointSearch
 from lightning_autoarch.callbacks.search_config import Settings
 from lightning_autoarch.core.errors import SearchError
+from lightning_autoarch.core.files import writable_directory
 from lightning_autoarch.search.conditions import Conditions
 from lightning_autoarch.search.opening import StudyDefinition, open_study
 from lightning_autoarch.search.samplers import named_sampler
@@ -26,7 +27,6 @@ from lightning_autoarch.search.storage import open_storage
 from lightning_autoarch.search.storage_errors import storage_errors_translated
 from lightning_autoarch.search.study import Ledger, turn
 from lightning_autoarch.training.conditions import conditions_of
-from lightning_autoarch.training.destination import writable_directory
 from lightning_autoarch.training.facts import ModuleFacts
 from lightning_autoarch.training.limits import Limits
 from lightning_autoarch.training.trial import RETRIED, TrialSpec

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lightning_autoarch.core.errors import AutoArchError, ReportError
-from lightning_autoarch.training.destination import check_writable
+from lightning_autoarch.core.files import check_writable
 
 
 def page_path(

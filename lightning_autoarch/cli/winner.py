@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_autoarch.core.errors import SearchError
+from lightning_autoarch.core.files import check_writable
 from lightning_autoarch.search.choices import as_python, import_path
 from lightning_autoarch.search.parameters import Categorical, Repeat
-from lightning_autoarch.training.destination import check_writable
 
 _MARK = "# Written by the subcommand `search`"
 

@@ -16,10 +16,12 @@ from torch.optim import Optimizer
 
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError, ResizeError
 from lightning_autoarch.core.patterns import NamePattern, Patterns, compile_patterns, plain_name
+from lightning_autoarch.core.rest import detached_copy
 from lightning_autoarch.prune.counts import as_number
 from lightning_autoarch.prune.units import Cut, Keep, Norm, UnitScope, unit_scores
-from lightning_autoarch.structure import ChannelGraph, ChannelGroup, Resized, recipe_of, rehearse, remove_channels_
-from lightning_autoarch.structure.cost import Cost, cheap_copy, cost_of, detached_copy
+from lightning_autoarch.structure import ChannelGraph, ChannelGroup, Resized, recipe_of, remove_channels_
+from lightning_autoarch.structure.calls import rehearse
+from lightning_autoarch.structure.cost import Cost, cheap_copy, cost_of
 
 PROBES = 12  # bisections of the share of units: its resolution is 1/4096
 ALL = 1.0 - 1e-9  # the share of units with which every group keeps as few as it may

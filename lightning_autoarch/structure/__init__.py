@@ -22,9 +22,7 @@ from lightning_autoarch.structure.groups import ChannelGroup, Member, channel_gr
 from lightning_autoarch.structure.optimizer import carry_optimizer_state, check_carriable
 from lightning_autoarch.structure.plan import Change
 from lightning_autoarch.structure.recipe import apply_recipe_, chain_recipes, recipe_of
-from lightning_autoarch.structure.rehearsal import rehearse
 from lightning_autoarch.structure.resize import Resized
-from lightning_autoarch.structure.rest import left_as_it_was
 from lightning_autoarch.structure.trace import Trace, trace
 from lightning_autoarch.structure.widen import widen_
 
@@ -44,9 +42,7 @@ __all__ = [
     "channel_groups",
     "check_carriable",
     "followable",
-    "left_as_it_was",
     "recipe_of",
-    "rehearse",
     "remove_channels_",
     "run_on",
     "trace",

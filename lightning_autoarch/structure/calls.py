@@ -17,6 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from lightning_autoarch.core.errors import StructureError
+from lightning_autoarch.core.examples import arguments_of
+from lightning_autoarch.core.rest import left_unchanged
+
 MOST_CALLS = 8  # of one submodule, with arguments of different shapes
 
 
@@ -48,9 +52,22 @@ def run_on(module: nn.Module, example_inputs: Any) -> Any:
     """
     if isinstance(example_inputs, Calls):
         return [module.get_submodule(path)(*args, **kwargs) for path, args, kwargs in example_inputs.calls]
-    if isinstance(example_inputs, dict):
-        return module(**example_inputs)
-    return module(*example_inputs) if isinstance(example_inputs, (tuple, list)) else module(example_inputs)
+    args, kwargs = arguments_of(example_inputs)
+    return module(*args, **kwargs)
+
+
+def rehearse(module: nn.Module, example_inputs: Any) -> None:
+    """Run the forward with its real kernels, fused ones included; module, inputs and generators are left unchanged.
+
+    Raises:
+        StructureError: the forward raised.
+    """
+    given = tree_map_only(Tensor, torch.clone, example_inputs)
+    with left_unchanged(module), torch.no_grad():
+        try:
+            run_on(module, given)
+        except Exception as error:
+            raise StructureError(f"The forward of the resized module raised {type(error).__name__}: {error}") from error
 
 
 class CallRecorder:

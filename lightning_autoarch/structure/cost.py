@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_autoarch.structure import left_as_it_was, run_on
-
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
-COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+from lightning_autoarch.core.examples import META, moved_to
+from lightning_autoarch.core.rest import detached_copy, left_unchanged, meta_copy
+from lightning_autoarch.structure import run_on
 
 
 @dataclass(frozen=True)
@@ -42,14 +39,14 @@ def cost_of(module: nn.Module, example_inputs: Any, *, latency: bool = False) ->
     """Parameters and FLOPs, and seconds where `latency`; the module is left as it is."""
     parameters = sum(parameter.numel() for parameter in module.parameters())
     seconds = seconds_of(module, example_inputs) if latency else None
-    with left_as_it_was(module):
+    with left_unchanged(module):
         return Cost(parameters, _flops_of_copy(module, example_inputs), seconds)
 
 
 def _flops_of_copy(module: nn.Module, example_inputs: Any) -> int:
     """Without memory, or with where the forward looks at values."""
     try:
-        return count_flops(run_on, _meta_copy(module).eval(), inputs_on_meta(example_inputs))
+        return count_flops(run_on, meta_copy(module).eval(), moved_to(example_inputs, META))
     except RuntimeError:
         return count_flops(run_on, detached_copy(module).eval(), example_inputs)
 
@@ -70,7 +67,7 @@ def flops_by_density(
 
     The second is what kernels could save that pass over zeros; those of torch do not.
     """
-    with left_as_it_was(module), torch.no_grad():
+    with left_unchanged(module), torch.no_grad():
         copied, inputs = cheap_copy(module, example_inputs)
         root = type(copied).__name__
         with _composed(), FlopCounterMode(display=False) as counter:
@@ -86,7 +83,7 @@ def cheap_copy(module: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
 
     Where a forward looks at values, as language models do for padding, there are none to look at: then as it is.
     """
-    meta, inputs = _meta_copy(module).eval(), inputs_on_meta(example_inputs)
+    meta, inputs = meta_copy(module).eval(), moved_to(example_inputs, META)
     try:
         with torch.no_grad():
             run_on(meta, inputs)
@@ -105,7 +102,7 @@ def seconds_of_each(modules: Sequence[nn.Module], example_inputs: Any, runs: int
     times: list[list[float]] = [[] for _ in modules]
     with torch.no_grad(), ExitStack() as stack:
         for module in modules:
-            stack.enter_context(left_as_it_was(module))
+            stack.enter_context(left_unchanged(module))
             module.eval()
         for _ in range(runs + 2):
             for module, own in zip(modules, times, strict=True):
@@ -115,52 +112,6 @@ def seconds_of_each(modules: Sequence[nn.Module], example_inputs: Any, runs: int
                 _wait(example_inputs)
                 own.append(time.perf_counter() - start)
     return [statistics.median(own[2:]) for own in times]
-
-
-def detached_copy(module: ModuleT, memo: Mapping[int, Any] | None = None) -> ModuleT:
-    """A deep copy without the Trainer that a LightningModule knows.
-
-    Args:
-        module: any.
-        memo: id of an object -> what the copy has in its place.
-    """
-    trainer = _trainer_of(module)
-    computed = [tensor for tensor in _attributes(module) if tensor.grad_fn is not None]
-    without_storage = [tensor for tensor in (*module.buffers(), *_attributes(module)) if tensor.layout in COMPRESSED]
-    not_copied_by_torch = (*computed, *without_storage)
-    known = {id(tensor): tensor.detach().clone() for tensor in not_copied_by_torch} | dict(memo or {})
-    return copy.deepcopy(module, known if trainer is None else {**known, id(trainer): None})
-
-
-def _trainer_of(module: nn.Module) -> object:
-    """The Trainer that a LightningModule is attached to; None for others."""
-    if not isinstance(getattr(type(module), "trainer", None), property):
-        return None
-    try:
-        return module.trainer
-    except RuntimeError:  # what Lightning raises where there is none
-        return None
-
-
-def _attributes(module: nn.Module) -> list[Tensor]:
-    """Tensors that are neither parameters nor buffers."""
-    return [value for child in module.modules() for value in vars(child).values() if isinstance(value, Tensor)]
-
-
-def _meta_copy(module: nn.Module) -> nn.Module:
-    """A copy whose tensors have no memory. Those that are tied stay so, which `Module.to("meta")` would undo."""
-    tensors = [*module.parameters(), *module.buffers(), *_attributes(module)]
-    return detached_copy(module, {id(tensor): _on_meta(tensor) for tensor in tensors if not is_lazy(tensor)})
-
-
-def _on_meta(tensor: Tensor) -> Tensor:
-    meta = tensor.detach().to("meta")
-    return nn.Parameter(meta, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else meta
-
-
-def inputs_on_meta(example_inputs: Any) -> Any:
-    """With every tensor replaced by its shape."""
-    return tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, example_inputs)
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from lightning_autoarch.core.errors import StructureError
+from lightning_autoarch.core.rest import left_unchanged
 from lightning_autoarch.structure.calls import CallRecorder, Calls, ModuleCall, run_on
-from lightning_autoarch.structure.rest import left_as_it_was
 from lightning_autoarch.structure.trace import trace
 
 
@@ -42,6 +42,6 @@ def _inside(module: nn.Module, call: ModuleCall) -> Calls:
     """The outermost calls that a call makes; none where it raises."""
     recorder = CallRecorder(module, still_too=True, inside=call.path)
     # Whatever a forward raises: what it called before may do.
-    with left_as_it_was(module), torch.no_grad(), contextlib.suppress(Exception), recorder:
+    with left_unchanged(module), torch.no_grad(), contextlib.suppress(Exception), recorder:
         run_on(module, Calls((call,)))
     return recorder.calls

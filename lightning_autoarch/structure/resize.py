@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_autoarch.core.errors import ResizeError, StructureError
+from lightning_autoarch.core.rest import attributes_kept
 from lightning_autoarch.structure.attributes import candidates, fit_classes_, standard_attributes
+from lightning_autoarch.structure.calls import rehearse
 from lightning_autoarch.structure.check import Failure, check, group_norm_sizes
 from lightning_autoarch.structure.normed import weight_normed
 from lightning_autoarch.structure.optimizer import carry_optimizer_state, indexed
 from lightning_autoarch.structure.plan import Change, Plan, changes
-from lightning_autoarch.structure.rehearsal import rehearse
-from lightning_autoarch.structure.rest import attributes_kept
 from lightning_autoarch.structure.trace import Trace
 from lightning_autoarch.structure.transaction import Transaction, set_data
 

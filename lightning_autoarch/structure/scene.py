@@ -14,9 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from lightning_autoarch.core.rest import attributes_kept
+from lightning_autoarch.core.rng import generators_kept
 from lightning_autoarch.structure.attention import heads_spelled_out
 from lightning_autoarch.structure.recurrent import sequences_shortened
-from lightning_autoarch.structure.rest import attributes_kept, generators_kept
 
 
 @contextlib.contextmanager
@@ -109,7 +110,7 @@ def _plain_kernels() -> Iterator[None]:
         torch._C._set_cudnn_enabled(cudnn)
 
 
-def tensors_in(value: Any, depth: int = 8) -> Iterator[Tensor]:
+def reachable_tensors(value: Any, depth: int = 8) -> Iterator[Tensor]:
     """Every tensor in what a forward returned: containers, dataclasses and other objects are looked into."""
     if isinstance(value, Tensor):
         yield value
@@ -121,4 +122,4 @@ def tensors_in(value: Any, depth: int = 8) -> Iterator[Tensor]:
         else:
             inside = list(getattr(value, "__dict__", {}).values())
         for part in inside:
-            yield from tensors_in(part, depth - 1)
+            yield from reachable_tensors(part, depth - 1)

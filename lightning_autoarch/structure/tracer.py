@@ -25,7 +25,7 @@ from lightning_autoarch.structure.layout import Layout
 from lightning_autoarch.structure.recurrent import REPEATED
 from lightning_autoarch.structure.results import results_of
 from lightning_autoarch.structure.rules import keeps_source, rule_of
-from lightning_autoarch.structure.scene import scene, tensors_in
+from lightning_autoarch.structure.scene import reachable_tensors, scene
 
 Watch = Callable[[Step], None]
 
@@ -65,7 +65,7 @@ def run(
         raise StructureError(
             f"Could not follow the forward: {tracer.place} raised {type(error).__name__}: {error}"
         ) from error
-    flow.finish(list(tensors_in(outputs)))
+    flow.finish(list(reachable_tensors(outputs)))
 
 
 class _ModulePath:

@@ -24,10 +24,10 @@ from lightning.pytorch.callbacks import (
 )
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_autoarch.core.rng import seeded
 from lightning_autoarch.search.conditions import Conditions
 from lightning_autoarch.training.data import TrialData
 from lightning_autoarch.training.description import arguments_of, describe, flat, length_of
-from lightning_autoarch.training.isolation import seeded
 from lightning_autoarch.training.module import ModuleBuilder
 from lightning_autoarch.training.snapshot import is_installed
 from lightning_autoarch.training.varying import is_of_machine

@@ -12,11 +12,12 @@ from typing import Any, Literal, TypeAlias
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 from lightning_autoarch.core.errors import SearchError, did_you_mean
+from lightning_autoarch.core.files import writable_directory
+from lightning_autoarch.core.rng import seeded
 from lightning_autoarch.training.data import TrialData, split_architecture
-from lightning_autoarch.training.destination import writable_directory
 from lightning_autoarch.training.folds import Folds, FoldScores, Splitter, split_loader
 from lightning_autoarch.training.inherit import SILENT
-from lightning_autoarch.training.isolation import seeded, trial_seed
+from lightning_autoarch.training.isolation import trial_seed
 from lightning_autoarch.training.module import Factory, ModuleBuilder
 from lightning_autoarch.training.recorder import Report
 from lightning_autoarch.training.trial import State, TrialResult, TrialSpec, run_trial

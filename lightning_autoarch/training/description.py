@@ -24,9 +24,9 @@ import torch
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset
 
+from lightning_autoarch.core.rng import seeded
 from lightning_autoarch.search.conditions import is_same
 from lightning_autoarch.training.generators import held
-from lightning_autoarch.training.isolation import seeded
 from lightning_autoarch.training.sketch import sketch
 from lightning_autoarch.training.varying import is_of_machine, stable_number, stable_text
 

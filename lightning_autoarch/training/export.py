@@ -10,23 +10,22 @@ An output agrees when |reloaded - module| <= sqrt(eps) max(1, max |module|), eps
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from lightning_autoarch.core.errors import ExportError
+from lightning_autoarch.core.examples import arguments_of_array, device_of, example_of, needed_example, tensors_in
 from lightning_autoarch.core.files import staged
+from lightning_autoarch.core.rest import at_rest, left_unchanged
+from lightning_autoarch.core.rng import seeded
 from lightning_autoarch.core.tolerance import allowed, difference
-from lightning_autoarch.structure import left_as_it_was
-from lightning_autoarch.training.at_rest import at_rest, device_of, tensors_in
 from lightning_autoarch.training.export_error import failure
 from lightning_autoarch.training.graph_files import Inputs, check_packages, run_graph, write_graph
-from lightning_autoarch.training.isolation import seeded
 from lightning_autoarch.training.weight_files import run_with, write_weights
 
 FORMATS = {  # suffix -> format; the longest suffix that fits counts
@@ -120,18 +119,12 @@ def _format_of(path: Path, format: str | None) -> str:
 
 
 def _inputs_of(module: nn.Module, given: Any, form: str) -> Inputs | None:
-    if given is None and isinstance(module, LightningModule):
-        given = module.example_input_array
+    given = needed_example(module, given, form, ExportError) if form in GRAPHS else given
+    given = example_of(module) if given is None else given
     if given is None:
-        if form in GRAPHS:
-            raise ExportError(
-                f"Expected `example_inputs` for {form}: a tensor, a tuple of arguments or a dict of keyword arguments "
-                "of `forward`. (A LightningModule can hold them as `self.example_input_array`.)"
-            )
         return None
-    if isinstance(given, Mapping):
-        return Inputs(kwargs=dict(given))
-    return Inputs(given if isinstance(given, tuple) else (given,))
+    args, kwargs = arguments_of_array(given)
+    return Inputs(args, kwargs or None)
 
 
 def _written(
@@ -152,7 +145,7 @@ def _outputs(module: nn.Module, inputs: Inputs) -> list[Tensor]:
         ExportError: it does not run, or there is nothing to compare.
     """
     try:
-        with seeded(0), left_as_it_was(module):  # the file gets those from before
+        with seeded(0), left_unchanged(module):  # the file gets those from before
             own = _own(inputs, module)
             outputs = tensors_in(module(*own.args, **(own.kwargs or {})))
     except Exception as error:

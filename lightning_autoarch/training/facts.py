@@ -17,10 +17,10 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from lightning_autoarch.core.errors import SearchError
+from lightning_autoarch.core.examples import META, WAYS, Arguments, arguments_of_array, moved_to
 from lightning_autoarch.search.space import Architecture, architecture_key
-from lightning_autoarch.structure.cost import count_flops, inputs_on_meta
+from lightning_autoarch.structure.cost import count_flops
 from lightning_autoarch.training.data import PREFIX, TrialData, split_architecture
-from lightning_autoarch.training.forward import WAYS, Arguments, call_of_example
 from lightning_autoarch.training.inherit import SILENT
 from lightning_autoarch.training.module import ModuleBuilder
 from lightning_autoarch.training.prepared import is_made_late, prepare_
@@ -121,14 +121,14 @@ class ModuleFacts:
         """FLOPs, and the module that was run: its lazy layers have their shapes."""
         meta.eval()
         if example is not None:
-            return self._flops_of(build, meta, call_of_example(example))
+            return self._flops_of(build, meta, arguments_of_array(example))
         if self._arguments_of is not None:
             return self._flops_of(build, meta, self._arguments_of(self._first_batch(meta)))
         return self._count_flops_by_trying(build, meta)
 
     def _flops_of(self, build: Build, meta: LightningModule, arguments: Arguments) -> tuple[int, LightningModule]:
         try:
-            args, kwargs = inputs_on_meta(arguments)
+            args, kwargs = moved_to(arguments, META)
             return count_flops(meta, *args, **kwargs), meta
         except Exception:  # the same as without the meta device; or it looks at values, or fills lazy layers, of which
             # `to("meta")` makes empty ones

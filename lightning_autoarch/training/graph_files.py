@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from lightning_autoarch.core.errors import ExportError
+from lightning_autoarch.core.examples import tensors_in
 from lightning_autoarch.core.optional import needed
-from lightning_autoarch.training.at_rest import tensors_in
 from lightning_autoarch.training.export_error import LONGEST, failure
 
 ONNX = "onnx onnxscript onnxruntime"

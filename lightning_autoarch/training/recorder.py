@@ -25,11 +25,11 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_autoarch.core.errors import CheckpointUnwritable
+from lightning_autoarch.core.rng import RNG, rng_state, set_rng_state
 from lightning_autoarch.core.schema import VERSION, Schema, data, flag, mapping, optional, real, sequence, text, whole
 from lightning_autoarch.seam.lightning import forget_train_loaders, once_loaded, resume_after_last_epoch
 from lightning_autoarch.training.callbacks import shares, unsettled
 from lightning_autoarch.training.generators import held, restore, states
-from lightning_autoarch.training.isolation import RNG, rng_state, set_rng_state
 from lightning_autoarch.training.plain import check_reads_back, describe_hyperparameters, omit_objects
 from lightning_autoarch.training.trial_files import BEST, LAST
 

@@ -17,11 +17,11 @@ from torch import Tensor
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError, SearchError, did_you_mean
 from lightning_autoarch.core.optional import needed
 from lightning_autoarch.core.patterns import Patterns
+from lightning_autoarch.core.rest import detached_copy
 from lightning_autoarch.prune.magnitude import magnitude_masks, prune_
 from lightning_autoarch.prune.mask_updates import prune_further
 from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.targets import Targets, examine_targets
-from lightning_autoarch.structure.cost import detached_copy
 from lightning_autoarch.training.data import TrialData, facade
 from lightning_autoarch.training.inherit import SILENT
 from lightning_autoarch.training.isolation import isolated

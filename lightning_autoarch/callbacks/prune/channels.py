@@ -11,9 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
-from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map
 
 from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.optimizer_steps import optimizers_of
@@ -26,7 +24,9 @@ from lightning_autoarch.callbacks.prune.trainer import averages, total_steps
 from lightning_autoarch.callbacks.sharding import check_whole_parameters
 from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.core.errors import PruneValueError, StructureError
+from lightning_autoarch.core.examples import moved_to, needed_example
 from lightning_autoarch.core.patterns import Patterns
+from lightning_autoarch.core.rest import detached_copy
 from lightning_autoarch.core.schema import is_empty
 from lightning_autoarch.prune.channels import Quantity, Reduction, Removed, Selection, check_prunable
 from lightning_autoarch.prune.load import (
@@ -43,7 +43,6 @@ from lightning_autoarch.prune.schedule import Moment, Step, check_moment, step_o
 from lightning_autoarch.prune.units import Norm, UnitScope
 from lightning_autoarch.seam.lightning import checkpoint_path
 from lightning_autoarch.structure import apply_recipe_, check_carriable
-from lightning_autoarch.structure.cost import detached_copy
 
 
 class ChannelPruning(Callback):
@@ -327,15 +326,8 @@ class ChannelPruning(Callback):
         return self.example_inputs if self.example_inputs is not None else module.example_input_array
 
     def _inputs(self, module: LightningModule) -> Any:
-        given = self._given(module)
-        if given is None:
-            given = self._calls.inputs
-        if given is None:
-            raise PruneValueError(
-                "ChannelPruning runs the forward once and has no input for it: set `self.example_input_array` in the "
-                "module, or give `example_inputs=`."
-            )
-        return tree_map(lambda leaf: leaf.to(module.device) if isinstance(leaf, Tensor) else leaf, given)
+        given = self._calls.inputs if self._given(module) is None else self._given(module)
+        return moved_to(needed_example(module, given, "ChannelPruning", PruneValueError), module.device)
 
     def _take_along(self, trainer: Trainer, recipe: dict[str, Any]) -> None:
         """Averages of the module, and the masks of callbacks that hold some."""

@@ -17,8 +17,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_autoarch.structure.cost import detached_copy, flops_by_density, seconds_of_each
-from lightning_autoarch.training.forward import WAYS, call_of_example
+from lightning_autoarch.core.examples import WAYS, arguments_of_array, moved_to
+from lightning_autoarch.core.rest import detached_copy
+from lightning_autoarch.structure.cost import flops_by_density, seconds_of_each
 
 PATIENCE_SECONDS = 2.0  # for the forwards of both modules
 FEWEST, MOST = 5, 101  # forwards of each
@@ -121,13 +122,13 @@ def _inputs(trainer: Trainer, module: LightningModule, first: FirstBatch) -> tup
     """The first that the forward takes, and where it is from; None, and why there is none."""
     example = module.example_input_array
     if example is not None:
-        args, kwargs = call_of_example(example)
+        args, kwargs = arguments_of_array(example)
         ways, what = [kwargs or args], "`example_input_array`"
     else:
         ways, what = list(_parts(first.batch)), f"the first batch of {first.of}"
     why = "it has no parts"
     for way in ways:
-        inputs = trainer.precision_plugin.convert_input(_moved(way, module.device))
+        inputs = trainer.precision_plugin.convert_input(moved_to(way, module.device))
         try:
             seconds_of_each([module], inputs, runs=1)
         except Exception as error:  # the next way may fit; the last reason is reported
@@ -159,10 +160,6 @@ def _ready(trainer: Trainer, modules: Sequence[LightningModule]) -> Iterator[Non
             module.to(trainer.strategy.root_device)
         stack.enter_context(trainer.precision_plugin.forward_context())
         yield
-
-
-def _moved(inputs: Any, device: torch.device) -> Any:
-    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs)
 
 
 def _medians(modules: Sequence[nn.Module], inputs: Any) -> list[float]:

@@ -22,9 +22,9 @@ from torch.optim import Optimizer
 
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError, StructureError
 from lightning_autoarch.core.patterns import compile_patterns
+from lightning_autoarch.core.rest import detached_copy, left_unchanged
 from lightning_autoarch.prune.channels import EVERYTHING, UTMOST, Reduction, Removed, Selection, prune_by_
-from lightning_autoarch.structure import Calls, ModuleCall, apply_recipe_, left_as_it_was, run_on
-from lightning_autoarch.structure.cost import detached_copy
+from lightning_autoarch.structure import Calls, ModuleCall, apply_recipe_, run_on
 
 MOST = 1024  # numbers of a parameter that are compared
 Pairs = dict[str, str]  # path of what follows -> path of what it follows
@@ -147,7 +147,7 @@ def _with_own_calls(module: nn.Module, example_inputs: Any, pairs: Pairs) -> tup
         for path in {*pairs, *pairs.values()}
     ]
     try:
-        with left_as_it_was(module), torch.no_grad():
+        with left_unchanged(module), torch.no_grad():
             run_on(module, example_inputs)
     finally:
         for handle in handles:

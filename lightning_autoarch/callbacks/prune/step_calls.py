@@ -14,9 +14,9 @@ from torch import nn
 from torchmetrics import Metric
 
 from lightning_autoarch.core.errors import PruneValueError, StructureError
+from lightning_autoarch.core.rest import detached_copy
 from lightning_autoarch.prune.channels import Reduction, Selection, check_prunable
 from lightning_autoarch.structure import CallRecorder, Calls, followable
-from lightning_autoarch.structure.cost import detached_copy
 
 REMEDY = (
     "Set `self.example_input_array` to what the module's `forward` takes (with a `forward` that depends on shapes "

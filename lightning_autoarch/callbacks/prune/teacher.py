@@ -12,9 +12,9 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from lightning_autoarch.core.errors import CheckpointError, PruneTypeError, PruneValueError, shown
+from lightning_autoarch.core.rest import detached_copy
 from lightning_autoarch.reading.weights import read_with_weights, with_plain_weights
 from lightning_autoarch.seam.lightning import load
-from lightning_autoarch.structure.cost import detached_copy
 
 Given = nn.Module | str | Path | None
 

@@ -10,11 +10,10 @@ made as narrow: its forward must do the same on the same channels. A size that i
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +22,9 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lightning_autoarch.core.errors import StructureError, TransferError
-from lightning_autoarch.structure import left_as_it_was, remove_channels_
+from lightning_autoarch.core.examples import arguments_of
+from lightning_autoarch.core.rest import at_rest
+from lightning_autoarch.structure import remove_channels_
 from lightning_autoarch.transfer.match.coupling import Coupling
 from lightning_autoarch.transfer.match.report import TransferReport
 from lightning_autoarch.transfer.write.commit import Write
@@ -95,10 +96,9 @@ def _check_outputs(module: nn.Module, writes: Sequence[Write], source: nn.Module
 
 def _outputs(module: nn.Module, example_inputs: Any, values: Mapping[str, Tensor]) -> list[Tensor]:
     device = next(module.parameters()).device
-    given = tree_map_only(Tensor, lambda x: x.clone().to(device), example_inputs)
-    kwargs = given if isinstance(given, dict) else {}
-    args = () if kwargs else tuple(given) if isinstance(given, tuple | list) else (given,)
-    with _at_rest(module):
+    args, kwargs = arguments_of(tree_map_only(Tensor, lambda x: x.clone().to(device), example_inputs))
+    with at_rest(module), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a fast path that a layer takes or does not
         try:
             out = functional_call(module, dict(values), args, kwargs)
         except Exception as error:
@@ -108,15 +108,6 @@ def _outputs(module: nn.Module, example_inputs: Any, values: Mapping[str, Tensor
                 "Given its `state_dict()`, the source is not run."
             ) from error
     return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-
-
-@contextlib.contextmanager
-def _at_rest(module: nn.Module) -> Iterator[None]:
-    """In eval mode, without a trace of it afterwards."""
-    with left_as_it_was(module), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of a fast path that a layer takes or does not
-        module.eval()
-        yield
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
