@@ -7,9 +7,12 @@
 Read from the source, except for the imports, which are counted in an interpreter of their own. Style is not gated; the
 figures show where a change of structure pays.
 
-A private touch is an attribute with one leading underscore that Lightning or Optuna defines, an import of such a name
-or module, or a look at a frame of the interpreter. Two runs of six lines are near-identical if they are equal
-after every name that is assigned in them has been renamed in the order of its appearance.
+A private touch is an attribute with one leading underscore that Lightning or Optuna defines, and torch's modules,
+tensors and optimizers do not; such an attribute or method of a class that is derived from one of theirs; an import of
+such a name or module; or a look at a frame of the interpreter where one of the two libraries is imported.
+
+Two runs of six lines are near-identical if they are equal after every name that is assigned in them has been renamed in
+the order of its appearance.
 """
 
 from __future__ import annotations
@@ -207,25 +210,85 @@ def own_private_names(tree: ast.AST) -> set[str]:
     return found
 
 
-def private_touches(modules: dict[str, Path]) -> list[str]:
-    theirs = private_names("lightning") | private_names("optuna") | {"_getframe", "f_back", "f_locals", "currentframe"}
-    found = []
-    for name, path in modules.items():
-        if name.partition(".")[0] == SEAM:
-            continue
-        text = path.read_text("utf-8")
-        tree = ast.parse(text)
-        defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and node.attr in theirs:
-                base = node.value
-                ours = isinstance(base, ast.Name) and (base.id in ("self", "cls") or base.id in defined)
-                if not ours and (is_private(node.attr) or node.attr in ("f_back", "f_locals", "currentframe")):
-                    found.append(f"{name}:{node.lineno} .{node.attr}")
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in ("lightning", "optuna"):
-                parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
-                found.extend(f"{name}:{node.lineno} {part}" for part in parts if is_private(part))
+def names_of_torch() -> set[str]:
+    """The private attributes of torch's modules, tensors and optimizers, which Lightning's share."""
+    import torch
+
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    kinds = (torch.nn.Module(), torch.Tensor, torch.optim.SGD([parameter], lr=0.1))
+    return {name for kind in kinds for name in dir(kind) if is_private(name)}
+
+
+def bases_of(names: Iterable[str], everywhere: dict[str, ast.ClassDef]) -> set[str]:
+    """The names of classes, and of all that ours among them are derived from."""
+    found: set[str] = set()
+    ahead = list(names)
+    while ahead:
+        name = ahead.pop()
+        if name not in found and name in everywhere:
+            ahead += base_names(everywhere[name])
+        found.add(name)
     return found
+
+
+def base_names(node: ast.ClassDef) -> list[str]:
+    return [ast.unparse(base).rpartition(".")[2].partition("[")[0] for base in node.bases]
+
+
+def classes_of(package: str) -> dict[str, set[str]]:
+    """Each public class of a library: the private names that its body, or that of a base of it there, defines."""
+    spec = importlib.util.find_spec(package)
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    trees = [ast.parse(path.read_text("utf-8")) for folder in folders for path in Path(folder).rglob("*.py")]
+    nodes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+    own = {name: own_private_names(node) for name, node in nodes.items()}
+    return {name: set().union(*(own.get(base, set()) for base in bases_of([name], nodes))) for name in nodes}
+
+
+def private_touches(modules: dict[str, Path]) -> list[str]:
+    theirs = (private_names("lightning") | private_names("optuna")) - names_of_torch()
+    inherited = {**classes_of("optuna"), **classes_of("lightning")}
+    trees = {name: ast.parse(path.read_text("utf-8")) for name, path in modules.items()}
+    ours = {node.name: node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    found = []
+    for name, tree in trees.items():
+        if name.partition(".")[0] != SEAM:
+            found += [f"{name}:{place}" for place in touches_of(tree, theirs)]
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ClassDef):
+                    of_bases = set().union(*(inherited.get(base, set()) for base in bases_of(base_names(node), ours)))
+                    found += [f"{name}:{place}" for place in touches_of_class(node, of_bases - names_of_torch())]
+    return found
+
+
+OWN = ("self", "cls", "super()")
+FRAMES = ("_getframe", "f_back", "f_locals", "currentframe")
+
+
+def touches_of(tree: ast.Module, theirs: set[str]) -> Iterator[str]:
+    """Where a module touches private names of the libraries, other than by `self`."""
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    of_libraries = [node for node in imports if str(node.module).partition(".")[0] in ("lightning", "optuna")]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            base = node.value
+            is_ours = isinstance(base, ast.Name) and (base.id in ("self", "cls") or base.id in defined)
+            is_theirs = is_private(node.attr) and node.attr in theirs and not is_ours
+            if is_theirs or (node.attr in FRAMES and of_libraries):
+                yield f"{node.lineno} .{node.attr}"
+    for node in of_libraries:
+        parts = [*str(node.module).split("."), *(alias.name for alias in node.names)]
+        yield from (f"{node.lineno} {part}" for part in parts if is_private(part))
+
+
+def touches_of_class(node: ast.ClassDef, theirs: set[str]) -> Iterator[str]:
+    """Where a class uses, or overrides, private names of a class of the libraries that it is derived from."""
+    for inside in ast.walk(node):
+        if isinstance(inside, ast.FunctionDef) and inside.name in theirs:
+            yield f"{inside.lineno} def {inside.name}"
+        elif isinstance(inside, ast.Attribute) and inside.attr in theirs and ast.unparse(inside.value) in OWN:
+            yield f"{inside.lineno} self.{inside.attr}"
 
 
 def public_any(modules: dict[str, Path]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -67,6 +68,7 @@ PLACES = {
     "lightning_autoarch.seam.optuna": {"training", "search", "callbacks", "cli", "report"},
 }
 
+STRUCTURE = Path(__file__).parent.parent / "benchmarks" / "structure.py"
 HEAVY = ("botorch", "gpytorch", "sklearn", "plotly", "pandas")
 
 
@@ -134,6 +136,22 @@ def test_there_is_no_circle() -> None:
 def test_library_is_imported_only_in_its_places(library: str) -> None:
     users = {name for name in SOURCES if any(within(dotted, library) for dotted in imported(name))}
     assert {name for name in users if not any(within(name, place) for place in PLACES[library])} == set()
+
+
+def test_private_names_of_lightning_and_optuna_are_used_in_the_seam_alone() -> None:
+    """As `benchmarks/structure.py` finds them."""
+    if not STRUCTURE.is_file():
+        pytest.skip("the tests run without the benchmarks")
+    spec = importlib.util.spec_from_file_location("structure", STRUCTURE)
+    assert spec is not None
+    assert spec.loader is not None
+    structure = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(structure)
+    assert structure.private_touches(SOURCES) == []
+    study = ast.parse("from optuna import x\nstudy._storage\nself._storage")
+    assert list(structure.touches_of(study, {"_storage"})) == ["2 ._storage"]
+    trainer = ast.parse("import lightning\nclass Mine(Callback):\n    def f(self): return self._x").body[1]
+    assert list(structure.touches_of_class(trainer, {"_x"})) == ["3 self._x"]
 
 
 def run_python(code: str, tmp_path: Path) -> dict[str, object]:

@@ -50,10 +50,12 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
         AutoArchCLI(MyModule, MyData)
     """
 
+    own_subcommands = ABOUT_OWN
+    usage = _USAGE
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         check_installed()
         self._runs = False
-        self._building: str | None = None  # the subcommand whose parser is being built; None with `run=False`
         with in_short(lambda: self._runs):
             super().__init__(*args, **kwargs)
 
@@ -68,11 +70,11 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
         super().parse_arguments(parser, args)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        add_sections(parser, self._building)
+        add_sections(parser, self.building)
         super().add_core_arguments_to_parser(parser)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        callbacks = kwargs.get("callbacks", self._get(self.config_init, "trainer", default={}).get("callbacks"))
+        callbacks = kwargs.get("callbacks", self.instantiated("trainer", {}).get("callbacks"))
         others = callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
         others = [
             callback for callback in others if not isinstance(callback, _OF_OTHERS.get(self.subcommand or "", ()))
@@ -86,7 +88,7 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
             self.save_config_kwargs = {"overwrite": True, **self.save_config_kwargs}
         for callback in (search, *others):
             if isinstance(callback, ArchitectureSearch):
-                callback.links = Links.of(self._parser(self.subcommand), self._given)
+                callback.links = Links.of(self.parser_of(self.subcommand), self._given)
         if callbacks is not None or any(made):
             kwargs["callbacks"] = [*filter(None, made), *others]
         if self.subcommand in ABOUT_OWN:
@@ -98,26 +100,10 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
         """The config of the subcommand."""
         return self.config if self.subcommand is None else self.config[self.subcommand]
 
-    def _setup_parser_kwargs(self, parser_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        main, subcommands = super()._setup_parser_kwargs(parser_kwargs)
-        subcommands |= {name: main.pop(name) for name in ABOUT_OWN if name in main}
-        return main, subcommands
+    def add_own_arguments(self, subcommand: str, parser: LightningArgumentParser) -> list[str]:
+        return add_options(subcommand, parser)
 
-    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        super()._add_subcommands(parser, **kwargs)
-        for name, about in ABOUT_OWN.items():
-            self._building = name
-            own = self.init_parser(**{"description": about, "usage": _USAGE, **kwargs.get(name, {})})
-            self._subcommand_method_arguments[name] = add_options(name, own)
-            self._add_arguments(own)
-            self._subcommand_parsers[name] = own
-            list_subcommand(parser, name, own, about)
-
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        self._building = subcommand
-        return super()._prepare_subcommand_parser(klass, subcommand, **{"usage": _USAGE, **kwargs})
-
-    def _parse_ckpt_path(self) -> None:
+    def take_hyperparameters(self) -> None:
         subcommand = self.config.get("subcommand")
         if subcommand == "prune":
             self._take_hyperparameters()
@@ -125,23 +111,20 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
             path = self.config[subcommand].get("ckpt_path")
             if path and Path(path).is_file():
                 self._check_hyperparameters(self.config[subcommand], Path(path))
-            super()._parse_ckpt_path()
+            super().take_hyperparameters()
 
     def _check_hyperparameters(self, given: Any, path: Path) -> None:
         arguments = hyperparameters(path)
         check_class_paths(arguments, given, path)
         named = arguments.get(CLASS_PATH, (given.get("model") or {}).get("class_path"))
-        cls = self._model_class if named is None else class_of(named)
+        cls = self.model_type if named is None else class_of(named)
         check_named_objects(cls, arguments, given, path)
 
-    def _run_subcommand(self, subcommand: str) -> None:
+    def run_subcommand(self, subcommand: str) -> None:
         self._check_data(subcommand)
         try:
-            if subcommand in ABOUT_OWN:
-                getattr(self, subcommand)(**self._prepare_subcommand_kwargs(subcommand))
-            else:
-                self._runs = True
-                super()._run_subcommand(subcommand)
+            self._runs = self._runs or subcommand not in ABOUT_OWN  # which say it themselves
+            super().run_subcommand(subcommand)
         except SystemExit as exit_:  # what Lightning makes of Ctrl-C
             raise SystemExit(INTERRUPTED if self.trainer.interrupted else exit_.code) from None
 
@@ -153,9 +136,3 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
                 f"There are no data, and {type(self.model).__name__} has no `train_dataloader` of its own: give the "
                 "config a section `data:` with the `class_path` of a LightningDataModule."
             )
-
-
-def list_subcommand(parser: LightningArgumentParser, name: str, own: LightningArgumentParser, about: str) -> None:
-    """Let the help of the program list a subcommand."""
-    assert parser._subcommands_action is not None
-    parser._subcommands_action.add_subcommand(name, own, help=about)

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_autoarch.cli.paths import config_files
 from lightning_autoarch.core.errors import did_you_mean
+from lightning_autoarch.seam.lightning_cli import subcommand_parsers
 
 # jsonargparse's own words; where these change, the hint is missing and the message stands.
 _OF_CLASS = re.compile(r"class_path '([\w.]+)':\s*Option '([\w.]+)' is not accepted")
@@ -36,9 +37,8 @@ class HintingParser(LightningArgumentParser):
 
     def _names(self) -> list[str]:
         """The keys that this parser, or that of the subcommand, takes."""
-        action = self._subcommands_action
-        chosen = next((word for word in self.words if action is not None and word in action._name_parser_map), None)
-        parser = self if chosen is None or action is None else action._name_parser_map[chosen]
+        parsers = subcommand_parsers(self)
+        parser = next((parsers[word] for word in self.words if word in parsers), self)
         return [known.dest for known in parser._actions if known.dest not in _NO_KEYS]
 
 

@@ -6,24 +6,21 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LightningCLI, instantiate_class
+from lightning.pytorch.cli import instantiate_class
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from lightning_autoarch.seam.lightning_cli import ExtensibleCLI
 from lightning_autoarch.training.optimizers import LateOptimizers
 
 
-class WithLateOptimizers(LightningCLI):
+class WithLateOptimizers(ExtensibleCLI):
     """LightningCLI whose `configure_optimizers` is over the parameters of the module that asks, when it asks."""
 
-    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
-        parser = self._parser(subcommand)
-        automatic = [
-            [(key, given) for key, (given, link) in register.items() if link == "AUTOMATIC"]
-            for register in (parser._optimizers, parser._lr_schedulers)
-        ]
+    def set_configure_optimizers(self, subcommand: str | None) -> None:
+        automatic = self.automatic_optimizers(subcommand)
         if not self.auto_configure_optimizers or any(len(found) > 1 for found in automatic):
-            super()._add_configure_optimizers_method_to_model(subcommand)
+            super().set_configure_optimizers(subcommand)
             return
         optimizer, scheduler = (self._initialiser(*found[0]) if found else None for found in automatic)
         if optimizer is None:
@@ -39,7 +36,7 @@ class WithLateOptimizers(LightningCLI):
 
     def _initialiser(self, key: str, registered: Any) -> dict[str, Any] | None:
         """`{"class_path": ..., "init_args": ...}` of an optimizer or scheduler, None where none is given."""
-        init = self._get(self.config_init, key)
+        init = self.instantiated(key)
         if isinstance(registered, tuple):
             return init or None
         return {"class_path": f"{registered.__module__}.{registered.__qualname__}", "init_args": init or {}}

@@ -6,12 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_autoarch._version import __version__
-from lightning_autoarch.cli.app import AutoArchCLI, list_subcommand
+from lightning_autoarch.cli.app import AutoArchCLI
 from lightning_autoarch.cli.ends import FAILURE, fail, in_short
 from lightning_autoarch.cli.paths import modules_beside
 
@@ -37,20 +37,6 @@ def main(args: Sequence[str] | None = None) -> None:
         about = {"description": _ABOUT, "version": __version__}
         with modules_beside(words):
             _Autoarch(args=None if args is None else words, parser_kwargs=about)
-
-
-class _Autoarch(AutoArchCLI):
-    """With the subcommands that need neither model nor data, which `main` runs itself, listed in its help."""
-
-    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        super()._add_subcommands(parser, **kwargs)
-        for name, run in _COMMANDS.items():
-            list_subcommand(parser, name, LightningArgumentParser(), run.__doc__ or "")
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        super().parse_arguments(parser, args)
-        if self.config.get("subcommand") in _COMMANDS:
-            parser.error(f"`{self.config.subcommand}` takes no options before it.")
 
 
 def _report(args: Sequence[str]) -> None:
@@ -81,3 +67,14 @@ def _demo(args: Sequence[str]) -> None:
 
 
 _COMMANDS = {"report": _report, "demo": _demo}
+
+
+class _Autoarch(AutoArchCLI):
+    """With the subcommands that need neither model nor data, which `main` runs itself, listed in its help."""
+
+    listed_subcommands: ClassVar = {name: run.__doc__ or "" for name, run in _COMMANDS.items()}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        if self.config.get("subcommand") in _COMMANDS:
+            parser.error(f"`{self.config.subcommand}` takes no options before it.")

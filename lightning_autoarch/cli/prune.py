@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningCLI
 
 from lightning_autoarch.callbacks.prune.channels import ChannelPruning
 from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
@@ -27,10 +26,11 @@ from lightning_autoarch.prune.schedule import CubicSparsity
 from lightning_autoarch.report.pruned import pruned_table
 from lightning_autoarch.report.pruning import write_pruning_report
 from lightning_autoarch.seam.lightning import CLASS_PATH
+from lightning_autoarch.seam.lightning_cli import ExtensibleCLI
 from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
 
 
-class PruneCommand(LightningCLI):
+class PruneCommand(ExtensibleCLI):
     """LightningCLI with `prune`, and with `prune:` in its configs."""
 
     _runs: bool
@@ -69,17 +69,17 @@ class PruneCommand(LightningCLI):
         write_page(page, lambda path: write_pruning_report(pruned, path, sizes=sizes, title=type(model).__name__))
 
     def _configured_pruning(self, others: Sequence[Callback]) -> Callback | None:
-        given = top_level(self._get(self.config, "prune"))
+        given = top_level(self.given("prune"))
         if self.subcommand not in SECTIONS["prune"][1]:
             return StandIn("prune") if given else None
         masked = any(isinstance(callback, MaskedTraining) for callback in others)
         there = masked or any(isinstance(callback, ChannelPruning) for callback in others)
-        if differs("prune", given, self._parser(self.subcommand)):
+        if differs("prune", given, self.parser_of(self.subcommand)):
             if masked:
                 raise PruneValueError("There are two pruning callbacks: give `prune:` or the callback, not both.")
         elif there or self.subcommand != "prune":
             return None
-        options = top_level(self._get(self.config_init, "prune"))
+        options = top_level(self.instantiated("prune"))
         return MagnitudePruning(**{**options, "schedule": options["schedule"] or CubicSparsity(SPARSITY)})
 
     def _take_hyperparameters(self) -> None:
@@ -91,7 +91,7 @@ class PruneCommand(LightningCLI):
             return
         check_class_paths(arguments, given, Path(given["ckpt_path"]))
         where = arguments.pop(CLASS_PATH, (given.get("model") or {}).get("class_path"))
-        cls = self._model_class if where is None else class_of(where)
+        cls = self.model_type if where is None else class_of(where)
         check_named_objects(cls, arguments, given, Path(given["ckpt_path"]))
         if where is not None:
             check_takes(where, arguments, Path(given["ckpt_path"]))

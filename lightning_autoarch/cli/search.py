@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningCLI
 
 from lightning_autoarch.callbacks.joint.families import FAMILIES
 from lightning_autoarch.callbacks.joint.names import as_config as callback_config
@@ -29,13 +28,14 @@ from lightning_autoarch.cli.winner import (
 )
 from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.seam.lightning import end_of_tuning
+from lightning_autoarch.seam.lightning_cli import ExtensibleCLI
 from lightning_autoarch.training.arguments import Constructor
 from lightning_autoarch.training.data import split_architecture
 from lightning_autoarch.training.searched_trainer import trainer_part
 from lightning_autoarch.training.trial_files import kept_checkpoint
 
 
-class SearchCommand(LightningCLI):
+class SearchCommand(ExtensibleCLI):
     """LightningCLI with `search`, and with `search:` in its configs."""
 
     _runs: bool
@@ -72,15 +72,15 @@ class SearchCommand(LightningCLI):
         self._say_where(search, path)
 
     def _configured_search(self) -> Callback | None:
-        given = top_level(self._get(self.config, "search"))
+        given = top_level(self.given("search"))
         if self.subcommand not in FITTING:
             return StandIn("search") if given else None
-        if not differs("search", given, self._parser(self.subcommand)):
+        if not differs("search", given, self.parser_of(self.subcommand)):
             return None
         for name in ("space", "monitor"):
             if given.get(name) is None:
                 raise SearchError(f"`search.{name}` is missing: a search needs `space` and `monitor`.")
-        options = dict(self._get(self.config_init, "search"))
+        options = dict(self.instantiated("search"))
         return ArchitectureSearch(**options)
 
     def _search_of(self, trainer: Trainer) -> ArchitectureSearch:
@@ -97,7 +97,7 @@ class SearchCommand(LightningCLI):
         """The config of this run, without the search and with the winner's arguments."""
         import yaml
 
-        parser = self._parser(self.subcommand)
+        parser = self.parser_of(self.subcommand)
         given = self.config[self.subcommand]
         config: dict[str, Any] = yaml.safe_load(parser.dump(given, skip_default=True))
         whole: dict[str, Any] = yaml.safe_load(parser.dump(given, skip_none=False))

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningCLI
 
 from lightning_autoarch.callbacks.transfer.finetune import fine_tune
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
@@ -17,10 +16,11 @@ from lightning_autoarch.cli.pages import page_path, write_page
 from lightning_autoarch.cli.sections import differs, top_level
 from lightning_autoarch.core.errors import TransferError
 from lightning_autoarch.report.transferred import finetuned_table, write_transfer_report
+from lightning_autoarch.seam.lightning_cli import ExtensibleCLI
 from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
 
 
-class TransferCommand(LightningCLI):
+class TransferCommand(ExtensibleCLI):
     """LightningCLI with `transfer`, and with `transfer:` in its configs."""
 
     _runs: bool
@@ -67,17 +67,17 @@ class TransferCommand(LightningCLI):
         write_page(page, write)
 
     def _configured_transfer(self, others: Sequence[Callback]) -> Callback | None:
-        given = top_level(self._get(self.config, "transfer"))
+        given = top_level(self.given("transfer"))
         if self.subcommand not in SECTIONS["transfer"][1]:
             return StandIn("transfer") if given else None
-        written = differs("transfer", given, self._parser(self.subcommand))
+        written = differs("transfer", given, self.parser_of(self.subcommand))
         listed = [callback for callback in others if isinstance(callback, TransferLearning)]
         if written and listed:
             raise TransferError("There are two TransferLearning: give `transfer:` or the callback, not both.")
-        options = top_level(self._get(self.config_init, "transfer"))
+        options = top_level(self.instantiated("transfer"))
         if self.subcommand != "transfer":
             return TransferLearning(**options) if written else None
-        path = self._get(self.config, "ckpt_path")
+        path = self.given("ckpt_path")
         if listed:
             listed[0].checkpoint = _checkpoint(path, listed[0].checkpoint, listed[0].matching)
             return None
