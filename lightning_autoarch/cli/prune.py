@@ -31,7 +31,7 @@ from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
 
 
 class PruneCommand(ExtensibleCLI):
-    """LightningCLI with `prune`, and with `prune:` in its configs."""
+    """LightningCLI with the subcommand `prune`, and with `prune:` in its configs."""
 
     _runs: bool
 
@@ -43,14 +43,14 @@ class PruneCommand(ExtensibleCLI):
         output: str = "pruned.ckpt",
         report: str | None = None,
     ) -> None:
-        """Load weights, train on while pruning, print the result, save a plain checkpoint.
+        """Load weights, train on while pruning, print the result, and save a plain checkpoint.
 
         Args:
-            model: pruned.
+            model: the module to prune.
             datamodule: its data.
-            ckpt_path: where its weights are.
-            output: the checkpoint to write: weights and hyperparameters, zeros where it is pruned.
-            report: the HTML page to write; None: beside `output`; empty: none.
+            ckpt_path: the checkpoint with its weights.
+            output: the checkpoint to write: weights, with zeros where they are pruned, and hyperparameters.
+            report: the HTML page to write. None: beside `output`; empty: none.
         """
         load_weights(model, ckpt_path)
         page = page_path(report, output)
@@ -65,7 +65,7 @@ class PruneCommand(ExtensibleCLI):
         sizes = sizes_on_disk(model, Path(output), pruned.costs[0] if pruned.costs else None)
         print(f"{pruned_table(pruned, sizes)}\n\nWrote {output}")
         if recipes(self.trainer):
-            print(f'Its channels are fewer: load it by `load_pruned({type(model).__name__}(...), "{output}")`.')
+            print(f'It has fewer channels: load it with `load_pruned({type(model).__name__}(...), "{output}")`.')
         write_page(page, lambda path: write_pruning_report(pruned, path, sizes=sizes, title=type(model).__name__))
 
     def _configured_pruning(self, others: Sequence[Callback]) -> Callback | None:
@@ -76,16 +76,18 @@ class PruneCommand(ExtensibleCLI):
         there = masked or any(isinstance(callback, ChannelPruning) for callback in others)
         if differs("prune", given, self.parser_of(self.subcommand)):
             if masked:
-                raise PruneValueError("There are two pruning callbacks: give `prune:` or the callback, not both.")
+                raise PruneValueError(
+                    "Expected one pruning callback, got two: use `prune:` or a callback of the Trainer, not both."
+                )
         elif there or self.subcommand != "prune":
             return None
         options = top_level(self.instantiated("prune"))
         return MagnitudePruning(**{**options, "schedule": options["schedule"] or CubicSparsity(SPARSITY)})
 
     def _take_hyperparameters(self) -> None:
-        """The model's arguments are those of the checkpoint."""
+        """Take the arguments of the model from the checkpoint."""
         given = self.config["prune"]
-        read_checkpoint(given["ckpt_path"])  # says in one line what is wrong with it
+        read_checkpoint(given["ckpt_path"])  # its error says in one line what is wrong
         arguments = hyperparameters(Path(given["ckpt_path"]))
         if not arguments:
             return

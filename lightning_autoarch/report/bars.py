@@ -1,4 +1,4 @@
-"""Horizontal bars with a name each, for any number of names of any length."""
+"""Horizontal bars, each with a name, for any number of names of any length."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bar_figure(
     x: str,  # HTML
     **layout: Any,
 ) -> go.Figure:
-    """Every name can be told from the others: see `short_names`."""
+    """Bars whose names can all be distinguished: see `short_names`."""
     rows = list(range(len(names)))
     for trace in traces:
         trace.y = rows
@@ -63,14 +63,14 @@ def place_bars(
     drawn: go.Figure,
     label: str,  # what a screen reader says
 ) -> str:
-    """The figure, in a frame that scrolls where it is very tall."""
+    """The figure, in a scrolling frame if it is very tall."""
     names = drawn.layout.yaxis.ticktext
     place = plots.place(drawn, label, min_width=LETTER * max(map(len, names)) + SPACE_FOR_BARS)
     return f'<div class="scroll tall">{place}</div>' if len(names) > MOST_ROWS else place
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Dotted names without the first parts that all long ones share.
+    """Dotted names without the first parts that all long names share.
 
     >>> short_names(["net.encoder.layers.0.weight", "head.weight"])
     ['net.encoder.layers.0.weight', 'head.weight']

@@ -1,4 +1,4 @@
-"""What pruning did, as a short table: the sparsity of each layer, costs and scores before and after, size on disk."""
+"""The result of pruning as a short table: sparsity of each layer, costs and scores before and after, size on disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def pruned_table(
     pruned: Pruned,
     sizes: Mapping[str, int],  # description of a file -> bytes, as `sizes_on_disk` returns them
 ) -> str:
-    """Some lines of text.
+    """The table as text.
 
     >>> print(pruned_table(Pruned({"acc": 0.5}, {"acc": 0.25}, (Layer("net.weight", 1000, 100),)), {"dense": 4096}))
     layer       weights  kept  sparsity
@@ -43,7 +43,7 @@ def pruned_table(
 
 
 def layer_rows(layers: Sequence[Layer]) -> list[tuple[str, ...]]:
-    """Name, numbers, kept, share that is gone; of several the sum in a last row."""
+    """Name, weights, kept weights and removed share of each layer; the sum in a last row if there are several."""
     sums = [total(layers)] if len(layers) > 1 else []
     return [
         (layer.name, f"{layer.n_weights:,}", f"{layer.n_kept:,}", f"{gone(layer):.1%}") for layer in (*layers, *sums)
@@ -56,12 +56,12 @@ def total(layers: Sequence[Layer]) -> Layer:
 
 
 def gone(layer: Layer) -> float:
-    """The share that is not kept."""
+    """The share that was removed."""
     return 1 - layer.n_kept / max(1, layer.n_weights)
 
 
 def cost_rows(pruned: Pruned) -> list[tuple[str, str, str]]:
-    """What, before, after; only what is known, and of what is not 0 only where zeros are."""
+    """Quantity, before, after: only what is known, and numbers of nonzeros only if there are zeros."""
     if pruned.costs is None:
         return []
     before, after = pruned.costs

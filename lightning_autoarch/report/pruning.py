@@ -1,4 +1,4 @@
-"""A pruning as one HTML page: how sparse each layer is, and what parameters, files, FLOPs and a forward cost by it."""
+"""The result of pruning as one HTML page: the sparsity of each layer, and the costs before and after."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_SCORES = 3  # tiles
 SPARSE = "on disk, as a sparse file"
 TILED = ("on disk", SPARSE, "FLOPs", "latency")
-Share = tuple[str, str, float]  # what, in words from what to what, what is left: 1.0 is all
+Share = tuple[str, str, float]  # quantity, its change in words, and the remaining share: 1.0 is all
 
 
 def write_pruning_report(
@@ -33,13 +33,13 @@ def write_pruning_report(
     sizes: Mapping[str, int] | None = None,
     title: str = "Pruned module",
 ) -> Path:
-    """Write the page of a pruning. The same numbers give the same file.
+    """Write the page. The same numbers give the same file.
 
     Args:
-        pruned: what `prune_trained(trainer, module, datamodule)` returned.
+        pruned: the result of `prune_trained(trainer, module, datamodule)`.
         path: the HTML file to write, or a directory that receives `pruned.html`.
-        sizes: bytes, what `sizes_on_disk(module, checkpoint, pruned.costs[0])` returned.
-        title: of the page.
+        sizes: bytes, the result of `sizes_on_disk(module, checkpoint, pruned.costs[0])`.
+        title: title of the page.
 
     Returns:
         The file written.
@@ -49,7 +49,7 @@ def write_pruning_report(
 
     Example::
 
-        pruned = prune_trained(trainer, model, dm)  # of lightning_autoarch.callbacks.prune
+        pruned = prune_trained(trainer, model, dm)  # from lightning_autoarch.callbacks.prune.prune_trained
         write_pruning_report(pruned, "pruned.html")
     """
     return write(destination(path, "pruned.html"), render_pruning_report(pruned, sizes=sizes, title=title))
@@ -98,12 +98,12 @@ def _tiles(pruned: Pruned, sizes: Mapping[str, int]) -> list[tuple[str, str]]:
 
 
 def _now(what: str, says: str) -> str:
-    """What a tile shows, where it is not plain that nothing is different."""
+    """The label of a tile, which says so if nothing changed."""
     return what if "→" in says else f"{what}, as before"
 
 
 def _shares(pruned: Pruned, sizes: Mapping[str, int]) -> list[Share]:
-    """What is left of everything that is known."""
+    """The remaining share of every known quantity."""
     shares: list[Share] = []
 
     def add(what: str, before: float | None, after: float | None, say: object) -> None:
@@ -128,7 +128,7 @@ def _shares(pruned: Pruned, sizes: Mapping[str, int]) -> list[Share]:
 
 
 def _arrow(before: str, after: str) -> str:
-    """From what to what.
+    """A change in words.
 
     >>> _arrow("1", "2"), _arrow("1", "1"), _arrow("", "2")
     ('1 → 2', '1', '2')

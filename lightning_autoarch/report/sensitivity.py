@@ -1,4 +1,4 @@
-"""The sensitivity of each layer to pruning as a picture: score against sparsity, a line a layer."""
+"""The sensitivity of each layer to pruning as a figure: score against sparsity, one line for each layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOOKS = [(colour, dash) for dash in ("solid", "dash", "dot") for colour in (BLUE
 
 
 def plot_sensitivity(frame: pandas.DataFrame) -> go.Figure:
-    """A line for each layer of what `sensitivity` returned, from the dense module on, and the dense score as a level.
+    """One line for each layer of the result of `sensitivity`, starting at the dense module; the dense score is a level.
 
     Raises:
         PruneTypeError: the frame has other columns.

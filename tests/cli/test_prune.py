@@ -93,7 +93,7 @@ def test_channels_are_removed(config: Callable[..., str], trained: str, capsys: 
     dense, size = torch.nn.Module.state_dict(cli_nets.Called(width=32)), Path("pruned.ckpt").stat().st_size
     lost = 4 * (sum(t.numel() for t in dense.values()) - (6 * left + 1))
     assert f"on disk  before {(size + lost) / 1000:.3g} kB, dense {size / 1000:.3g} kB" in said
-    assert 'load it by `load_pruned(Called(...), "pruned.ckpt")`' in said
+    assert 'load it with `load_pruned(Called(...), "pruned.ckpt")`' in said
     small = load_pruned(cli_nets.Called(width=32), "pruned.ckpt")
     assert all(torch.equal(a, b) for a, b in zip(small.parameters(), cli.model.parameters(), strict=True))
     page = Path("pruned.html").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""What masked training refuses, and what it says: before a fit, at the end of a batch, and when the fit is over."""
+"""Errors and warnings of masked training: before a fit, at the end of a batch, and when the fit has ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = 5  # names in a message
 
 
 def check_trained(weights: MaskedWeights) -> None:
-    """Raises PruneValueError naming a parameter that a callback freezes for a while: it has no gradient to go by."""
+    """Raises PruneValueError naming a parameter that is frozen when the fit begins: it has no gradient."""
     for name, parameter in zip(weights.names, weights.parameters, strict=True):
         if not parameter.requires_grad:
             raise PruneValueError(
@@ -28,7 +28,7 @@ def check_trained(weights: MaskedWeights) -> None:
 
 
 def check_apart(callback: Callback, trainer: Trainer, targets: Mapping[str, Tensor]) -> None:
-    """Raises PruneValueError where another callback, set up before, masks some of the same parameters."""
+    """Raises PruneValueError if another callback, set up before, masks some of the same parameters."""
     mine = {id(parameter): name for name, parameter in targets.items()}
     for other in _before(callback, trainer):
         weights: MaskedWeights | None = getattr(other, "weights", None)
@@ -38,12 +38,12 @@ def check_apart(callback: Callback, trainer: Trainer, targets: Mapping[str, Tens
         if shared:
             raise PruneValueError(
                 f"{type(other).__name__} and {type(callback).__name__} of one Trainer both mask {_listed(shared)}: "
-                "each would undo what the other does. Give them disjoint `targets` or `exclude`, or leave one out."
+                "each would undo what the other does. Use disjoint `targets` or `exclude`, or leave one of them out."
             )
 
 
 def say_left_dense(found: Targets) -> None:
-    """Name the weights that are not pruned although one might think so."""
+    """Report the weights that are not pruned although it might be expected."""
     for name, why in found.left_dense.items():
         rank_zero_warn(f"`{name}` is left dense, because a mask on it would not hold: {why}.")
     if found.not_chosen:
@@ -54,54 +54,54 @@ def say_left_dense(found: Targets) -> None:
 
 
 def say_emptied(callback: Callback, names: Sequence[str]) -> None:
-    """Warn that layers have no weight left."""
+    """Warn about layers that have no weight left."""
     if names:
         rank_zero_warn(
-            f"{type(callback).__name__} has pruned every weight of {_listed(names)}: what comes out there no longer "
+            f"{type(callback).__name__} has pruned every weight of {_listed(names)}: their output no longer "
             "depends on the input. Choose a lower sparsity, another `scope`, or `floor` > 0."
         )
 
 
 def say_short(callback: Callback, weights: MaskedWeights, masks: Sequence[BitMask], sparsity: float) -> None:
-    """Warn where fewer weights are pruned than asked, because every slice that a norm is taken of keeps one."""
+    """Warn if fewer weights are pruned than requested, because every slice of which a norm is taken keeps one."""
     asked = round(sparsity * sum(weights.sizes)) - len(masks)  # counts of each target are rounded
     pruned = sum(mask.numel - mask.count() for mask in masks)
     if pruned < asked and any(weights.normed):
         rank_zero_warn(
             f"{type(callback).__name__} prunes {pruned} weights, not the {asked} of a sparsity of {sparsity:.3g}: "
-            "where a weight norm is taken of a slice, the slice keeps its largest weight. Leave such layers out by "
+            "each slice of which a weight norm is taken keeps its largest weight. Leave such layers out with "
             "`exclude`, or choose a lower sparsity."
         )
 
 
 def say_behind(callback: Callback, trainer: Trainer, sparsity: float, postponed: bool, total: int | None) -> None:
-    """Warn that the fit ended before the masks were what they were to become."""
+    """Warn that the fit ended before the schedule of the masks did."""
     why = (
-        "it waited for gradients, which were missing or overflowed in the last steps"
+        "it was waiting for gradients, which were missing or overflowed in the last steps"
         if postponed
-        else f"its schedule is made for a fit of {total or 'unknown many'} optimizer steps"
+        else f"its schedule is for a fit of {total or 'an unknown number of'} optimizer steps"
     )
     rank_zero_warn(
-        f"{type(callback).__name__} was not done when the fit ended at step {trainer.global_step}, with a sparsity of "
-        f"{sparsity:.3g}: {why}."
+        f"{type(callback).__name__} was not finished when the fit ended at step {trainer.global_step}, with a sparsity "
+        f"of {sparsity:.3g}: {why}."
     )
 
 
 def not_held(callback: Callback, names: Sequence[str], optimizers: Sequence[Optimizer]) -> PruneValueError:
-    """The error where masked weights came back and no optimizer stepped."""
+    """The error if masked weights are no longer 0 although no optimizer stepped."""
     kinds = " and ".join(dict.fromkeys(type(optimizer).__name__ for optimizer in optimizers))
     return PruneValueError(
         f"Weights of {_listed(names)} that {type(callback).__name__} has masked were no longer 0 at the end of a batch "
-        f"in which `step()` of {kinds} was not called: they are written by something else. Call `step()` for every "
-        "change of the weights, as masks are applied behind it."
+        f"in which `step()` of {kinds} was not called: something else writes to them. Call `step()` for every "
+        "change of the weights, as masks are applied after it."
     )
 
 
 def unseen_steps(callback: Callback, trainer: Trainer) -> PruneValueError:
-    """The error where optimizers step and Lightning does not count it, so that a schedule never moves on."""
+    """The error if optimizers step and Lightning does not count the steps, so that a schedule does not advance."""
     return PruneValueError(
         f"An optimizer stepped, but `trainer.global_step` stayed at {trainer.global_step}: the schedule of "
-        f"{type(callback).__name__} would never move on. Step by Lightning's `self.optimizers().step()`, not by a "
+        f"{type(callback).__name__} would never advance. Step with Lightning's `self.optimizers().step()`, not by a "
         "method of the optimizer that Lightning does not know, or use ConstantSparsity."
     )
 

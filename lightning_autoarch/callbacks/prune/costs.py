@@ -1,8 +1,8 @@
-"""What a module costs before and after pruning: numbers that are kept, and a forward of it as its Trainer runs it.
+"""The costs of a module before and after pruning: its parameters, and a forward of it as its Trainer runs it.
 
-The input is `example_input_array`, or the first batch of the validation, or else of the training, of which the forward
-takes what it takes. Both modules run at the end, in turns, so that whatever else the machine does slows down both. What
-cannot be run is said, not raised: the pruning itself does not need it.
+The input is `example_input_array`, or the first batch of the validation, or else of the training, or whichever part of
+it the forward accepts. Both modules run at the end, in turns, so that other load of the machine slows down both. If a
+module cannot be run, this is reported and not raised: the pruning itself does not need it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ SINGLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # all their FLOPs are pro
 
 @dataclass(frozen=True)
 class Costs:
-    """Of a module. None is not known.
+    """The costs of a module; None is unknown.
 
     Attributes:
-        parameters: how many numbers.
-        nonzero: how many of them are not 0.
+        parameters: number of parameters.
+        nonzero: number of parameters that are not 0.
         size: bytes of the tensors of its `state_dict`.
-        flops: of a forward.
-        nonzero_flops: those of them that multiply with a weight other than 0.
-        seconds: of a forward, the median.
+        flops: FLOPs of a forward.
+        nonzero_flops: FLOPs that multiply with a weight other than 0.
+        seconds: median time of a forward.
     """
 
     parameters: int
@@ -48,7 +48,7 @@ class Costs:
 
 
 def stored(module: nn.Module) -> Costs:
-    """What needs no forward."""
+    """The costs that need no forward."""
     numbers = [parameter.detach() for parameter in module.parameters()]
     return Costs(
         parameters=sum(tensor.numel() for tensor in numbers),
@@ -58,7 +58,7 @@ def stored(module: nn.Module) -> Costs:
 
 
 class FirstBatch(Callback):
-    """Keeps the first batch that a module is given, as it is given it."""
+    """Keeps the first batch that a module receives."""
 
     def __init__(self) -> None:
         self.batch: Any = None
@@ -66,7 +66,7 @@ class FirstBatch(Callback):
 
     @contextmanager
     def listening(self, trainer: Trainer) -> Iterator[None]:
-        """Among the callbacks for a while."""
+        """One of the Trainer's callbacks within the context."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks.insert(0, self)
         try:
@@ -87,10 +87,10 @@ class FirstBatch(Callback):
 
 def compared(
     trainer: Trainer,
-    modules: Sequence[LightningModule],  # doing the same
+    modules: Sequence[LightningModule],  # of the same inputs
     first: FirstBatch,
-) -> tuple[list[Costs], list[str]]:  # of each; what was run and what could not be, in sentences
-    """Run the modules on one input."""
+) -> tuple[list[Costs], list[str]]:  # of each module; and sentences on what was run and what could not be
+    """Run the modules on the same input, in turns."""
     costs = [stored(module) for module in modules]
     with _ready(trainer, modules):
         inputs, note = _inputs(trainer, modules[-1], first)
@@ -111,7 +111,7 @@ def compared(
 
 
 def copied(module: LightningModule) -> tuple[list[LightningModule], list[str]]:  # none; why there is none
-    """A copy of the module as it is, where it can be copied."""
+    """A copy of the module, if it can be copied."""
     try:
         return [detached_copy(module)], []
     except Exception as error:  # whatever it holds that cannot be copied: a file, a lock
@@ -119,7 +119,7 @@ def copied(module: LightningModule) -> tuple[list[LightningModule], list[str]]: 
 
 
 def _inputs(trainer: Trainer, module: LightningModule, first: FirstBatch) -> tuple[Any, str]:
-    """The first that the forward takes, and where it is from; None, and why there is none."""
+    """The first input that the forward accepts and its origin; or None and the reason."""
     example = module.example_input_array
     if example is not None:
         args, kwargs = arguments_of_array(example)
@@ -153,7 +153,7 @@ def _parts(batch: Any) -> Iterator[Any]:
 
 @contextmanager
 def _ready(trainer: Trainer, modules: Sequence[LightningModule]) -> Iterator[None]:
-    """On the device of the fit, under its precision."""
+    """The modules on the device of the fit, with its precision."""
     with ExitStack() as stack:
         for module in modules:
             stack.callback(module.to, module.device)

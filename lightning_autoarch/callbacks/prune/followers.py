@@ -1,12 +1,12 @@
-"""Nets inside of a module that follow another one of it: an averaged copy, a target network.
+"""Nets inside of a module that follow another one: an averaged copy, a target network.
 
-They have the shapes of a net that learns, and the training itself copies weights into them, which fails if only the
-other one loses channels. So they lose the same ones.
+They have the shapes of a net that learns, and the training copies weights into them, which fails if only the other net
+loses channels. So they lose the same channels.
 
-Shapes alone do not tell: a frozen teacher may have those of its student, and stays as it is. What follows is seen from
-its weights: no optimizer can change them, and yet since the first step they came nearer to those of the other net.
+Shapes alone are not enough: a frozen teacher may have the shapes of its student, and is not pruned. A net that follows
+is recognised by its weights: no optimizer can change them, and yet they approached those of the other net:
 
-    | S - M |  <  | S_0 - M |         S the weights of the one that follows, S_0 those of the first step, M of the other
+    | S - M |  <  | S_0 - M |         S: weights of the follower, S_0: before the first step, M: of the other net
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from lightning_autoarch.core.rest import detached_copy, left_unchanged
 from lightning_autoarch.prune.channels import EVERYTHING, UTMOST, Reduction, Removed, Selection, prune_by_
 from lightning_autoarch.structure import Calls, ModuleCall, apply_recipe_, run_on
 
-MOST = 1024  # numbers of a parameter that are compared
-Pairs = dict[str, str]  # path of what follows -> path of what it follows
+MOST = 1024  # elements of a parameter that are compared
+Pairs = dict[str, str]  # path of a follower -> path of the net that it follows
 
 
 class Followers:
-    """Of one fit.
+    """The followers in one fit.
 
     Attributes:
-        alike: path of what cannot learn -> paths of nets of its shapes that do, from the first step on.
+        alike: path of a net that does not learn -> paths of nets of its shapes that do.
     """
 
     def __init__(self) -> None:
@@ -42,17 +42,17 @@ class Followers:
         self._start: dict[str, dict[str, Tensor]] | None = None
 
     def begin(self, module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-        """Look at the weights before the first step; later calls do nothing."""
+        """Record the weights before the first step; later calls do nothing."""
         if self._start is None:
             self.alike = dict(_alike(module, _learning(module, optimizers)))
             self._start = {path: _sample(module.get_submodule(path)) for path in self.alike}
 
     def forget(self) -> None:
-        """Hold nothing of the fit any more."""
+        """Release everything of the fit."""
         self.alike, self._start = {}, None
 
     def found(self, module: nn.Module, optimizers: Sequence[Optimizer]) -> Pairs:
-        """What has followed another net so far, with the one that it came nearest to, in relation to before."""
+        """The followers so far, each with the net that it approached most."""
         learning, pairs = _learning(module, optimizers), Pairs()
         for path, others in self.alike.items():
             before, now = (self._start or {})[path], _sample(module.get_submodule(path))
@@ -76,14 +76,13 @@ def prune_with_followers_(
     selection: Selection = EVERYTHING,
     optimizers: Sequence[Optimizer] = (),
 ) -> Removed:
-    """`prune_by_`, and what follows loses the same channels as what it follows.
+    """`prune_by_`, with followers losing the same channels as the nets that they follow.
 
-    The inputs and results of both keep their channels: the training compares what comes out of one with what comes out
-    of the other. The recipe is of both.
+    The inputs and outputs of both keep their channels, since the training compares the outputs. The recipe is for both.
 
     Args:
         module, example_inputs, reduction, selection, optimizers: as in `prune_by_`.
-        pairs: of `Followers.found`.
+        pairs: from `Followers.found`.
 
     Raises:
         StructureError, PruneValueError: as in `prune_channels_`.
@@ -103,7 +102,7 @@ def prune_with_followers_(
 def why_not(
     module: nn.Module, example_inputs: Any, reduction: Reduction, pairs: Pairs, selection: Selection = EVERYTHING
 ) -> str | None:
-    """Why `prune_with_followers_` would fail, tried on a copy; None where it would not. A latency is not measured."""
+    """Why `prune_with_followers_` would fail, tried on a copy; None if it would not. A latency is not measured."""
     tried = reduction if reduction.is_countable else UTMOST
     try:
         prune_with_followers_(detached_copy(module), example_inputs, tried, pairs, selection)
@@ -113,7 +112,7 @@ def why_not(
 
 
 def _followed(recipe: Mapping[str, Any], pairs: Pairs) -> dict[str, Any]:
-    """By which what follows loses what the others lose by a recipe."""
+    """The recipe by which followers lose what the nets that they follow lose by `recipe`."""
     found = dict(recipe)
     for part in ("tensors", "attributes"):
         entries = recipe[part].items()
@@ -127,10 +126,10 @@ def _followed(recipe: Mapping[str, Any], pairs: Pairs) -> dict[str, Any]:
 
 
 def _with_own_calls(module: nn.Module, example_inputs: Any, pairs: Pairs) -> tuple[Calls, list[str]]:
-    """Example inputs with each net that is followed called by itself too, so that its results keep their channels.
+    """Example inputs that also call each followed net by itself, so that its outputs keep their channels.
 
     Returns:
-        Those, and the paths of what follows that runs by the example as well.
+        The inputs, and the paths of the followers that run in the example.
     """
     if isinstance(example_inputs, Calls):
         given = example_inputs
@@ -164,7 +163,7 @@ def _learning(module: nn.Module, optimizers: Sequence[Optimizer]) -> set[int]:
 
 
 def _alike(module: nn.Module, learning: set[int]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The largest submodules that cannot learn, with the disjoint ones of their shapes that do."""
+    """The largest submodules that do not learn, with the disjoint ones of the same shapes that do."""
     taken: list[str] = []
     candidates = [
         (path, each) for path, each in module.named_modules() if path and any(True for _ in each.parameters())
@@ -189,7 +188,7 @@ def _shapes(module: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 def _sample(module: nn.Module) -> dict[str, Tensor]:
-    """Some numbers of each parameter. Buffers are left out: those of a batch norm follow what runs through it."""
+    """Some elements of each parameter. Buffers are left out: those of a batch norm follow the data."""
     return {
         name: p.detach().reshape(-1)[:: math.ceil(p.numel() / MOST) or 1].to("cpu", torch.float64)
         for name, p in module.named_parameters()

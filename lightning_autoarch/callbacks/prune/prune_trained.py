@@ -1,4 +1,4 @@
-"""Pruning of a module that was trained before: weights are loaded, validated, trained on under pruning callbacks."""
+"""Pruning of a trained module: load its weights, validate, train on with pruning callbacks, validate again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MASKS_ARE_NOT_FAST = "Zeros under masks make no forward faster: torch multiplies
 
 @dataclass(frozen=True)
 class Layer:
-    """How many numbers of a layer, or of a target of pruning, are kept."""
+    """How many weights of a layer, or of a target of pruning, are kept."""
 
     name: str
     n_weights: int
@@ -34,14 +34,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Pruned:
-    """The result.
+    """The result of `prune_trained`.
 
     Attributes:
-        before, after: what validation logged.
-        layers: targets under masks.
-        resized: parameters of each layer, where channels were removed.
-        costs: of the dense module and of the pruned one; None: not measured.
-        notes: how that was measured, in sentences.
+        before, after: the metrics that validation logged.
+        layers: the masked targets.
+        resized: the parameters of each layer, if channels were removed.
+        costs: of the dense module and of the pruned one; None if they were not measured.
+        notes: sentences on how they were measured.
     """
 
     before: Scores
@@ -53,10 +53,10 @@ class Pruned:
 
 
 def load_weights(module: LightningModule, path: str | Path) -> None:
-    """All weights of the module, from a checkpoint of any kind that `read_checkpoint` knows.
+    """Load all weights of the module from a checkpoint of any kind that `read_checkpoint` knows.
 
     Raises:
-        CheckpointError: it cannot be read, or is of another module; nothing is changed.
+        CheckpointError: it cannot be read, or belongs to another module; nothing is changed.
     """
     state: dict[str, Tensor] = dict(read_checkpoint(path))
     own = {name: tensor.shape for name, tensor in module.state_dict().items()}
@@ -64,11 +64,12 @@ def load_weights(module: LightningModule, path: str | Path) -> None:
         if name not in state or state[name].shape != shape:
             got = f"{tuple(state[name].shape)}" if name in state else "none"
             raise CheckpointError(
-                f"Expected `{shown(name)}` of shape {tuple(shape)} in {path}, got {got}: of another module."
+                f"Expected `{shown(name)}` of shape {tuple(shape)} in {path}, got {got}: it belongs to another module."
             )
     if strange := [name for name in state if name not in own]:
         raise CheckpointError(
-            f"{path} has `{shown(strange[0])}`, which {type(module).__name__} has not: of another module."
+            f"{path} has `{shown(strange[0])}`, which {type(module).__name__} does not have: it belongs to another "
+            "module."
         )
     try:
         module.load_state_dict(state)
@@ -84,9 +85,9 @@ def prune_trained(
     module: LightningModule,
     datamodule: LightningDataModule | None = None,
 ) -> Pruned:
-    """Validate, train on while pruning, validate again; parameters, FLOPs and latency before and after.
+    """Validate, train on while pruning, and validate again; with parameters, FLOPs and latency before and after.
 
-    Keeps a copy of the dense module meanwhile, to run both in turns at the end.
+    A copy of the dense module is kept, so that both can be run in turns at the end.
     """
     (dense, unknown), was, sizes = copied(module), stored(module), _parameters(module)
     first = FirstBatch()
@@ -102,7 +103,7 @@ def prune_trained(
 
 
 def save_pruned(trainer: Trainer, path: Path) -> None:
-    """Weights and hyperparameters; where channels were removed also the recipe, which `load_pruned` needs."""
+    """Save weights and hyperparameters, and if channels were removed the recipe that `load_pruned` needs."""
     removed = recipes(trainer)
     with _added_to_checkpoints(trainer.lightning_module, {"callbacks": removed} if removed else {}):
         trainer.save_checkpoint(path, weights_only=True)
@@ -110,7 +111,7 @@ def save_pruned(trainer: Trainer, path: Path) -> None:
 
 @contextlib.contextmanager
 def _added_to_checkpoints(module: LightningModule, entries: Mapping[str, Any]) -> Iterator[None]:
-    """What is saved of the module meanwhile has these entries too; the module's own hook goes first."""
+    """Within the context, checkpoints of the module have these entries too; the module's own hook runs first."""
     own, was_on_instance = module.on_save_checkpoint, "on_save_checkpoint" in module.__dict__
 
     def on_save_checkpoint(checkpoint: dict[str, Any]) -> None:
@@ -132,9 +133,9 @@ def sizes_on_disk(
     checkpoint: Path,
     dense: Costs | None = None,  # of the module before
 ) -> dict[str, int]:
-    """Of a checkpoint, and of its weights in a `.sparse.safetensors` file where safetensors is installed; bytes.
+    """Bytes of a checkpoint, and of its weights in a `.sparse.safetensors` file if safetensors is installed.
 
-    "before" is what the checkpoint would take with the weights of `dense`.
+    "before" is the size that the checkpoint would have with the weights of `dense`.
     """
     sizes = {"dense": checkpoint.stat().st_size}
     if dense is not None:
@@ -147,7 +148,7 @@ def sizes_on_disk(
 
 
 def recipes(trainer: Trainer) -> dict[str, Any]:
-    """What callbacks that remove channels hold for a checkpoint, by their key."""
+    """The states of callbacks that removed channels, by their keys in a checkpoint."""
     found = [cb for cb in trainer.callbacks if isinstance(cb, ChannelPruning)]  # type: ignore[attr-defined]
     return {callback.state_key: callback.state_dict() for callback in found if callback.recipe}
 
@@ -159,7 +160,7 @@ def _layers(callbacks: Iterable[Callback]) -> Iterator[Layer]:
 
 
 def _parameters(module: nn.Module) -> dict[str, int]:
-    """Of each layer that has some of its own."""
+    """The number of parameters of each layer that has any of its own."""
     own = {path: [p.numel() for p in layer.parameters(recurse=False)] for path, layer in module.named_modules()}
     return {path or "(itself)": sum(numels) for path, numels in own.items() if numels}
 

@@ -1,4 +1,4 @@
-"""What training was at one step, to go back to: the module, its optimizers, their schedulers (lottery ticket)."""
+"""The state of training at one step, to which it is rewound: module, optimizers, schedulers (lottery ticket)."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ SNAPSHOT = record(
         ),
         "schedulers": sequence(mapping(data())),
     }
-)  # of what a checkpoint holds
+)  # the form of a snapshot in a checkpoint
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Copies on the CPU, in the form that checkpoints hold."""
+    """Copies on the CPU, in the form of a checkpoint."""
 
     state: dict[str, Any]
 
     @classmethod
     def of(cls, trainer: Trainer, module: LightningModule) -> Snapshot:
-        """Of now. No tensor in it shares memory with what is trained."""
+        """The present state. No tensor in it shares memory with the training."""
         return cls(
             {
                 "module": _copied(dict(module.state_dict())),
@@ -42,10 +42,10 @@ class Snapshot:
         )
 
     def check(self, trainer: Trainer, module: LightningModule) -> None:
-        """See that one from a checkpoint fits, before training and not when it is gone back to.
+        """Check before training that a snapshot from a checkpoint fits.
 
         Raises:
-            CheckpointError: it is of another module, or of other optimizers.
+            CheckpointError: it belongs to another module or to other optimizers.
         """
         here = {name: tuple(value.shape) for name, value in module.state_dict().items() if isinstance(value, Tensor)}
         there = {name: tuple(value.shape) for name, value in self.state["module"].items()}
@@ -53,18 +53,18 @@ class Snapshot:
         if odd is not None:
             raise CheckpointError(
                 f"Expected the weights to rewind to in the checkpoint, of shape {here.get(odd, 'none')} for "
-                f"`{shown(odd)}`, got {there.get(odd, 'none')}: it is of another module."
+                f"`{shown(odd)}`, got {there.get(odd, 'none')}: it belongs to another module."
             )
         sizes = [[len(group["params"]) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
         stored = [[len(group["params"]) for group in each["param_groups"]] for each in self.state["optimizers"]]
         if sizes != stored or len(self.state["schedulers"]) != len(trainer.lr_scheduler_configs):
             raise CheckpointError(
-                "Expected the optimizers and schedulers of this fit in what the checkpoint rewinds to, got others."
+                "Expected the optimizers and schedulers of this fit in the snapshot of the checkpoint, got others."
             )
 
     @torch.no_grad()
     def restore_(self, trainer: Trainer) -> None:
-        """Write all of it back; parameters keep their identity. Counters of the Trainer go on."""
+        """Restore the state in place; parameters keep their identity. The counters of the Trainer are not reset."""
         trainer.lightning_module.load_state_dict(self.state["module"])
         for optimizer, state in zip(trainer.optimizers, self.state["optimizers"], strict=True):
             optimizer.load_state_dict(copy.deepcopy(state))

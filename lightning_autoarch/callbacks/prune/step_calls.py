@@ -1,6 +1,6 @@
-"""`StepCalls`: the inputs of a module, taken from its first training step where nobody has given an example.
+"""`StepCalls`: the inputs of a module, taken from its first training step if no example is given.
 
-The step itself is the example: what it calls with gradients is followed, however it prepares the batch.
+The step itself is the example: every module that it calls with gradients is followed, however it prepares the batch.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ REMEDY = (
 
 
 class StepCalls:
-    """Of one fit.
+    """The calls in one fit.
 
     Attributes:
-        inputs: as `example_inputs`; None while there are none.
+        inputs: in the form of `example_inputs`; None before the first step.
     """
 
     def __init__(self) -> None:
@@ -38,20 +38,20 @@ class StepCalls:
         self._seen = 0  # calls, when they were looked at
 
     def begin(self, module: LightningModule, batch: Any) -> None:
-        """Record the step that comes, if none was yet."""
+        """Record the next step, unless one was recorded."""
         if self._recorder is None:
             self._batch = batch
             self._recorder = CallRecorder(module, skip=lambda part: isinstance(part, Metric)).__enter__()
 
     def end(self) -> bool:
-        """Of a step. Returns whether it called more than was checked."""
+        """End of a step. Returns whether it called more modules than were checked."""
         if self._recorder is None or not self._recorder.is_on:
             return False
         self._recorder.__exit__(None, None, None)
         return len(self._recorder.calls.calls) > self._seen
 
     def forget(self) -> None:
-        """No hook stays on the module, and no tensor is held."""
+        """Remove all hooks from the module, and release all tensors."""
         if self._recorder is not None:
             self._recorder.__exit__(None, None, None)
         self._recorder = self._batch = self.inputs = None
@@ -61,7 +61,7 @@ class StepCalls:
         """Find inputs with which the module can be followed, and made small enough.
 
         Raises:
-            StructureError: there are none; with the remedy.
+            StructureError: there are none; the error says what to do.
             PruneValueError: as `check_prunable`.
         """
         assert self._recorder is not None
@@ -86,7 +86,7 @@ class StepCalls:
             )
 
     def tell_twins(self, module: LightningModule, followers: Container[str]) -> None:
-        """Tell of a net that ran without learning and is shaped as one that learns: a target network, an average.
+        """Report nets that ran without learning and have the shapes of one that learns: a target network, an average.
 
         Args:
             module: that was recorded.
@@ -111,11 +111,11 @@ class StepCalls:
 
     @property
     def still(self) -> tuple[str, ...]:
-        """Paths of what ran in the recorded step without learning."""
+        """Paths of the nets that ran in the recorded step without learning."""
         return self._recorder.still if self._recorder is not None else ()
 
     def tell_left(self, paths: Collection[str]) -> list[str]:
-        """Warn of those of these nets that ran without learning: they keep their size. Returns their paths."""
+        """Warn about those of these nets that ran without learning: they keep their sizes. Returns their paths."""
         left = [path for path in self.still if path in paths]
         for path in left:
             rank_zero_warn(
@@ -135,12 +135,12 @@ def _as_example(calls: Calls) -> Any:
 
 
 def _beginning(batch: Any) -> Any:
-    """What a batch begins with is taken for the input of `forward`; a dict for its keywords."""
+    """The input of `forward`: the first item of a batch, or a dict as its keywords."""
     return batch[0] if isinstance(batch, tuple | list) else batch
 
 
 def _alike(a: nn.Module, b: nn.Module) -> bool:
-    """Of one class, with parameters of the same names and shapes."""
+    """Whether they are of one class, with parameters of the same names and shapes."""
     return a is not b and type(a) is type(b) and _shapes(a) == _shapes(b)
 
 

@@ -20,16 +20,17 @@ Given = nn.Module | str | Path | None
 
 
 def make_teacher(module: LightningModule, given: Given, layer: str) -> nn.Module:
-    """In eval mode, without gradients, on the module's device.
+    """A teacher in eval mode, without gradients, on the module's device.
 
     Args:
-        module: whose `layer`, or as a whole with "", is to be taught.
-        given: None: the teacher is a copy of that; a path: of that, with the weights of a checkpoint; a
-            LightningModule: of its `layer`; any other module: of this itself.
+        module: the student; its `layer` is taught, or all of it if `layer` is "".
+        given: None: the teacher is a copy of the layer; a path: a copy with the weights of a checkpoint; a
+            LightningModule: a copy of its `layer`; any other module: a copy of this module.
         layer: name of a submodule, or "".
 
     Raises:
-        PruneTypeError, PruneValueError: it cannot be copied, or the checkpoint not be read or not be of this module.
+        PruneTypeError, PruneValueError: the module cannot be copied; the checkpoint cannot be read, or belongs to
+            another module.
     """
     if given is None:
         teacher = _copied(module.get_submodule(layer))
@@ -59,7 +60,7 @@ def _copied(module: nn.Module) -> nn.Module:
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
-    """In the place of logging."""
+    """Takes the place of logging."""
 
 
 def _part(module: LightningModule, layer: str) -> nn.Module:
@@ -72,7 +73,7 @@ def _part(module: LightningModule, layer: str) -> nn.Module:
 
 
 def _loaded(module: nn.Module, path: str | Path) -> nn.Module:
-    """With the weights of a Lightning checkpoint or a state_dict. No code in the file is run."""
+    """The module with the weights of a Lightning checkpoint or a state_dict. No code in the file is run."""
     try:
         checkpoint = _content(path)
     except CheckpointError as error:
@@ -106,6 +107,6 @@ def _content(path: str | Path) -> Mapping[str, Any]:
 
 
 def to_precision_of(teacher: nn.Module, module: nn.Module) -> nn.Module:
-    """With floating-point weights in the dtype of the module's, where these are all of one ("bf16-true", "64-true")."""
+    """The teacher in the dtype of the module's parameters, if they all have one other than float32 ("bf16-true")."""
     dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()}
     return teacher.to(dtypes.pop()) if len(dtypes) == 1 and torch.float32 not in dtypes else teacher

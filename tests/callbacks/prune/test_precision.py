@@ -125,7 +125,7 @@ def test_it_waits_for_a_step_where_gradients_accumulate(kind: str) -> None:
 
 
 def test_it_says_where_it_waited_until_the_end() -> None:
-    with pytest.warns(UserWarning, match="it waited for gradients, which were missing or overflowed"):
+    with pytest.warns(UserWarning, match="it was waiting for gradients, which were missing or overflowed"):
         fit(own(), KINDS["gradient"](), plugins=scaled(OVERFLOWS))
 
 
