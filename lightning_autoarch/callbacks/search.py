@@ -35,7 +35,7 @@ from lightning_autoarch.callbacks.search_fit import SearchFit, Winner
 from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.core.errors import SearchError, SpaceError
 from lightning_autoarch.core.schema import VERSION, Schema, data, is_empty, mapping, optional, real, whole
-from lightning_autoarch.seam.lightning import checkpoint_path
+from lightning_autoarch.seam.lightning import callbacks_of, checkpoint_path
 from lightning_autoarch.search.board import html_table
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.samplers import SAMPLERS
@@ -221,7 +221,7 @@ class ArchitectureSearch(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or self.has_searched(pl_module):
             return
-        if any(isinstance(cb, TrialRecorder) for cb in trainer.callbacks):  # type: ignore[attr-defined]
+        if any(isinstance(cb, TrialRecorder) for cb in callbacks_of(trainer)):
             return  # a trial of ours, whose module brings the search along in its `configure_callbacks`
         check_flavour(self, trainer, pl_module, SearchError)
         self._fit = fit = SearchFit.of(self, self, trainer, pl_module, self.links)

@@ -20,6 +20,7 @@ from lightning_autoarch.callbacks.joint.joint import JointSearch
 from lightning_autoarch.callbacks.search_config import Settings
 from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.core.files import writable_directory
+from lightning_autoarch.seam.lightning import datamodule_of, fast_dev_run
 from lightning_autoarch.search.conditions import Conditions
 from lightning_autoarch.search.opening import StudyDefinition, open_study
 from lightning_autoarch.search.samplers import named_sampler
@@ -56,7 +57,7 @@ class SearchStudy:
         Raises:
             SearchError: the directory is not writable.
         """
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if fast_dev_run(trainer):
             return cls(search, trainer, module, None)
         given = search.study.directory
         directory = writable_directory(
@@ -119,7 +120,7 @@ class SearchStudy:
 
     def _known(self) -> dict[str, Any]:
         """The values of the space's parameters that a search without them has trained with."""
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        datamodule = datamodule_of(self.trainer)
         of_data = {} if datamodule is None else {f"data.{name}": value for name, value in datamodule.hparams.items()}
         values = {**({} if self.search.factory is not None else self.module.hparams), **of_data}
         return {name: copy.deepcopy(values[name]) for name in self.search.space.parameters if name in values}

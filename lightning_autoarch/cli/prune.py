@@ -25,7 +25,7 @@ from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune.schedule import CubicSparsity
 from lightning_autoarch.report.pruned import pruned_table
 from lightning_autoarch.report.pruning import write_pruning_report
-from lightning_autoarch.seam.lightning import CLASS_PATH
+from lightning_autoarch.seam.lightning import CLASS_PATH, fast_dev_run
 from lightning_autoarch.seam.lightning_cli import ExtensibleCLI
 from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
 
@@ -56,7 +56,7 @@ class PruneCommand(ExtensibleCLI):
         page = page_path(report, output)
         self._runs = True
         pruned = prune_trained(self.trainer, model, datamodule)
-        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if fast_dev_run(self.trainer):
             print(f"fast_dev_run: one batch was trained; {output} is not written.")
             return
         save_pruned(self.trainer, Path(output))

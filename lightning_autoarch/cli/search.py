@@ -27,7 +27,7 @@ from lightning_autoarch.cli.winner import (
     write_config,
 )
 from lightning_autoarch.core.errors import SearchError
-from lightning_autoarch.seam.lightning import end_of_tuning
+from lightning_autoarch.seam.lightning import callbacks_of, end_of_tuning, fast_dev_run
 from lightning_autoarch.seam.lightning_cli import ExtensibleCLI
 from lightning_autoarch.training.arguments import Constructor
 from lightning_autoarch.training.data import split_architecture
@@ -58,11 +58,11 @@ class SearchCommand(ExtensibleCLI):
         search, path = self._search_of(self.trainer), writable(Path(output))
         check_config(search.space.parameters)
         self._runs = True
-        self.trainer.callbacks.insert(0, _StopBeforeTraining())  # type: ignore[attr-defined]
+        callbacks_of(self.trainer).insert(0, _StopBeforeTraining())
         self.trainer.fit(model, datamodule=datamodule)
         assert search.optuna_study is not None
         assert search.best_architecture is not None
-        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if fast_dev_run(self.trainer):
             print(f"fast_dev_run: one trial ran; {path} is not written.")
             return
         winner = f"trial #{search.state_dict()['trial']}, {search.monitor} {search.best_score:.6g}"
@@ -84,7 +84,7 @@ class SearchCommand(ExtensibleCLI):
         return ArchitectureSearch(**options)
 
     def _search_of(self, trainer: Trainer) -> ArchitectureSearch:
-        search = first_search(trainer.callbacks)  # type: ignore[attr-defined]
+        search = first_search(callbacks_of(trainer))
         if search is None:
             raise SearchError("Nothing to search: give the config a section `search:` with `space` and `monitor`.")
         if search.factory is not None:
@@ -117,7 +117,7 @@ class SearchCommand(ExtensibleCLI):
 
     def _write_callbacks(self, config: dict[str, Any], architecture: Mapping[str, Any]) -> None:
         """Put the winner's parameters of callbacks, `prune.*` and `transfer.*`, where the config has the callbacks."""
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = callbacks_of(self.trainer)
         for family in FAMILIES:
             parameters = family.part(architecture)
             found = the_one(family, callbacks, "the Trainer's callbacks", list(parameters)) if parameters else None

@@ -16,6 +16,7 @@ from lightning_autoarch.cli.pages import page_path, write_page
 from lightning_autoarch.cli.sections import differs, top_level
 from lightning_autoarch.core.errors import TransferError
 from lightning_autoarch.report.transferred import finetuned_table, write_transfer_report
+from lightning_autoarch.seam.lightning import fast_dev_run
 from lightning_autoarch.seam.lightning_cli import ExtensibleCLI
 from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
 
@@ -48,7 +49,7 @@ class TransferCommand(ExtensibleCLI):
             tuned = fine_tune(self.trainer, model, datamodule)
         if self.trainer.is_global_zero:
             print(finetuned_table(tuned))
-        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if fast_dev_run(self.trainer):
             print(f"fast_dev_run: one batch was trained; {output} is not written.")
             return
         self.trainer.save_checkpoint(output, weights_only=True)

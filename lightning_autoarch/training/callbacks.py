@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from lightning.pytorch import Callback, Trainer
 
 from lightning_autoarch.core.errors import SearchError
+from lightning_autoarch.seam.lightning import callbacks_of
 
 
 @runtime_checkable
@@ -42,13 +43,13 @@ class Sharing(Protocol):
 
 def unsettled(trainer: Trainer) -> list[str]:
     """The classes of callbacks that are not done yet with making the net what it will be."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = callbacks_of(trainer)
     return [type(each).__name__ for each in callbacks if isinstance(each, Settling) and not each.settled]
 
 
 def shares(trainer: Trainer) -> dict[str, float]:
     """Name -> share in [0, 1]: of what several callbacks count under one name, parts and wholes are added."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = callbacks_of(trainer)
     sums: dict[str, tuple[float, float]] = {}
     for each in callbacks:
         for name, (part, whole) in each.shares_of_net().items() if isinstance(each, Sharing) else ():

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 
 from lightning_autoarch.core.errors import SearchError, SpaceError, did_you_mean
+from lightning_autoarch.seam.lightning import callbacks_of
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.nested import listed
 
@@ -43,7 +44,7 @@ def check_trainer_names(names: Iterable[str], trial_trainer: Mapping[str, Any], 
             raise SpaceError(_not_searchable(name))
         if name in trial_trainer:
             raise SearchError(f"`{PREFIX}{name}` of the space and `trial.trainer` set the same: leave one out.")
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = callbacks_of(trainer)
         if name == "accumulate_grad_batches" and any(isinstance(c, GradientAccumulationScheduler) for c in callbacks):
             raise SearchError(f"`{PREFIX}{name}` of the space and GradientAccumulationScheduler set the same.")
 

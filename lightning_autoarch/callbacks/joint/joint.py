@@ -19,6 +19,7 @@ from lightning_autoarch.callbacks.joint.families import FAMILIES, Family
 from lightning_autoarch.callbacks.joint.obstacles import reshapes, reshapes_before_training
 from lightning_autoarch.callbacks.joint.pair import Pair, the_one
 from lightning_autoarch.core.errors import SearchError
+from lightning_autoarch.seam.lightning import callbacks_of
 from lightning_autoarch.search.space import SearchSpace
 
 _DRAWS = 20  # random points of the space in which a value is tried: one that is possible in none is a mistake
@@ -50,7 +51,7 @@ class JointSearch:
             SearchError: no callback for the names of a family, or more than one.
             SpaceError: a name that it does not take.
         """
-        outer: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        outer = callbacks_of(trainer)
         pairs = [pair for family in FAMILIES for pair in _varied(family, space, trial_callbacks, outer, module)]
         known = {id(pair.trial) for pair in pairs}
         pairs += [Pair(cb, _twin(cb, outer)) for cb in trial_callbacks if reshapes(cb) and id(cb) not in known]

@@ -41,7 +41,7 @@ from lightning_autoarch.prune.load import (
 )
 from lightning_autoarch.prune.schedule import Moment, Step, check_moment, step_of
 from lightning_autoarch.prune.units import Norm, UnitScope
-from lightning_autoarch.seam.lightning import checkpoint_path
+from lightning_autoarch.seam.lightning import callbacks_of, checkpoint_path, fast_dev_run
 from lightning_autoarch.structure import apply_recipe_, check_carriable
 
 
@@ -214,7 +214,7 @@ class ChannelPruning(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.distill is not None:
             self.distill.on_fit_start(trainer, pl_module)
-        total = None if trainer.fast_dev_run and isinstance(self.at, Step) else total_steps(trainer)  # type: ignore[attr-defined]
+        total = None if fast_dev_run(trainer) and isinstance(self.at, Step) else total_steps(trainer)
         self._step = None if self.is_after else step_of(self.at, total, "at")
         self._unchecked = not self._is_small(pl_module)
         if self._unchecked:
@@ -333,7 +333,7 @@ class ChannelPruning(Callback):
         """Averages of the module, and the masks of callbacks that hold some."""
         for average in averages(trainer):
             apply_recipe_(average, recipe)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in callbacks_of(trainer):
             if isinstance(callback, MaskedTraining):
                 callback.follow(recipe)
 

@@ -13,6 +13,7 @@ from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.targets import Targets
+from lightning_autoarch.seam.lightning import callbacks_of
 
 SHOWN = 5  # names in a message
 
@@ -107,7 +108,7 @@ def unseen_steps(callback: Callback, trainer: Trainer) -> PruneValueError:
 
 
 def _before(callback: Callback, trainer: Trainer) -> list[Callback]:
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = callbacks_of(trainer)
     return callbacks[: callbacks.index(callback)] if callback in callbacks else []
 
 

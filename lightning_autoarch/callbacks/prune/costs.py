@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_autoarch.core.examples import WAYS, arguments_of_array, moved_to
 from lightning_autoarch.core.rest import detached_copy
+from lightning_autoarch.seam.lightning import callbacks_of
 from lightning_autoarch.structure.cost import flops_by_density, seconds_of_each
 
 PATIENCE_SECONDS = 2.0  # for the forwards of both modules
@@ -67,7 +68,7 @@ class FirstBatch(Callback):
     @contextmanager
     def listening(self, trainer: Trainer) -> Iterator[None]:
         """One of the Trainer's callbacks within the context."""
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = callbacks_of(trainer)
         callbacks.insert(0, self)
         try:
             yield

@@ -23,6 +23,7 @@ from lightning_autoarch.core.patterns import plain_name
 from lightning_autoarch.core.schema import VERSION, Schema, is_empty, text
 from lightning_autoarch.prune.counts import non_negative
 from lightning_autoarch.prune.distillation import KINDS, OutputLoss, check_temperature, output_loss
+from lightning_autoarch.seam.lightning import callbacks_of
 
 SCHEMA = Schema("Distillation", 1, {"teacher": text()})
 
@@ -96,7 +97,7 @@ class Distillation(Callback):
         if stage == "fit":
             check_whole_parameters(self, trainer)
             check_flavour(self, trainer, pl_module)
-            _come_before_pruning(self, trainer.callbacks)  # type: ignore[attr-defined]
+            _come_before_pruning(self, callbacks_of(trainer))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end()

@@ -61,6 +61,7 @@ from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.mask_updates import check_finite
 from lightning_autoarch.prune.masked import MaskedWeights, masks_of
 from lightning_autoarch.prune.targets import Targets, examine_targets
+from lightning_autoarch.seam.lightning import fast_dev_run
 
 SCHEMA_VERSION = 1
 MASK = record({"shape": sequence(whole()), "words": tensor(torch.uint8, 1)})  # of `BitMask.state`
@@ -288,7 +289,7 @@ class MaskedTraining(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._apply(trainer)
-        if self._is_behind and not (trainer.fast_dev_run or is_trial(trainer)):  # type: ignore[attr-defined]
+        if self._is_behind and not (fast_dev_run(trainer) or is_trial(trainer)):
             say_behind(self, trainer, self.sparsity, self._postponed, self._total)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -344,7 +345,7 @@ class MaskedTraining(Callback):
         try:
             self.check(weights, self._total)
         except PruneValueError:
-            if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            if not fast_dev_run(trainer):
                 raise
             self._total = ENDLESS  # its one step tells nothing of the fit that the schedule is made for
             self.check(weights, self._total)

@@ -17,6 +17,7 @@ from lightning_autoarch.callbacks.prune.costs import Costs, FirstBatch, compared
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.scores import Scores, validated
 from lightning_autoarch.core.errors import CheckpointError, MissingPackageError, shown
+from lightning_autoarch.seam.lightning import callbacks_of
 from lightning_autoarch.training.sparse_file import save_sparse
 from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
 
@@ -95,7 +96,7 @@ def prune_trained(
         before = validated(trainer, module, datamodule)
         trainer.fit(module, datamodule=datamodule)
     after = validated(trainer, module, datamodule)
-    layers = tuple(_layers(trainer.callbacks))  # type: ignore[attr-defined]
+    layers = tuple(_layers(callbacks_of(trainer)))
     resized = tuple(_resized(sizes, _parameters(module))) if recipes(trainer) else ()
     costs, notes = compared(trainer, [*dense, module], first)
     notes += unknown + ([MASKS_ARE_NOT_FAST] if layers else [])
@@ -149,7 +150,7 @@ def sizes_on_disk(
 
 def recipes(trainer: Trainer) -> dict[str, Any]:
     """The states of callbacks that removed channels, by their keys in a checkpoint."""
-    found = [cb for cb in trainer.callbacks if isinstance(cb, ChannelPruning)]  # type: ignore[attr-defined]
+    found = [cb for cb in callbacks_of(trainer) if isinstance(cb, ChannelPruning)]
     return {callback.state_key: callback.state_dict() for callback in found if callback.recipe}
 
 

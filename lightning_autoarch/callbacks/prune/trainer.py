@@ -67,7 +67,7 @@ def fraction_done(trainer: Trainer, batch_idx: int) -> float:
 
 def number(callback: Callback, trainer: Trainer) -> str:
     """The suffix of logged names: none for the Trainer's first callback of a class, `_2` for the second, ..."""
-    kin = [cb for cb in trainer.callbacks if type(cb) is type(callback)]  # type: ignore[attr-defined]
+    kin = [cb for cb in callbacks_of(trainer) if type(cb) is type(callback)]
     index = next((i for i, cb in enumerate(kin) if cb is callback), 0)
     return f"_{index + 1}" if index else ""
 
@@ -82,7 +82,7 @@ class Thawing(Protocol):
 @contextlib.contextmanager
 def as_ever_trained(trainer: Trainer) -> Iterator[None]:
     """Within the context, every parameter that is trained at any time of the fit requires a gradient."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = callbacks_of(trainer)
     frozen = [parameter for each in callbacks if isinstance(each, Thawing) for parameter in each.thawed_later()]
     for parameter in frozen:
         parameter.requires_grad_(True)

@@ -12,6 +12,7 @@ from lightning_autoarch.callbacks.transfer.course import Block
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.callbacks.transfer.lora import merge_lora
 from lightning_autoarch.core.errors import TransferError
+from lightning_autoarch.seam.lightning import callbacks_of
 from lightning_autoarch.transfer.match.report import TransferReport
 
 
@@ -42,7 +43,7 @@ def fine_tune(
     Raises:
         TransferError: no TransferLearning among the callbacks, or as it raises.
     """
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = callbacks_of(trainer)
     transfer = _only_one(callbacks)
     earlier = _Earlier(transfer)
     callbacks.insert(0, earlier)

@@ -14,11 +14,12 @@ from lightning.pytorch.callbacks import BaseFinetuning, BatchSizeFinder, Learnin
 
 from lightning_autoarch.callbacks.transfer.groups import Split
 from lightning_autoarch.core.errors import TransferError
+from lightning_autoarch.seam.lightning import callbacks_of
 
 
 def come_before_tuners(callback: Callback, trainer: Trainer) -> None:
     """Move a callback before the first finder, if one is before it."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = callbacks_of(trainer)
     finders = [i for i, other in enumerate(callbacks) if isinstance(other, BatchSizeFinder | LearningRateFinder)]
     here = callbacks.index(callback) if callback in callbacks else 0
     if finders and finders[0] < here:
@@ -27,7 +28,7 @@ def come_before_tuners(callback: Callback, trainer: Trainer) -> None:
 
 def check_alone(callback: Callback, trainer: Trainer) -> None:
     """Raises TransferError where another callback freezes and thaws layers too."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = callbacks_of(trainer)
     other = next((each for each in callbacks if isinstance(each, BaseFinetuning)), None)
     if other is not None:
         name = type(other).__name__
@@ -47,7 +48,7 @@ class FoundRates:
 
     def scale(self, trainer: Trainer) -> None:
         """Call whenever one may have run."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in callbacks_of(trainer):
             found = callback.optimal_lr if isinstance(callback, LearningRateFinder) else None
             if found is not None and self._seen.get(callback) is not found:
                 self._seen[callback] = found

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from lightning_autoarch.callbacks.transfer.recipe import Recipe
 from lightning_autoarch.core.errors import TransferError
+from lightning_autoarch.seam.lightning import callbacks_of, fast_dev_run
 from lightning_autoarch.transfer.tune.clock import Length, Moment
 
 LONG = 10**6  # epochs of a fit that `fast_dev_run` cuts off after one: nothing is planned for that one
@@ -20,7 +21,7 @@ LONG = 10**6  # epochs of a fit that `fast_dev_run` cuts off after one: nothing 
 
 def planned(trainer: Trainer) -> Length:
     """As the Trainer's arguments say, before there are data."""
-    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if fast_dev_run(trainer):
         return Length(LONG)
     epochs, steps = trainer.max_epochs, trainer.max_steps
     return Length(None if epochs is None or epochs < 0 else epochs, steps if steps >= 0 else None)
@@ -32,7 +33,7 @@ def measured(trainer: Trainer, module: LightningModule) -> Length:
     With manual optimization, or an accumulation that changes, nobody knows how many steps an epoch has.
     """
     length, batches = planned(trainer), trainer.num_training_batches
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = callbacks_of(trainer)
     changes = any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks)
     if length.epochs in (None, LONG) or math.isinf(batches) or changes or not module.automatic_optimization:
         return length
@@ -55,7 +56,7 @@ def begins_step(trainer: Trainer, batch_idx: int) -> bool:
 
 def check_validation(recipe: Recipe, trainer: Trainer) -> None:
     """Raises TransferError where `monitor` cannot thaw anything: too few validations, or none."""
-    if recipe.monitor is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if recipe.monitor is None or fast_dev_run(trainer):
         return
     if not trainer.enable_validation:
         raise TransferError(
