@@ -18,9 +18,8 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from lightning_autoarch.callbacks.base import AutoArchCallback
 from lightning_autoarch.callbacks.prune.prune_trained import save_pruned
-from lightning_autoarch.callbacks.transfer.learning import TransferLearning
-from lightning_autoarch.callbacks.transfer.lora import merge_lora
 from lightning_autoarch.core.errors import MonitorMissing, SearchError
 from lightning_autoarch.core.files import check_writable, writable_directory
 from lightning_autoarch.search.leaderboard import fixed
@@ -146,8 +145,9 @@ def _train_and_save(module: LightningModule, data: Any, how: CrossValidation, pa
     with isolated(how.seed), data_of(data).for_trial({}) as loaders:
         trained, trainer = builder.build({}), Trainer(**ours)
         trainer.fit(trained, **loaders)
-    if any(isinstance(callback, TransferLearning) and callback.recipe.strategy == "lora" for callback in copies):
-        merge_lora(trained)
+    for callback in copies:
+        if isinstance(callback, AutoArchCallback):
+            callback.make_plain_(trained)
     save_pruned(trainer, path)
 
 

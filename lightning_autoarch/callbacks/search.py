@@ -258,7 +258,7 @@ class ArchitectureSearch(Callback):
         for i, architecture in enumerate(self.enqueue):
             if not isinstance(architecture, Mapping):
                 raise SearchError(f"Expected `enqueue[{i}]` to map names of the space to values, got {architecture!r}.")
-        check_inherit(self.trial.inherit, self.folds, self.space.parameters)
+        check_inherit(self.trial.inherit, self.folds)
         if self.folds is not None and self.after != "train":
             raise SearchError(f"`after={self.after!r}` needs the weights of one training, but `folds` trains several.")
 

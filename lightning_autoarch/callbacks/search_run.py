@@ -192,7 +192,7 @@ class SearchRun:
         example, data_example = draws[0]
         self.builder.check(names, example, [*self.data.names(), *(f"trainer.{name}" for name in SEARCHABLE)])
         self.data.check(data_names, data_example)
-        self.joint.check(self.search.after)
+        self.joint.check(self.search.after, self.search.trial.inherit)
         with seeded(self.search.seed):
             self.builder.check_taken(self.module, [draw for draw, _ in draws])
             self.data.check_taken([draw for _, draw in draws])

@@ -127,7 +127,7 @@ class SearchStudy:
 
     def _conditions(self, spec: TrialSpec, joint: JointSearch) -> Conditions:
         """What the scores depend on; of callbacks that the space varies, only which they are."""
-        varied = [pair.trial for pair in joint.pairs if pair.names]
+        varied = [each.trial for each in joint.tuned if each.names]
         callbacks = [cb for cb in self.search.trial.callbacks if not any(cb is other for other in varied)]
         others: Mapping[str, Any] = {
             "folds": self.search.folds and dataclasses.replace(self.search.folds, seed=0),

@@ -10,10 +10,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
-from lightning_autoarch.callbacks.joint.families import FAMILIES
-from lightning_autoarch.callbacks.joint.names import as_config as callback_config
-from lightning_autoarch.callbacks.joint.names import changes
-from lightning_autoarch.callbacks.joint.pair import the_one
+from lightning_autoarch.callbacks.joint.tuned import tuned_among
+from lightning_autoarch.callbacks.joint.tuning import as_config as callback_config
+from lightning_autoarch.callbacks.joint.tuning import changes, part
 from lightning_autoarch.callbacks.search import ArchitectureSearch
 from lightning_autoarch.cli.options import FITTING, StandIn
 from lightning_autoarch.cli.sections import differs, is_a, top_level
@@ -27,6 +26,7 @@ from lightning_autoarch.cli.winner import (
     write_config,
 )
 from lightning_autoarch.core.errors import SearchError
+from lightning_autoarch.core.prefixes import declared_prefixes
 from lightning_autoarch.seam.lightning import callbacks_of, end_of_tuning, fast_dev_run
 from lightning_autoarch.seam.lightning_cli import ExtensibleCLI
 from lightning_autoarch.training.arguments import Constructor
@@ -116,11 +116,11 @@ class SearchCommand(ExtensibleCLI):
         return config
 
     def _write_callbacks(self, config: dict[str, Any], architecture: Mapping[str, Any]) -> None:
-        """Put the winner's parameters of callbacks, `prune.*` and `transfer.*`, where the config has the callbacks."""
+        """Put the winner's values of tunables where the config has the callbacks, or else into their section."""
         callbacks = callbacks_of(self.trainer)
-        for family in FAMILIES:
-            parameters = family.part(architecture)
-            found = the_one(family, callbacks, "the Trainer's callbacks", list(parameters)) if parameters else None
+        for prefix in declared_prefixes():
+            parameters = part(prefix, architecture)
+            found = tuned_among(prefix, callbacks, "the Trainer's callbacks", list(parameters)) if parameters else None
             if found is None:
                 continue
             written = callback_config(changes(found, parameters))
@@ -128,7 +128,7 @@ class SearchCommand(ExtensibleCLI):
             if listed:
                 listed[0]["init_args"] = {**(listed[0].get("init_args") or {}), **written}
             else:
-                config[family.section] = {**(config.get(family.section) or {}), **written}
+                config[prefix] = {**(config.get(prefix) or {}), **written}
 
     @property
     def _program(self) -> str:

@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from optuna import Trial
     from optuna.distributions import BaseDistribution
 
-PREFIXES = ("data.", "prune.", "transfer.", "trainer.")
-# What a pattern of layers' names may follow, `encoder.*`.
-BY_PATTERN = ("prune.sparsity.", "prune.weight.", "transfer.lr_scale.", "transfer.lora.")
-
 
 @dataclass(frozen=True)
 class Condition:
@@ -57,19 +53,27 @@ class Node:
         return CategoricalDistribution(p.labels)
 
 
-def check_name(name: Any, prefixes: tuple[str, ...]) -> None:
-    """Raises SpaceError for a name that cannot be an argument's, optionally after one of the prefixes.
+def check_name(name: object, *, dotted: bool = True) -> None:
+    """Check that a name can be that of an argument, or of a tunable of a callback.
 
-    With dots it is inside of an argument, of the module or the datamodule.
+    With dots it is a value inside of an argument, `encoder.width`, or has a prefix, `data.batch_size`. From its third
+    part on it may hold a pattern of layers' names, `prune.sparsity.encoder.*`: which callback takes that is known only
+    when the search starts.
+
+    Args:
+        name: of a parameter of a space.
+        dotted: whether dots are allowed; a Repeat has plain names inside.
+
+    Raises:
+        SpaceError: it is no such name.
     """
     if isinstance(name, str):
-        prefix = next((p for p in (*BY_PATTERN, *prefixes) if prefixes and name.startswith(p)), "")
-        rest = name.removeprefix(prefix)
-        nested = bool(prefixes) and prefix in ("", "data.")
-        parts = rest.split(".") if nested else [rest]
-        if all(part.isidentifier() for part in parts) or (prefix in BY_PATTERN and rest):
+        parts = name.split(".")
+        own, pattern = parts[:2], name.split(".", 2)[2:]
+        well_formed = all(part.isidentifier() for part in own) and all(rest and rest.isprintable() for rest in pattern)
+        if well_formed and (dotted or len(parts) == 1):
             return
-    hint = f", optionally after {', '.join(prefixes)}" if prefixes else ""
+    hint = ", optionally with dots: `encoder.width`, `data.batch_size`" if dotted else " without dots"
     raise SpaceError(f"Parameter `{name}`: expected the name of an argument{hint}.")
 
 
@@ -103,7 +107,7 @@ def _unroll_into(
         count = f"{prefix}{name}.n"
         nodes.append(Node(count, Int(parameter.min, parameter.max), conditions))
         for inner in parameter.block if isinstance(parameter.block, Mapping) else ():
-            check_name(inner, ())
+            check_name(inner, dotted=False)
         for i in range(parameter.max):
             exists = Condition(count, tuple(range(max(i + 1, parameter.min), parameter.max + 1)))
             before, block = parameter.of(i)

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from lightning_autoarch.core.errors import SpaceError
 from lightning_autoarch.search.choices import Scalar, written
 from lightning_autoarch.search.nodes import (
-    PREFIXES,
     Node,
     check_name,
     checked,
@@ -66,7 +65,7 @@ class SearchSpace:
         if not isinstance(parameters, Mapping) or not parameters:
             raise SpaceError(f"Expected a space of at least one named parameter, got {parameters!r}.")
         for name in parameters:
-            check_name(name, PREFIXES)
+            check_name(name)
         self.parameters: dict[str, Parameter] = {
             name: parse_parameter(name, value) for name, value in parameters.items()
         }

@@ -18,8 +18,8 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_autoarch.core.errors import SearchError
+from lightning_autoarch.core.prefixes import prefix_of
 from lightning_autoarch.seam.lightning import datamodule_of, given_loaders
-from lightning_autoarch.search.nodes import PREFIXES
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.arguments import Constructor, check_binds
 from lightning_autoarch.training.generators import kept
@@ -35,10 +35,10 @@ _REMEDY = "Call `self.save_hyperparameters()` in the datamodule's `__init__`."
 def split_architecture(architecture: Architecture) -> tuple[Architecture, Architecture]:
     """The module's part, and the datamodule's part without its prefix; what callbacks are made of is left out.
 
-    >>> split_architecture({"width": 8, "data.batch_size": 32, "prune.sparsity": 0.9})
+    >>> split_architecture({"width": 8, "data.batch_size": 32, "trainer.accumulate_grad_batches": 2})
     ({'width': 8}, {'batch_size': 32})
     """
-    module = {name: value for name, value in architecture.items() if not name.startswith(PREFIXES)}
+    module = {name: value for name, value in architecture.items() if prefix_of(name) is None}
     data = {name.removeprefix(PREFIX): value for name, value in architecture.items() if name.startswith(PREFIX)}
     return module, data
 

@@ -16,7 +16,7 @@ The weights of a child have seen more epochs than its own training: `total_epoch
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -39,7 +39,6 @@ from lightning_autoarch.transfer import TransferReport, transfer_weights
 
 STATE_KEY = "lightning_autoarch.WeightInheritance"
 SCHEMA = Schema("WeightInheritance", 1, {"share": real(0.0, 1.0), "reason": text()})
-OVERWRITTEN = ("transfer.checkpoint", "transfer.reinit")  # by a parent's weights, which are copied last
 
 Inherit: TypeAlias = Literal["best", "nearest"]
 
@@ -179,18 +178,12 @@ def total_epochs(attributes: Mapping[str, Any]) -> int:
     return max(0, int(next((epochs for epochs in known if epochs is not None), 0)))
 
 
-def check_inherit(inherit: Inherit | None, folds: object, names: Container[str] = ()) -> None:
-    """Raises SearchError for inheritance across folds, or for names of the space without effect beside it."""
+def check_inherit(inherit: Inherit | None, folds: object) -> None:
+    """Raise SearchError for inheritance across folds."""
     if inherit is not None and folds is not None:
         raise SearchError(
             f"`inherit={inherit!r}` does not go with `folds`: a parent's weights have been trained on samples that "
             "other folds validate with, so the scores would be too good."
-        )
-    without = next((name for name in OVERWRITTEN if name in names), None)
-    if inherit is not None and without is not None:
-        raise SearchError(
-            f"`{without}` of the space has no effect with `inherit={inherit!r}`: the parent's weights replace those of "
-            "the checkpoint. Leave one of them out."
         )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from lightning_autoarch.core.errors import SearchError, SpaceError
+from lightning_autoarch.core.prefixes import prefix_of
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.arguments import Constructor
 from lightning_autoarch.training.data import split_architecture
@@ -120,7 +121,7 @@ class Links:
             return any(_overlap(name, source) for name in names for source in sources)
         if _is_of_data(link):
             return any(name.startswith("data.") for name in names)
-        return any(not name.startswith(("data.", "prune.", "transfer.", TRAINER)) for name in names)
+        return any(prefix_of(name) is None for name in names)
 
     def _changed_config(self, architecture: Architecture) -> Any:
         config = copy.deepcopy(self.config)
@@ -156,7 +157,7 @@ def _is_of_data(link: Link) -> bool:
 def _overlap(name: str, other: str) -> bool:
     """Whether one is the other, or inside of it; everything of the model's is inside of the empty name."""
     if other == "":
-        return not name.startswith(("data.", "prune.", "transfer.", TRAINER))
+        return prefix_of(name) is None
     return name == other or name.startswith(f"{other}.") or other.startswith(f"{name}.")
 
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.base import AutoArchCallback, Tunable
 from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.optimizer_steps import optimizers_of
 from lightning_autoarch.callbacks.outer import callback_states, is_rebuilt_later
@@ -45,7 +46,7 @@ from lightning_autoarch.seam.lightning import callbacks_of, checkpoint_path, fas
 from lightning_autoarch.structure import apply_recipe_, check_carriable
 
 
-class ChannelPruning(Callback):
+class ChannelPruning(AutoArchCallback):
     """Removes the least important channels physically: the module comes back smaller, dense and faster.
 
     Parameters stay the same objects, and the state of the optimizers is cut along, so that training goes on.
@@ -84,6 +85,9 @@ class ChannelPruning(Callback):
         L.Trainer(max_epochs=20, callbacks=[ChannelPruning(0.5, of="flops", at=0.3)]).fit(model, datamodule=dm)
     """
 
+    prefix = "prune"
+    reshapes = True
+
     def __init__(
         self,
         ratio: float,
@@ -115,6 +119,19 @@ class ChannelPruning(Callback):
         self._step: int | None = None  # after which it prunes; None: not in the course of the fit
         self._small: weakref.ref[LightningModule] | None = None  # the module that was made smaller
         self._goes_on_from: Rounds = ()  # of a fit whose weights come after `setup`
+
+    def tunables(self) -> list[Tunable]:
+        own = [Tunable("ratio", float), Tunable("of", str), Tunable("at"), Tunable("scope", str)]
+        return [*own, Tunable("round_to", int), Tunable("p", int), Tunable("targets"), Tunable("exclude")]
+
+    def obstacles(self) -> dict[str, str]:
+        if not self.is_after:
+            return {}
+        return {"at": "ChannelPruning at the end of a trial comes behind its last score: give `at` below 1.0"}
+
+    @property
+    def reshapes_before_training(self) -> bool:
+        return self.is_before
 
     @property
     def state_key(self) -> str:

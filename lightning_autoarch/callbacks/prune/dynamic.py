@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.base import Tunable
 from lightning_autoarch.callbacks.prune.checks import say_short
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
@@ -70,6 +71,13 @@ class DynamicSparseTraining(MaskedTraining):
             raise PruneValueError(f"Expected `alpha` in (0, 1], got {alpha}.")
         self.target_sparsity, self.scope, self.alpha, self.end = sparsity, scope, alpha, end
         self.start, self.seed = start, seed
+
+    def tunables(self) -> list[Tunable]:
+        own = [Tunable("sparsity", float), Tunable("scope", str), Tunable("alpha", float), Tunable("end")]
+        return [*super().tunables(), *own, Tunable("start", str), Tunable("seed", int)]
+
+    def arguments(self) -> dict[str, Any]:
+        return {**super().arguments(), "sparsity": self.target_sparsity}  # `sparsity` is the one of now
 
     def check(self, weights: MaskedWeights, total: int | None) -> None:
         step_of(self.end, total, "end")

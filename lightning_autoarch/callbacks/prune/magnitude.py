@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.base import Tunable
 from lightning_autoarch.callbacks.prune.checks import say_short
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
@@ -112,6 +114,11 @@ class MagnitudePruning(MaskedTraining):
         self.floor = floor
         self._snapshot: Snapshot | None = None
 
+    def tunables(self) -> list[Tunable]:
+        own = [Tunable("scope"), Tunable("criterion", str), Tunable("floor", float), Tunable("seed", int)]
+        by_pattern = Tunable("sparsity", float, argument="scope", by_pattern=True)
+        return [*super().tunables(), *own, *_tunables_of(self.schedule), by_pattern]
+
     def begin(self) -> None:
         super().begin()
         self._snapshot = None
@@ -198,3 +205,14 @@ class MagnitudePruning(MaskedTraining):
         if self._snapshot is not None and self._loaded is not None:
             self._snapshot.check(trainer, pl_module)
         super().on_fit_start(trainer, pl_module)
+
+
+def _tunables_of(schedule: SparsitySchedule) -> list[Tunable]:
+    """The fields of a schedule. Its final sparsity is `sparsity`, whatever its field is called."""
+    found = []
+    for field in dataclasses.fields(cast(Any, schedule)):
+        if field.name in ("sparsity", "final_sparsity"):
+            found.append(Tunable("sparsity", float, argument="schedule", field=field.name, overruled_by="scope"))
+        else:
+            found.append(Tunable(field.name, argument="schedule", field=field.name))
+    return found

@@ -18,12 +18,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torch.nn.parameter import Parameter, UninitializedParameter
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.base import AutoArchCallback, Tunable
 from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.optimizer_steps import optimizers_of, overflowed
 from lightning_autoarch.callbacks.outer import is_trial
@@ -68,7 +69,7 @@ MASK = record({"shape": sequence(whole()), "words": tensor(torch.uint8, 1)})  # 
 ENDLESS = 10**12  # optimizer steps, more than any fit has
 
 
-class MaskedTraining(Callback):
+class MaskedTraining(AutoArchCallback):
     """Holds masks over a fit. Subclasses say when and how they change.
 
     Args:
@@ -79,6 +80,7 @@ class MaskedTraining(Callback):
         name: of the callback in checkpoints, where a Trainer has two of one class.
     """
 
+    prefix = "prune"
     masks_gradients = False  # else only where gradients are clipped: theirs is the only norm that would count them
 
     def __init__(
@@ -115,6 +117,9 @@ class MaskedTraining(Callback):
     @abstractmethod
     def due(self, step: int, total: int | None) -> bool:
         """Whether masks may change when `step` optimizer steps are done. `step` 0: before the first."""
+
+    def tunables(self) -> list[Tunable]:
+        return [Tunable("every_n_steps", int), Tunable("targets"), Tunable("exclude")]
 
     def find(self, module: LightningModule) -> Targets:
         """The targets."""

@@ -11,12 +11,13 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.base import AutoArchCallback, Tunable
 from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.optimizer_steps import StepHooks, loss_scale, optimizers_of
 from lightning_autoarch.callbacks.prune.trainer import as_ever_trained, fraction_done, is_finite, number
@@ -51,9 +52,10 @@ class _Fit:
     batch_idx: int = 0
 
 
-class Regularization(Callback):
+class Regularization(AutoArchCallback):
     """What the penalties have in common: which weights, how strongly, and when. Not to be used by itself."""
 
+    prefix = "prune"
     _key: str
 
     def __init__(
@@ -75,6 +77,10 @@ class Regularization(Callback):
         self.targets, self.exclude = targets, exclude
         self.ramp = None if ramp is None else _ramp(ramp)
         self._fit: _Fit | None = None
+
+    def tunables(self) -> list[Tunable]:
+        own = [Tunable("weight", float), Tunable("weight", float, by_pattern=True), Tunable("proximal", bool)]
+        return [*own, Tunable("targets"), Tunable("exclude")]
 
     def shares_of_net(self) -> dict[str, tuple[float, float]]:
         """Weights that are 0, of how many, where the penalty makes any: for a trial's record."""

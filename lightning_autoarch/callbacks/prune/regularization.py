@@ -12,6 +12,7 @@ the one that each weight gets.
 
 from __future__ import annotations
 
+from lightning_autoarch.callbacks.base import Tunable
 from lightning_autoarch.callbacks.prune.penalized import Regularization, Weight
 from lightning_autoarch.core.patterns import Patterns
 from lightning_autoarch.prune.counts import as_int
@@ -127,3 +128,6 @@ class GroupLasso(Regularization):
     ) -> None:
         super().__init__(Groups(as_int(dim, "dim")), weight, proximal, targets, exclude, ramp)
         self.dim = dim
+
+    def tunables(self) -> list[Tunable]:
+        return [*super().tunables(), Tunable("dim", int)]

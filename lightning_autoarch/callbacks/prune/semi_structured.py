@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from lightning_autoarch.callbacks.base import Tunable
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.core.errors import PruneValueError
@@ -55,6 +56,10 @@ class SemiStructuredPruning(MaskedTraining):
         if transposable and (n, m) != (2, 4):
             raise PruneValueError(f"Expected n=2 and m=4 where `transposable`, got n={n} and m={m}.")
         self.n, self.m, self.at, self.transposable = n, m, at, transposable
+
+    def tunables(self) -> list[Tunable]:
+        own = [Tunable("n", int), Tunable("m", int), Tunable("at"), Tunable("transposable", bool)]
+        return [*own, Tunable("targets"), Tunable("exclude")]
 
     def find(self, module: LightningModule) -> Targets:
         found = super().find(module)

@@ -5,10 +5,17 @@ Its arguments are here; what its hooks do is in `life.py`.
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import LightningModule
+
+from lightning_autoarch.callbacks.base import Tunable
 from lightning_autoarch.callbacks.transfer.life import FineTuning
+from lightning_autoarch.callbacks.transfer.lora import MISSING, merge_lora
 from lightning_autoarch.callbacks.transfer.recipe import Recipe
 from lightning_autoarch.callbacks.transfer.sources import Source
 from lightning_autoarch.callbacks.unique import check_unique
@@ -17,8 +24,15 @@ from lightning_autoarch.transfer.match.grids import Grid
 from lightning_autoarch.transfer.match.options import OnMismatch, check_min_share, check_on_mismatch
 from lightning_autoarch.transfer.patterns import Patterns
 from lightning_autoarch.transfer.read.contents import Weights, check_weights
+from lightning_autoarch.transfer.read.remote import is_remote
 from lightning_autoarch.transfer.tune.clock import Mode, Unit
 from lightning_autoarch.transfer.tune.thawing import Strategy
+
+_TUNABLE = (
+    "on_mismatch", "freeze", "freeze_depth", "strategy", "layer_decay", "lr_scale", "l2_sp", "warmup_epochs", "head",
+    "probe_epochs", "grid", "lora_alpha", "min_share", "frozen_dropout", "weights", "key", "trusted", "thaw_every",
+    "unit", "monitor", "mode", "patience", "min_delta",
+)  # fmt: skip
 
 
 class TransferLearning(FineTuning):
@@ -139,6 +153,25 @@ class TransferLearning(FineTuning):
         )  # fmt: skip
         super().__init__(checkpoint, matching, recipe)
 
+    prefix = "transfer"
+
+    def tunables(self) -> list[Tunable]:
+        start = [Tunable("checkpoint", sets_weights=True), Tunable("reinit", sets_weights=True)]
+        own = [Tunable(name) for name in _TUNABLE]
+        return [*start, *own, Tunable("lr_scale", float, by_pattern=True), Tunable("lora", by_pattern=True)]
+
+    def obstacles(self) -> dict[str, str]:
+        if self.recipe.strategy == "lora" and importlib.util.find_spec("peft") is None:
+            return {"strategy": MISSING}
+        source = self.checkpoint
+        if isinstance(source, str | os.PathLike) and not _is_there(os.fspath(source)):
+            return {"checkpoint": f"Expected a checkpoint at {source}, got nothing there"}
+        return {}
+
+    def make_plain_(self, module: LightningModule) -> None:
+        if self.recipe.strategy == "lora":
+            merge_lora(module)
+
     @property
     def state_key(self) -> str:
         key = "lightning_autoarch.TransferLearning"
@@ -152,3 +185,7 @@ class TransferLearning(FineTuning):
     def arguments(self) -> dict[str, Any]:
         """With what `__init__` makes this callback again."""
         return {"checkpoint": self.checkpoint, **self.matching, **vars(self.recipe)}
+
+
+def _is_there(source: str) -> bool:
+    return is_remote(source) or Path(source).expanduser().exists()

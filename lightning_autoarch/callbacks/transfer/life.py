@@ -19,12 +19,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from lightning_autoarch.callbacks.base import AutoArchCallback
 from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.outer import is_rebuilt_later, is_trial
 from lightning_autoarch.callbacks.transfer.course import Block
@@ -45,7 +46,7 @@ from lightning_autoarch.transfer.patterns import Names
 from lightning_autoarch.transfer.tune.clock import Length
 
 
-class FineTuning(Callback):
+class FineTuning(AutoArchCallback):
     """Hooks and state of a callback that takes weights over and thaws what it trains.
 
     Args:

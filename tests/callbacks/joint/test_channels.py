@@ -145,7 +145,7 @@ def test_beside_another_the_names_tell_which(tmp_path: Path) -> None:
     found = search({"prune.ratio": Float(0.4, 0.6)})
     fit(tmp_path, found, channels, masks)
     assert channels.ratio == best(found)["prune.ratio"] and masks.schedule == OneShot(0.5, at=0.0)
-    with pytest.raises(SearchError, match=r"one pruning callback, got ChannelPruning, MagnitudePruning in"):
+    with pytest.raises(SearchError, match=r"tunables of one callback, got ChannelPruning, MagnitudePruning in"):
         fit(tmp_path / "2", search({"prune.at": Float(0.1, 0.2)}), pruning(), MagnitudePruning(OneShot(0.5)))
 
 
@@ -174,8 +174,8 @@ def test_an_interrupted_trial_goes_on(tmp_path: Path) -> None:
     whole = search(**options)
     expected = fit(tmp_path / "whole", whole, pruning())
     with pytest.raises(SystemExit):
-        fit(tmp_path / "cut", search(**options, trial={"callbacks": [Interrupt()]}), pruning())
-    again = search(**options, trial={"callbacks": [Interrupt()]})
+        fit(tmp_path / "cut", search(**merged(options, {"trial": {"callbacks": [Interrupt()]}})), pruning())
+    again = search(**merged(options, {"trial": {"callbacks": [Interrupt()]}}))
     module = fit(tmp_path / "cut", again, pruning())
     assert whole.optuna_study is not None and again.optuna_study is not None
     assert [t.value for t in again.optuna_study.trials] == [t.value for t in whole.optuna_study.trials]

@@ -21,7 +21,7 @@ from lightning_autoarch import (
     MagnitudePruning,
     SpaceError,
 )
-from lightning_autoarch.callbacks.joint.names import with_parameters
+from lightning_autoarch.callbacks.joint.tuning import with_parameters
 
 
 def search(space: Any, **options: Any) -> ArchitectureSearch:
@@ -95,5 +95,5 @@ def test_beside_masks_the_names_tell_which(tmp_path: Path) -> None:
 def test_one_of_another_kind_in_the_outer_fit_is_left_alone(tmp_path: Path) -> None:
     masks, penalty = MagnitudePruning(CubicSparsity(0.5, end=0.5), every_n_steps=1), L2Regularization(1e-3)
     found = search({"prune.sparsity": Float(0.6, 0.8)}, trial={"callbacks": [masks]})
-    with pytest.warns(UserWarning, match="without pruning"):
+    with pytest.warns(UserWarning, match="without MagnitudePruning"):
         fit(tmp_path, found, penalty)

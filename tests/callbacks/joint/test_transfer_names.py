@@ -25,7 +25,7 @@ from lightning_autoarch import (
     SpaceError,
     TransferLearning,
 )
-from lightning_autoarch.callbacks.joint.names import with_parameters
+from lightning_autoarch.callbacks.joint.tuning import with_parameters
 from lightning_autoarch.callbacks.transfer import known
 
 LAYERS = [{"width": 8}]
@@ -122,7 +122,11 @@ class TestNames:
         ("options", "space", "message"),
         [
             ({}, {"transfer.layer_decy": Float(0.5, 1)}, r"`transfer.layer_decy`.*Did you mean `transfer.layer_decay`"),
-            ({}, {"transfer.lr_scal.net": Float(0.5, 1)}, r"transfer.lr_scal.net`: expected the name of an argument"),
+            (
+                {},
+                {"transfer.lr_scal.net": Float(0.5, 1)},
+                r"`transfer.lr_scal.net` .*no tunable.*lr_scale.<pattern>",
+            ),
             ({}, {"transfer.lr_scale": Float(0.5, 1)}, r"`transfer.lr_scale` cannot be 0.5: .*pattern: factor"),
             ({}, {"transfer.rules": ["a"]}, r"`transfer.rules`"),
             ({}, {"transfer.strategy": ["full", "probe"]}, r"`transfer.strategy` cannot be 'probe': .*linear_probe"),
@@ -147,7 +151,7 @@ class TestNames:
     @pytest.mark.parametrize(
         ("callbacks", "message"),
         [
-            ([], r"`transfer.strategy` of the space needs a TransferLearning"),
+            ([], r"`transfer.strategy` of the space needs a callback whose tunable it is, such as TransferLearning"),
             ([TransferLearning("nowhere.pt")], r"Expected a checkpoint at nowhere.pt, got nothing there"),
         ],
     )
@@ -158,7 +162,7 @@ class TestNames:
 
     def test_two(self, tmp_path: Path) -> None:
         found = search(trial={"callbacks": [TransferLearning(), TransferLearning()]})
-        with pytest.raises(SearchError, match=r"one TransferLearning, got .* in `trial.callbacks`"):
+        with pytest.raises(SearchError, match=r"tunables of one callback, got .* in `trial.callbacks`"):
             fit(tmp_path, found)
 
     def test_one_that_the_module_brings_along(self, tmp_path: Path) -> None:
@@ -311,7 +315,7 @@ class TestTheWinner:
         assert same(module.state_dict(), checkpoint(found)["state_dict"])
 
     def test_trial_callbacks_and_a_plain_outer_fit(self, tmp_path: Path) -> None:
-        with pytest.warns(UserWarning, match=r"without transfer.*TransferLearning"):
+        with pytest.warns(UserWarning, match=r"without TransferLearning"):
             fit(tmp_path, search(trial={"callbacks": [TransferLearning(pretrained())]}), max_epochs=1)
 
     def test_no_start_for_l2_sp(self, tmp_path: Path) -> None:
@@ -350,7 +354,7 @@ class TestTheWinner:
         space = {"lr": Float(1e-2, 1e-1), "transfer.strategy": Categorical(["lora"])}
         start = Start()
         found = search(space, n_trials=1, after="keep", trial={"callbacks": [TransferLearning(pretrained())]})
-        with pytest.warns(UserWarning, match=r"without transfer.*TransferLearning"):
+        with pytest.warns(UserWarning, match=r"without TransferLearning"):
             module = fit(tmp_path, found, start, max_epochs=1)
         assert same(start.weights, checkpoint(found)["state_dict"])  # what the adapters of the trial have learned
         assert start.weights.keys() == module.state_dict().keys() == pretrained().keys()
@@ -406,9 +410,9 @@ class TestResume:
         whole = search(**options)
         expected = fit(tmp_path / "whole", whole, transfer())
         with pytest.raises(SystemExit):
-            fit(tmp_path / "cut", search(**options, trial={"callbacks": [Interrupt()]}), transfer())
+            fit(tmp_path / "cut", search(**merged(options, {"trial": {"callbacks": [Interrupt()]}})), transfer())
         assert list((tmp_path / "cut").rglob("last.ckpt"))
-        again = search(**options, trial={"callbacks": [Interrupt()]})
+        again = search(**merged(options, {"trial": {"callbacks": [Interrupt()]}}))
         module = fit(tmp_path / "cut", again, transfer())
         assert whole.optuna_study is not None and again.optuna_study is not None
         assert [t.intermediate_values for t in again.optuna_study.trials] == [

@@ -26,7 +26,8 @@ from lightning_autoarch import (
     SpaceError,
     cross_validate,
 )
-from lightning_autoarch.callbacks.joint.names import with_parameters as remade
+from lightning_autoarch.callbacks.base import Tunable
+from lightning_autoarch.callbacks.joint.tuning import with_parameters as remade
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.dynamic import SET, RigL
 from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
@@ -101,7 +102,11 @@ class TestNames:
         [
             (pruning(), {"prune.sparsty": Float(0.5, 0.9)}, r"`prune.sparsty`.*MagnitudePruning.*`prune.sparsity`"),
             (pruning(), {"prune.final_sparsity": Float(0.5, 0.9)}, r"Did you mean `prune.sparsity`"),
-            (pruning(), {"prune.rounds": Int(1, 3)}, r"`prune.rounds`.*no field of CubicSparsity"),
+            (
+                pruning(),
+                {"prune.rounds": Int(1, 3)},
+                r"`prune.rounds`.*no tunable of MagnitudePruning",
+            ),
             (pruning(), {"prune.alpha": Float(0.1, 0.3)}, r"`prune.alpha`"),
             (RigL(), {"prune.criterion": ["random"]}, r"`prune.criterion`.*RigL"),
             (RigL(), {"prune.sparsity.net": Float(0.5, 0.6)}, r"`prune.sparsity.net`.*RigL"),
@@ -133,7 +138,7 @@ class TestNames:
             fit(tmp_path, search())
 
     def test_with_two(self, tmp_path: Path) -> None:
-        with pytest.raises(SearchError, match=r"one pruning callback, got MagnitudePruning, RigL in"):
+        with pytest.raises(SearchError, match=r"tunables of one callback, got MagnitudePruning, RigL in"):
             fit(tmp_path, search(), pruning(targets="net.0"), RigL(targets="net.3"))
 
     def test_one_that_the_module_brings_along(self, tmp_path: Path) -> None:
@@ -157,6 +162,9 @@ class TestNames:
             def __init__(self, amount: float = 0.5, every_n_steps: int = 1) -> None:
                 super().__init__(CubicSparsity(amount, end=0.5), every_n_steps=every_n_steps)
                 self.amount = amount
+
+            def tunables(self) -> list[Tunable]:
+                return [*super().tunables(), Tunable("amount", float)]
 
         mine = Mine()
         found = search({"prune.amount": Float(0.6, 0.8)})
@@ -274,7 +282,7 @@ class TestTheWinner:
         assert zeros(module) == pytest.approx(found.best_architecture["prune.sparsity"], abs=0.01)
 
     def test_trial_callbacks_and_a_dense_outer_fit(self, tmp_path: Path) -> None:
-        with pytest.warns(UserWarning, match=r"without pruning.*MagnitudePruning"):
+        with pytest.warns(UserWarning, match=r"without MagnitudePruning"):
             module = fit(tmp_path, search(trial={"callbacks": [pruning()]}))
         assert zeros(module) == 0
 
@@ -413,9 +421,9 @@ class TestResume:
         whole = search(space, **options)
         expected = fit(tmp_path / "whole", whole, pruning())
         with pytest.raises(SystemExit):
-            fit(tmp_path / "cut", search(space, **options, trial={"callbacks": [Interrupt()]}), pruning())
+            fit(tmp_path / "cut", search(space, **merged(options, {"trial": {"callbacks": [Interrupt()]}})), pruning())
         assert list((tmp_path / "cut").rglob("last.ckpt"))
-        again = search(space, **options, trial={"callbacks": [Interrupt()]})
+        again = search(space, **merged(options, {"trial": {"callbacks": [Interrupt()]}}))
         module = fit(tmp_path / "cut", again, pruning())
         assert [t.value for t in again.optuna_study.trials] == [t.value for t in whole.optuna_study.trials]
         assert [t.intermediate_values for t in again.optuna_study.trials] == [
