@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from lightning_autoarch.cli.checkpoint_classes import check_class_paths, check_n
 from lightning_autoarch.cli.ends import INTERRUPTED, check_installed, in_short
 from lightning_autoarch.cli.hints import HintingParser
 from lightning_autoarch.cli.optimizers import WithLateOptimizers
-from lightning_autoarch.cli.options import ABOUT_OWN, add_options, add_sections
+from lightning_autoarch.cli.options import ABOUT_OWN, StateHolder, add_options, add_sections, declared_sections
 from lightning_autoarch.cli.prune import PruneCommand
 from lightning_autoarch.cli.search import SearchCommand, first_search
-from lightning_autoarch.cli.sections import hyperparameters
+from lightning_autoarch.cli.sections import differs, hyperparameters, top_level
 from lightning_autoarch.cli.transfer import TransferCommand
 from lightning_autoarch.core.errors import AutoArchError, SearchError
 from lightning_autoarch.seam.lightning import CLASS_PATH
@@ -81,6 +82,7 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
         ]
         search = self._configured_search()
         made = [search, self._configured_transfer(others), self._configured_pruning(others)]
+        made += self._configured_by_section(others)
         if isinstance(search, ArchitectureSearch):
             if first_search(others) is not None:
                 raise SearchError("There are two searches: give `search:` or the callback, not both.")
@@ -94,6 +96,20 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
         if self.subcommand in ABOUT_OWN:
             self.save_config_callback = None  # they write something of their own
         return super().instantiate_trainer(**kwargs)
+
+    def _configured_by_section(self, others: Sequence[Callback]) -> list[Callback]:
+        """The callbacks of sections that third parties declare."""
+        made: list[Callback] = []
+        for name, section in declared_sections().items():
+            given = top_level(self.given(name))
+            if self.subcommand not in section.subcommands:
+                made += [StateHolder(name)] if given else []
+            elif differs(name, given, self.parser_of(self.subcommand)):
+                kind = section.callback
+                if any(isinstance(callback, kind) for callback in others):
+                    raise AutoArchError(f"There are two {kind.__name__}: give `{name}:` or the callback, not both.")
+                made.append(kind(**top_level(self.instantiated(name))))
+        return made
 
     @property
     def _given(self) -> Any:

@@ -1,13 +1,18 @@
-"""The sections `search:`, `prune:` and `transfer:` and the subcommands' own options, as jsonargparse reads them."""
+"""The sections of a config and the options of our subcommands, as jsonargparse reads them.
+
+`search:`, `prune:` and `transfer:` are ours. A callback of a third party declares a section by `AutoArchCallback.section`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lightning_autoarch.callbacks.base import declared_callbacks
 from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.callbacks.search import ArchitectureSearch
 from lightning_autoarch.callbacks.search_config import StudyConfig, TrialConfig
@@ -81,34 +86,67 @@ class _TransferOptions(TransferLearning):
         super().__init__(checkpoint, strategy=cast(Strategy, strategy), trusted=trusted, **kwargs)
 
 
-SECTIONS: dict[str, tuple[type[Callback], tuple[str | None, ...]]] = {  # the class, and where it means something
-    "search": (_SearchOptions, FITTING),
-    "prune": (_PruneOptions, (*FITTING, "prune")),
-    "transfer": (_TransferOptions, (*FITTING, "transfer")),
+@dataclass(frozen=True)
+class Section:
+    """A section of a config: the arguments of one callback.
+
+    Attributes:
+        callback: the class that it makes.
+        options: the class whose constructor is read by jsonargparse: the same, with a default for every argument.
+        subcommands: those in which the section has an effect; None stands for `run=False`.
+    """
+
+    callback: type[Callback]
+    options: type[Callback]
+    subcommands: tuple[str | None, ...]
+
+    @property
+    def state_key(self) -> str:
+        """What a checkpoint finds the state of its callback by."""
+        return f"{self.callback.__module__.partition('.')[0]}.{self.callback.__name__}"
+
+
+_OWN = {
+    "search": Section(ArchitectureSearch, _SearchOptions, FITTING),
+    "prune": Section(MagnitudePruning, _PruneOptions, (*FITTING, "prune")),
+    "transfer": Section(TransferLearning, _TransferOptions, (*FITTING, "transfer")),
 }
 
 
-class StandIn(Callback):
-    """Where nothing is fitted: a checkpoint's state of the callback that a section makes then has its callback."""
+def sections() -> dict[str, Section]:
+    """All sections by name: ours, and those that imported callbacks declare by `AutoArchCallback.section`."""
+    return {**declared_sections(), **_OWN}
+
+
+def declared_sections() -> dict[str, Section]:
+    """The sections of callbacks that no subcommand is about."""
+    declared = ((cls.__dict__.get("section"), cls) for cls in declared_callbacks())
+    return {name: Section(cls, cls, FITTING) for name, cls in declared if name is not None}
+
+
+class StateHolder(Callback):
+    """Takes the place of a section's callback where nothing is fitted.
+
+    So the state of that callback in a checkpoint has its callback, and Lightning does not warn.
+    """
 
     def __init__(self, section: str) -> None:
         self._section = section
 
     @property
     def state_key(self) -> str:
-        made = {"search": ArchitectureSearch, "prune": MagnitudePruning, "transfer": TransferLearning}
-        return f"lightning_autoarch.{made[self._section].__name__}"
+        return sections()[self._section].state_key
 
 
 def add_sections(parser: LightningArgumentParser, subcommand: str | None) -> None:
-    """Every section to every parser, so that one config serves all; its keys only where they mean something."""
-    for section, (options, subcommands) in SECTIONS.items():
-        if subcommand in subcommands:
-            parser.add_class_arguments(options, section, instantiate=False, fail_untyped=False)
+    """Add every section to a parser, so that one config serves all; with its keys only where they have an effect."""
+    for name, section in sections().items():
+        if subcommand in section.subcommands:
+            parser.add_class_arguments(section.options, name, instantiate=False, fail_untyped=False)
         else:
-            names = [f"`{name}`" for name in subcommands if name is not None]
-            where = f"{', '.join(names[:-1])} and {names[-1]}"
-            parser.add_argument(f"--{section}", type=dict, help=f"Of {where}; not used here.")
+            used = [f"`{each}`" for each in section.subcommands if each is not None]
+            where = f"{', '.join(used[:-1])} and {used[-1]}"
+            parser.add_argument(f"--{name}", type=dict, help=f"Of {where}; not used here.")
 
 
 def add_options(subcommand: str, parser: LightningArgumentParser) -> list[str]:

@@ -18,7 +18,7 @@ from lightning_autoarch.callbacks.prune.prune_trained import (
     sizes_on_disk,
 )
 from lightning_autoarch.cli.checkpoint_classes import check_class_paths, check_named_objects, check_takes, class_of
-from lightning_autoarch.cli.options import SECTIONS, SPARSITY, StandIn
+from lightning_autoarch.cli.options import SPARSITY, StateHolder, sections
 from lightning_autoarch.cli.pages import page_path, write_page
 from lightning_autoarch.cli.sections import differs, hyperparameters, top_level
 from lightning_autoarch.core.errors import PruneValueError
@@ -70,8 +70,8 @@ class PruneCommand(ExtensibleCLI):
 
     def _configured_pruning(self, others: Sequence[Callback]) -> Callback | None:
         given = top_level(self.given("prune"))
-        if self.subcommand not in SECTIONS["prune"][1]:
-            return StandIn("prune") if given else None
+        if self.subcommand not in sections()["prune"].subcommands:
+            return StateHolder("prune") if given else None
         masked = any(isinstance(callback, MaskedTraining) for callback in others)
         there = masked or any(isinstance(callback, ChannelPruning) for callback in others)
         if differs("prune", given, self.parser_of(self.subcommand)):

@@ -14,7 +14,7 @@ from lightning_autoarch.callbacks.joint.tuned import tuned_among
 from lightning_autoarch.callbacks.joint.tuning import as_config as callback_config
 from lightning_autoarch.callbacks.joint.tuning import changes, part
 from lightning_autoarch.callbacks.search import ArchitectureSearch
-from lightning_autoarch.cli.options import FITTING, StandIn
+from lightning_autoarch.cli.options import FITTING, StateHolder
 from lightning_autoarch.cli.sections import differs, is_a, top_level
 from lightning_autoarch.cli.winner import (
     as_config,
@@ -74,7 +74,7 @@ class SearchCommand(ExtensibleCLI):
     def _configured_search(self) -> Callback | None:
         given = top_level(self.given("search"))
         if self.subcommand not in FITTING:
-            return StandIn("search") if given else None
+            return StateHolder("search") if given else None
         if not differs("search", given, self.parser_of(self.subcommand)):
             return None
         for name in ("space", "monitor"):

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 from lightning_autoarch.callbacks.transfer.finetune import fine_tune
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
-from lightning_autoarch.cli.options import SECTIONS, StandIn
+from lightning_autoarch.cli.options import StateHolder, sections
 from lightning_autoarch.cli.pages import page_path, write_page
 from lightning_autoarch.cli.sections import differs, top_level
 from lightning_autoarch.core.errors import TransferError
@@ -69,8 +69,8 @@ class TransferCommand(ExtensibleCLI):
 
     def _configured_transfer(self, others: Sequence[Callback]) -> Callback | None:
         given = top_level(self.given("transfer"))
-        if self.subcommand not in SECTIONS["transfer"][1]:
-            return StandIn("transfer") if given else None
+        if self.subcommand not in sections()["transfer"].subcommands:
+            return StateHolder("transfer") if given else None
         written = differs("transfer", given, self.parser_of(self.subcommand))
         listed = [callback for callback in others if isinstance(callback, TransferLearning)]
         if written and listed:
