@@ -2,6 +2,8 @@
 
 cli, demo, report -> callbacks -> training -> search | prune | transfer -> structure | reading -> core
 
+Inside of callbacks/:  search*, choose -> prune | transfer | joint -> base and the other files that all of them share
+
 `seam` is beside these: it imports only core, Lightning and Optuna, and `search` may import its part for Optuna.
 """
 
@@ -124,6 +126,26 @@ def test_imports_point_down(name: str) -> None:
     if name == "prune._ops":
         allowed = allowed | {""}  # `from lightning_autoarch import _C`
     assert {target for target in own(name) if part(target) not in allowed} == set()
+
+
+SIBLINGS = {"prune", "transfer", "joint"}  # folders in callbacks/ that never import one another
+ABOVE = ("choose", "search")  # what names in callbacks/ begin with that may import all of them
+
+
+def callbacks_allowed(name: str) -> set[str]:
+    """What a module of callbacks/ may import of callbacks/, by the first name below it."""
+    own_part = name.split(".")[1]
+    everything = {other.split(".")[1] for other in SOURCES if other.startswith("callbacks.")}
+    if own_part.startswith(ABOVE):
+        return everything
+    floor = {other for other in everything - SIBLINGS if not other.startswith(ABOVE)}
+    return floor | ({own_part} & SIBLINGS)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in SOURCES if name.startswith("callbacks.")))
+def test_imports_inside_of_callbacks_point_down(name: str) -> None:
+    targets = {target for target in own(name) if target.startswith("callbacks.")}
+    assert {target for target in targets if target.split(".")[1] not in callbacks_allowed(name)} == set()
 
 
 def test_there_is_no_circle() -> None:

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -101,6 +101,8 @@ class AutoArchCallback(Callback):
 
     Attributes:
         prefix: what the names of its tunables begin with in a space; None: a search varies nothing of it.
+        section: the section of a config, `smooth: {alpha: 0.3}`, by which `AutoArchCLI` makes it; the class has to be
+            imported before, with a default for every argument. None: configs list it in `trainer.callbacks`.
         schema: the form of its state in a checkpoint; None: it has no state.
         name: distinguishes two callbacks of one class in a Trainer; part of the key of the state.
         error: the class of errors that the base raises about this callback.
@@ -111,6 +113,7 @@ class AutoArchCallback(Callback):
     schema: ClassVar[Schema | None] = None
     error: ClassVar[type[AutoArchError]] = AutoArchError
     remedy: ClassVar[str] = "Give one of them another `name`."
+    section: ClassVar[str | None] = None
     name: str | None = None
     _bound: weakref.ref[LightningModule] | None = None
 
@@ -237,3 +240,12 @@ class AutoArchCallback(Callback):
 
     def make_plain_(self, module: LightningModule) -> None:
         """Turn a module that was trained with this callback into a plain one with the same function, in place."""
+
+
+def declared_callbacks() -> Iterator[type[AutoArchCallback]]:
+    """All classes below `AutoArchCallback` that are imported."""
+    waiting = AutoArchCallback.__subclasses__()
+    while waiting:
+        cls = waiting.pop()
+        yield cls
+        waiting += cls.__subclasses__()

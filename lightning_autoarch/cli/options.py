@@ -1,6 +1,6 @@
 """The sections of a config and the options of our subcommands, as jsonargparse reads them.
 
-`search:`, `prune:` and `transfer:` are ours. A callback of a third party declares a section by `AutoArchCallback.section`.
+`search:`, `prune:` and `transfer:` are ours. Callbacks of third parties declare one by `AutoArchCallback.section`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_autoarch.callbacks.base import AutoArchCallback
+from lightning_autoarch.callbacks.base import AutoArchCallback, declared_callbacks
 from lightning_autoarch.callbacks.joint.tuned import TunedCallback, tuned_among
 from lightning_autoarch.callbacks.joint.tuning import part
 from lightning_autoarch.core.errors import SearchError
@@ -156,14 +156,9 @@ def _varied(
 
 
 def _examples(prefix: str) -> str:
-    """The classes that are known to have a prefix."""
-    found, todo = [], [AutoArchCallback]
-    while todo:
-        for cls in todo.pop().__subclasses__():
-            todo.append(cls)
-            if cls.prefix == prefix and not cls.__subclasses__() and not cls.__name__.startswith("_"):
-                found.append(cls.__name__)
-    return " or ".join(sorted(found))
+    """The imported classes that have a prefix, without those that are bases of others or private."""
+    found = [cls for cls in declared_callbacks() if cls.prefix == prefix and not cls.__subclasses__()]
+    return " or ".join(sorted(cls.__name__ for cls in found if not cls.__name__.startswith("_")))
 
 
 def _twin(callback: AutoArchCallback, outer_callbacks: Sequence[Callback]) -> AutoArchCallback | None:
