@@ -132,6 +132,10 @@ class AutoArchCallback(Callback):
         """Whether `module` is the one that was bound last."""
         return self._bound is not None and self._bound() is module
 
+    def unbind(self) -> None:
+        """Forget the module that was bound last."""
+        self._bound = None
+
     def bound_module(self) -> LightningModule | None:
         """The module that was bound last; None before, and after it is gone."""
         return None if self._bound is None else self._bound()
@@ -156,10 +160,14 @@ class AutoArchCallback(Callback):
 
     @property
     def state_key(self) -> str:
-        """What a checkpoint finds the state by: the package, the class, and the `name` if there is one."""
-        key = f"{type(self).__module__.partition('.')[0]}.{type(self).__name__}" + (
-            f".{self.name}" if self.name else ""
-        )
+        """What a checkpoint finds the state by: the package, the class, and the `name` if there is one.
+
+        Lightning refuses two callbacks of one key in a Trainer. A callback without a state has a key of its own.
+        """
+        key = f"{type(self).__module__.partition('.')[0]}.{type(self).__name__}"
+        if self.schema is None:
+            return f"{key}.{id(self)}"
+        key += f".{self.name}" if self.name else ""
         check_unique(self, key, self.remedy, self.error)
         return key
 

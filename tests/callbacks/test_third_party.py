@@ -150,9 +150,9 @@ class TestSearch:
     def test_a_search_without_it(self, tmp_path: Path) -> None:
         with pytest.raises(SearchError, match=r"`smooth\.alpha` of the space needs a callback.*Smoothing"):
             fit(tmp_path, search())
+        first, second = Smoothing(), Smoothing()
+        first.name, second.name = "one", "two"
         with pytest.raises(SearchError, match=r"`smooth\.\*` of the space .* one callback, got Smoothing, Smoothing"):
-            first, second = Smoothing(), Smoothing()
-            first.name, second.name = "one", "two"
             fit(tmp_path, search(), first, second)
 
 
@@ -189,6 +189,14 @@ class TestState:
         for other in (copy.deepcopy(smoothing), pickle.loads(pickle.dumps(smoothing))):
             assert other.bound_module() is None and other.steps == 6 and other.alpha == 0.5
             assert "log" not in vars(other)
+
+    def test_without_a_state_two_are_no_matter(self, tmp_path: Path) -> None:
+        class Stateless(AutoArchCallback):
+            pass
+
+        trainer = fit(tmp_path, Stateless(), Stateless())
+        trainer.save_checkpoint(tmp_path / "saved.ckpt")
+        assert torch.load(tmp_path / "saved.ckpt", weights_only=True)["callbacks"] == {}
 
     def test_two_of_one_name(self, tmp_path: Path) -> None:
         with pytest.raises(Exception, match=r"one Smoothing in a Trainer.*another `name`"):

@@ -3,7 +3,6 @@ training."""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,6 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.base import AutoArchCallback, Tunable
-from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.optimizer_steps import optimizers_of
 from lightning_autoarch.callbacks.outer import callback_states, is_rebuilt_later
 from lightning_autoarch.callbacks.prune.distillation import Distillation
@@ -23,7 +21,6 @@ from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.step_calls import StepCalls
 from lightning_autoarch.callbacks.prune.trainer import averages, total_steps
 from lightning_autoarch.callbacks.sharding import check_whole_parameters
-from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.core.errors import PruneValueError, StructureError
 from lightning_autoarch.core.examples import moved_to, needed_example
 from lightning_autoarch.core.patterns import Patterns
@@ -31,7 +28,7 @@ from lightning_autoarch.core.rest import detached_copy
 from lightning_autoarch.core.schema import is_empty
 from lightning_autoarch.prune.channels import Quantity, Reduction, Removed, Selection, check_prunable
 from lightning_autoarch.prune.load import (
-    KEY,
+    SCHEMA,
     Rounds,
     add_round,
     all_rounds,
@@ -85,7 +82,9 @@ class ChannelPruning(AutoArchCallback):
         L.Trainer(max_epochs=20, callbacks=[ChannelPruning(0.5, of="flops", at=0.3)]).fit(model, datamodule=dm)
     """
 
-    prefix = "prune"
+    prefix = "prune"  # `bind`: to the module that was made smaller
+    schema = SCHEMA
+    remedy = "Give one of them a `name`."
     reshapes = True
 
     def __init__(
@@ -117,7 +116,6 @@ class ChannelPruning(AutoArchCallback):
         self._followers = Followers()  # nets that the training copies weights into
         self._left: list[str] = []  # those that kept their sizes
         self._step: int | None = None  # after which it prunes; None: not in the course of the fit
-        self._small: weakref.ref[LightningModule] | None = None  # the module that was made smaller
         self._goes_on_from: Rounds = ()  # of a fit whose weights come after `setup`
 
     def tunables(self) -> list[Tunable]:
@@ -133,18 +131,11 @@ class ChannelPruning(AutoArchCallback):
     def reshapes_before_training(self) -> bool:
         return self.is_before
 
-    @property
-    def state_key(self) -> str:
-        key = KEY + (f".{self.name}" if self.name else "")
-        check_unique(self, key, "Give one of them a `name`.")
-        return key
+    def save_state(self) -> dict[str, Any] | None:
+        return state_of(self._rounds) or None
 
-    def state_dict(self) -> dict[str, Any]:
-        return state_of(self._rounds)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not is_empty(state_dict):
-            self._rounds = rounds_in(state_dict)
+    def restore_state(self, state: dict[str, Any]) -> None:
+        self._rounds = rounds_in(state)
 
     def start_from(self, state_dict: Mapping[str, Any]) -> None:
         """The next fit begins with the weights of another, whose `state_dict` this is, and as small as they are."""
@@ -152,7 +143,8 @@ class ChannelPruning(AutoArchCallback):
 
     def forget(self) -> None:
         """As if no module had been made smaller yet."""
-        self.removed = self._small = None
+        self.removed = None
+        self.unbind()
         self._rounds, self._left = (), []
 
     @property
@@ -163,7 +155,7 @@ class ChannelPruning(AutoArchCallback):
     @property
     def settled(self) -> bool:
         """Whether the module is as small as it will be. A search takes no score before."""
-        return self._small is not None and self._small() is not None
+        return self.bound_module() is not None
 
     @property
     def is_after(self) -> bool:
@@ -182,12 +174,11 @@ class ChannelPruning(AutoArchCallback):
         before, after = self.removed.before.parameters, self.removed.after.parameters
         return {"removed": (before - after, before)}
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles know nothing of a module."""
-        own = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}  # the module's
-        return {**own, "_small": None, "_goes_on_from": (), "_calls": StepCalls(), "_followers": Followers()}
+    def fit_attributes(self) -> dict[str, object]:
+        return {"_goes_on_from": (), "_calls": StepCalls(), "_followers": Followers()}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
         check_whole_parameters(self, trainer)
@@ -196,8 +187,7 @@ class ChannelPruning(AutoArchCallback):
                 "ChannelPruning cannot change the parameters of a module that DistributedDataParallel holds: prune "
                 "before the training, `at=0.0`, or after it, `at=1.0`."
             )
-        check_flavour(self, trainer, pl_module)
-        if is_rebuilt_later(self, trainer, pl_module) or self._is_small(pl_module):
+        if is_rebuilt_later(self, trainer, pl_module) or self.is_bound_to(pl_module):
             return
         self.forget()  # another module than that of the fit before
         before, self._goes_on_from = self._goes_on_from, ()
@@ -226,21 +216,22 @@ class ChannelPruning(AutoArchCallback):
             )
         catch_up_(module, all_rounds(states), *averages(trainer))
         if not is_empty(own):
-            self._rounds, self._small = rounds_in(own), weakref.ref(module)
+            self._rounds = rounds_in(own)
+            self.bind(module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.distill is not None:
             self.distill.on_fit_start(trainer, pl_module)
         total = None if fast_dev_run(trainer) and isinstance(self.at, Step) else total_steps(trainer)
         self._step = None if self.is_after else step_of(self.at, total, "at")
-        self._unchecked = not self._is_small(pl_module)
+        self._unchecked = not self.is_bound_to(pl_module)
         if self._unchecked:
             _check_optimizers(optimizers_of(trainer))
             if self._given(pl_module) is not None:
                 self._check(pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._is_small(pl_module):
+        if self.is_bound_to(pl_module):
             return
         if not self.is_after:
             self._followers.begin(pl_module, optimizers_of(trainer))
@@ -256,11 +247,11 @@ class ChannelPruning(AutoArchCallback):
         if self._calls.end() or self._unchecked:
             self._unchecked = True
             self._check(pl_module)
-        if self._step is not None and trainer.global_step >= self._step and not self._is_small(pl_module):
+        if self._step is not None and trainer.global_step >= self._step and not self.is_bound_to(pl_module):
             self._prune(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.is_after and not self._is_small(pl_module):
+        if self.is_after and not self.is_bound_to(pl_module):
             self._prune(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -270,7 +261,7 @@ class ChannelPruning(AutoArchCallback):
             self.distill.teardown(trainer, pl_module, stage)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        in_course = self._step and self.removed is not None and self._is_small(pl_module)
+        in_course = self._step and self.removed is not None and self.is_bound_to(pl_module)
         if isinstance(exception, RuntimeError | ValueError) and (self._left or (in_course and _is_of_sizes(exception))):
             names = ", ".join(f"`{path}`" for path in self._left)
             kept = (
@@ -289,9 +280,6 @@ class ChannelPruning(AutoArchCallback):
         self._followers.forget()
         if self.distill is not None:
             self.distill.on_exception(trainer, pl_module, exception)
-
-    def _is_small(self, module: LightningModule) -> bool:
-        return self._small is not None and self._small() is module
 
     def _check(self, module: LightningModule) -> None:
         """Once in a fit, before it changes a weight."""
@@ -330,14 +318,16 @@ class ChannelPruning(AutoArchCallback):
         if not trainer.is_global_zero:
             apply_recipe_(module, recipe)
         add_round(module, recipe)
-        self._rounds, self._small = rounds_of(module), weakref.ref(module)
+        self._rounds = rounds_of(module)
+        self.bind(module)
         self._take_along(trainer, recipe)
         if self.removed is not None:
             self._say(trainer, self.removed)
 
     def _shrink_to(self, trainer: Trainer, module: LightningModule, rounds: Rounds) -> None:
         catch_up_(module, rounds, *averages(trainer))  # which were made in a `setup` before this one
-        self._rounds, self._small = rounds, weakref.ref(module)
+        self._rounds = rounds
+        self.bind(module)
 
     def _given(self, module: LightningModule) -> Any:
         return self.example_inputs if self.example_inputs is not None else module.example_input_array

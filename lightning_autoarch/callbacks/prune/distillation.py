@@ -13,22 +13,21 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from lightning_autoarch.callbacks.flavour import check_flavour
+from lightning_autoarch.callbacks.base import AutoArchCallback
 from lightning_autoarch.callbacks.prune.distilled_step import DistilledStep, is_compiled
 from lightning_autoarch.callbacks.prune.teacher import Given, make_teacher, to_precision_of
 from lightning_autoarch.callbacks.prune.trainer import number
 from lightning_autoarch.callbacks.sharding import check_whole_parameters
+from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError, did_you_mean
 from lightning_autoarch.core.patterns import plain_name
-from lightning_autoarch.core.schema import VERSION, Schema, is_empty, text
+from lightning_autoarch.core.schema import Schema, text
 from lightning_autoarch.prune.counts import non_negative
 from lightning_autoarch.prune.distillation import KINDS, OutputLoss, check_temperature, output_loss
 from lightning_autoarch.seam.lightning import callbacks_of
 
-SCHEMA = Schema("Distillation", 1, {"teacher": text()})
 
-
-class Distillation(Callback):
+class Distillation(AutoArchCallback):
     """Adds to the loss of `training_step` how far the outputs are from a teacher's on the same inputs.
 
     The module stays as it is: while a fit runs, its `training_step` is wrapped, and each call in it of the module, or
@@ -57,6 +56,9 @@ class Distillation(Callback):
     >>> trainer = Trainer(callbacks=[Distillation(layer="backbone", teacher="dense.ckpt")])  # doctest: +SKIP
     """
 
+    schema = Schema("Distillation", 1, {"teacher": text()})
+    remedy = "Let one of them teach another `layer`."
+
     def __init__(
         self,
         temperature: float = 4.0,
@@ -79,24 +81,23 @@ class Distillation(Callback):
 
     @property
     def state_key(self) -> str:
-        return f"lightning_autoarch.Distillation{self.layer and '.'}{self.layer}"
+        key = f"lightning_autoarch.Distillation{self.layer and '.'}{self.layer}"
+        check_unique(self, key, self.remedy)
+        return key
 
-    def state_dict(self) -> dict[str, Any]:
-        if not self._was_module:
-            return {}
-        return {VERSION: SCHEMA.version, "teacher": "the module as the fit began"}
+    def save_state(self) -> dict[str, Any] | None:
+        return {"teacher": "the module as the fit began"} if self._was_module else None
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._resumes = not is_empty(state_dict) and bool(SCHEMA.read(state_dict))
+    def restore_state(self, state: dict[str, Any]) -> None:
+        self._resumes = True
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles know nothing of a fit that runs: neither its module nor its teacher."""
-        return {**self.__dict__, "_step": None}
+    def fit_attributes(self) -> dict[str, object]:
+        return {"_step": None}  # which holds the module and the teacher
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             check_whole_parameters(self, trainer)
-            check_flavour(self, trainer, pl_module)
             _come_before_pruning(self, callbacks_of(trainer))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -17,7 +17,6 @@ from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.rewind import Snapshot
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.core.patterns import Patterns, match_values
-from lightning_autoarch.core.schema import is_empty
 from lightning_autoarch.prune.allocation import check_not_emptied
 from lightning_autoarch.prune.counts import as_number
 from lightning_autoarch.prune.mask import BitMask
@@ -192,14 +191,14 @@ class MagnitudePruning(MaskedTraining):
         if self._snapshot is None and wanted is not None and trainer.global_step >= wanted:
             self._snapshot = Snapshot.of(trainer, pl_module)
 
-    def state_dict(self) -> dict[str, Any]:
-        state = super().state_dict()
-        return {**state, "snapshot": self._snapshot.state} if state and self._snapshot is not None else state
+    def save_state(self) -> dict[str, Any] | None:
+        state = super().save_state()
+        return state if state is None or self._snapshot is None else {**state, "snapshot": self._snapshot.state}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        if not is_empty(state_dict) and "snapshot" in state_dict:
-            self._snapshot = Snapshot(state_dict["snapshot"])
+    def restore_state(self, state: dict[str, Any]) -> None:
+        super().restore_state(state)
+        if "snapshot" in state:
+            self._snapshot = Snapshot(state["snapshot"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._snapshot is not None and self._loaded is not None:

@@ -12,7 +12,6 @@ state_dict            masks as tensors of bytes: what Lightning saves loads wher
 
 from __future__ import annotations
 
-import weakref
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,7 +24,6 @@ from torch.nn.parameter import Parameter, UninitializedParameter
 from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.base import AutoArchCallback, Tunable
-from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.optimizer_steps import optimizers_of, overflowed
 from lightning_autoarch.callbacks.outer import is_trial
 from lightning_autoarch.callbacks.prune.checks import (
@@ -42,15 +40,12 @@ from lightning_autoarch.callbacks.prune.mask_holding import Holding
 from lightning_autoarch.callbacks.prune.rewind import SNAPSHOT
 from lightning_autoarch.callbacks.prune.trainer import as_ever_trained, assert_ranks_agree, averages, total_steps
 from lightning_autoarch.callbacks.sharding import check_whole_parameters
-from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.core.patterns import Patterns
 from lightning_autoarch.core.schema import (
-    VERSION,
     Schema,
     data,
     flag,
-    is_empty,
     mapping,
     optional,
     record,
@@ -81,7 +76,13 @@ class MaskedTraining(AutoArchCallback):
     """
 
     prefix = "prune"
+    remedy = "Give one of them a `name`, and disjoint `targets`."
     masks_gradients = False  # else only where gradients are clipped: theirs is the only norm that would count them
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        required = {"masks": mapping(MASK), "changed_at": optional(whole()), "postponed": flag()}
+        cls.schema = Schema(cls.__name__, SCHEMA_VERSION, required, {"distill": mapping(data()), "snapshot": SNAPSHOT})
 
     def __init__(
         self,
@@ -97,7 +98,6 @@ class MaskedTraining(AutoArchCallback):
         self.targets, self.exclude = targets, exclude
         self.every_n_steps, self.distill, self.name = every_n_steps, distill, name
         self.weights: MaskedWeights | None = None
-        self._of: weakref.ref[LightningModule] | None = None  # the module whose weights they are
         self._total: int | None = None
         self._changed_at: int | None = None  # the step of the last change
         self._seen = 0  # the step that the batch before ended with
@@ -150,7 +150,7 @@ class MaskedTraining(AutoArchCallback):
     @property
     def model_sparsity(self) -> float:
         """Share of all parameters of the module, biases and what is not targeted included, that is masked now."""
-        module = None if self._of is None else self._of()
+        module = self.bound_module()
         if self.weights is None or module is None:
             return 0.0
         sizes = [p.numel() for p in module.parameters() if not isinstance(p, UninitializedParameter)]
@@ -173,76 +173,51 @@ class MaskedTraining(AutoArchCallback):
         n = sum(self.weights.sizes)
         return {"sparsity": (self.weights.sparsity * n, n)}
 
-    @property
-    def state_key(self) -> str:
-        key = f"lightning_autoarch.{type(self).__name__}" + (f".{self.name}" if self.name else "")
-        check_unique(self, key, "Give one of them a `name`, and disjoint `targets`.")
-        return key
-
-    def state_dict(self) -> dict[str, Any]:
+    def save_state(self) -> dict[str, Any] | None:
         if self.weights is None:
-            return {}
+            return None
         distill = {} if self.distill is None else self.distill.state_dict()
         return {
-            VERSION: SCHEMA_VERSION,
             "masks": self.weights.state(),
             "changed_at": self._changed_at,
             "postponed": self._postponed,
             "distill": distill,
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not is_empty(state_dict):
-            state = self._schema.read(state_dict)
-            self._loaded = masks_of(state["masks"])
-            self._changed_at, self._postponed = state["changed_at"], state["postponed"]
-            if self.distill is not None:
-                self.distill.load_state_dict(state.get("distill", {}))
+    def restore_state(self, state: dict[str, Any]) -> None:
+        self._loaded = masks_of(state["masks"])
+        self._changed_at, self._postponed = state["changed_at"], state["postponed"]
+        if self.distill is not None:
+            self.distill.load_state_dict(state.get("distill", {}))
 
     def start_from(self, state_dict: Mapping[str, Any]) -> None:
-        """Let the next fit begin with the masks of another's `state_dict`."""
-        self._loaded, self._changed_at = masks_of(self._schema.read(state_dict)["masks"]), None
-
-    @property
-    def _schema(self) -> Schema:
-        """Of what `state_dict` writes."""
-        return Schema(
-            type(self).__name__,
-            SCHEMA_VERSION,
-            {"masks": mapping(MASK), "changed_at": optional(whole()), "postponed": flag()},
-            {"distill": mapping(data()), "snapshot": SNAPSHOT},
-        )
+        """Let the next fit begin with the masks of another fit, whose `state_dict` this is."""
+        assert self.schema is not None
+        self._loaded, self._changed_at = masks_of(self.schema.read(state_dict)["masks"]), None
 
     def forget(self) -> None:
         """Give up the masks: the next fit starts with none."""
         self.weights = self._loaded = self._changed_at = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles hold the masks, but no hook of this process and nothing of its module."""
-        own = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}  # the module's
-        return {
-            **own,
-            "_holding": None,
-            "of_gradients": {},
-            "weights": None,
-            "_of": None,
-            "_loaded": self._loaded or self.masks or None,
-        }
+    def fit_attributes(self) -> dict[str, object]:
+        """Copies and pickles hold the masks, but no hook of this process and nothing of the module."""
+        loaded = self._loaded or self.masks or None
+        return {"_holding": None, "of_gradients": {}, "weights": None, "_loaded": loaded}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._holding = Holding(self._after_step)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             check_whole_parameters(self, trainer)
-            check_flavour(self, trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.distill is not None:
             self.distill.on_fit_start(trainer, pl_module)
         resumed = self._loaded is not None
-        masks, self._loaded = self._loaded or (self.masks if self._is_of(pl_module) else None), None
+        masks, self._loaded = self._loaded or (self.masks if self.is_bound_to(pl_module) else None), None
         with as_ever_trained(trainer):
             found = self.find(pl_module)
         check_apart(self, trainer, found.parameters)
@@ -252,7 +227,8 @@ class MaskedTraining(AutoArchCallback):
         if self.asks_gradients:
             check_trained(weights)
         self._check_schedule(trainer, weights)
-        self.weights, self._of = weights, weakref.ref(pl_module)
+        self.weights = weights
+        self.bind(pl_module)
         if not resumed:
             self.begin()
         self._holding.begin(optimizers_of(trainer))
@@ -354,10 +330,6 @@ class MaskedTraining(AutoArchCallback):
                 raise
             self._total = ENDLESS  # its one step tells nothing of the fit that the schedule is made for
             self.check(weights, self._total)
-
-    def _is_of(self, module: LightningModule) -> bool:
-        """Whether the masks are of this module, not of another that was trained before."""
-        return self._of is not None and self._of() is module
 
     def _change(self, trainer: Trainer) -> None:
         assert self.weights is not None

@@ -18,7 +18,6 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.base import AutoArchCallback, Tunable
-from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.optimizer_steps import StepHooks, loss_scale, optimizers_of
 from lightning_autoarch.callbacks.prune.trainer import as_ever_trained, fraction_done, is_finite, number
 from lightning_autoarch.callbacks.sharding import check_whole_parameters
@@ -90,14 +89,13 @@ class Regularization(AutoArchCallback):
         n = sum(parameter.numel() for parameter in parameters)
         return {"sparsity": ((1 - _density(parameters)) * n, n)}
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles know nothing of a fit that runs: neither its parameters nor hooks on its optimizers."""
-        return {**self.__dict__, "_fit": None}
+    def fit_attributes(self) -> dict[str, object]:
+        return {"_fit": None}  # parameters, and hooks on optimizers
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             check_whole_parameters(self, trainer)
-            check_flavour(self, trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end()
