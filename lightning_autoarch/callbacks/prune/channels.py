@@ -178,7 +178,6 @@ class ChannelPruning(AutoArchCallback):
         return {"_goes_on_from": (), "_calls": StepCalls(), "_followers": Followers()}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
         check_whole_parameters(self, trainer)
@@ -187,6 +186,7 @@ class ChannelPruning(AutoArchCallback):
                 "ChannelPruning cannot change the parameters of a module that DistributedDataParallel holds: prune "
                 "before the training, `at=0.0`, or after it, `at=1.0`."
             )
+        super().setup(trainer, pl_module, stage)
         if is_rebuilt_later(self, trainer, pl_module) or self.is_bound_to(pl_module):
             return
         self.forget()  # another module than that of the fit before

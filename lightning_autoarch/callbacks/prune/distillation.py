@@ -95,9 +95,10 @@ class Distillation(AutoArchCallback):
         return {"_step": None}  # which holds the module and the teacher
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             check_whole_parameters(self, trainer)
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
             _come_before_pruning(self, callbacks_of(trainer))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

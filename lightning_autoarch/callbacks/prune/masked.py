@@ -209,9 +209,9 @@ class MaskedTraining(AutoArchCallback):
         self._holding = Holding(self._after_step)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             check_whole_parameters(self, trainer)
+        super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.distill is not None:

@@ -93,9 +93,9 @@ class Regularization(AutoArchCallback):
         return {"_fit": None}  # parameters, and hooks on optimizers
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             check_whole_parameters(self, trainer)
+        super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end()
