@@ -110,7 +110,7 @@ def imported(name: str, modules: dict[str, Path]) -> Iterator[str]:
             dotted = [f"{base}.{alias.name}" for alias in node.names]
         for target in dotted:
             head, _, rest = target.partition(".")
-            if head == PACKAGE and rest != "_C":
+            if head == PACKAGE and rest.partition(".")[0] != "_C":
                 while rest and rest not in modules:
                     rest = rest.rpartition(".")[0]
                 yield rest
