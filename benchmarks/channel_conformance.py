@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from lightning_autoarch.core.errors import AutoArchError
 from lightning_autoarch.prune.channels import Selection, prune_channels_
-from lightning_autoarch.structure import ChannelGraph
+from lightning_autoarch.structure.graph import ChannelGraph
 
 RESULTS = Path(__file__).parent / "results"
 TIMEOUT = 300  # seconds for one net

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lightning_autoarch.structure import run_on
+from lightning_autoarch.structure.calls import run_on
 from lightning_autoarch.structure.cost import cost_of
 
 RATIOS = (0.25, 0.4, 0.55, 0.7, 0.9)  # the first that is enough, then between it and the one before

@@ -43,7 +43,7 @@ from lightning_autoarch.search.board import html_table, leaderboard
 from lightning_autoarch.search.owner import Owner
 from lightning_autoarch.search.space import SearchSpace
 from lightning_autoarch.search.study import Ledger
-from lightning_autoarch.structure import apply_recipe_
+from lightning_autoarch.structure.recipe import apply_recipe_
 from lightning_autoarch.training.inheritance import Parent, WeightInheritance, total_epochs
 from lightning_autoarch.training.recorder import TrialRecorder
 

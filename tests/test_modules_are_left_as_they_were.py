@@ -44,8 +44,12 @@ from lightning_autoarch import (
 from lightning_autoarch.prune import apply_masks_, magnitude_masks, prune_
 from lightning_autoarch.prune.channels import Reduction, Selection, check_prunable, prune_channels_
 from lightning_autoarch.prune.targets import find_targets
-from lightning_autoarch.structure import apply_recipe_, channel_groups, remove_channels_, trace, widen_
 from lightning_autoarch.structure.cost import cost_of, flops_by_density, seconds_of
+from lightning_autoarch.structure.graph import remove_channels_
+from lightning_autoarch.structure.groups import channel_groups
+from lightning_autoarch.structure.recipe import apply_recipe_
+from lightning_autoarch.structure.trace import trace
+from lightning_autoarch.structure.widen import widen_
 from lightning_autoarch.training.sensitivity import sensitivity
 from lightning_autoarch.transfer import transfer_weights
 

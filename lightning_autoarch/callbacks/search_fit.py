@@ -36,7 +36,7 @@ from lightning_autoarch.callbacks.search_run import Found, SearchRun
 from lightning_autoarch.core.errors import CheckpointError, shown
 from lightning_autoarch.core.rng import seeded
 from lightning_autoarch.core.schema import data, mapping
-from lightning_autoarch.reading.tensors import plain_tensor
+from lightning_autoarch.reading.plain_tensors import plain_tensor
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.search.study import quiet_optuna
 from lightning_autoarch.training.data import TrialData, split_architecture

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_autoarch.core.errors import CheckpointError
-from lightning_autoarch.reading import read_archive
+from lightning_autoarch.reading.archive import read_archive
 from lightning_autoarch.seam.lightning import INSTANTIATOR
 
 

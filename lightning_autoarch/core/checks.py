@@ -14,7 +14,7 @@ import math
 import numbers
 import operator
 from collections.abc import Collection, Iterable, Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -22,8 +22,20 @@ from torch import Tensor
 
 from lightning_autoarch.core.errors import AutoArchError
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # typing has it from Python 3.11 on
+
 T = TypeVar("T")
 SHOWN = 80  # characters of a wrong value in a message
+
+
+class Bounds(TypedDict, total=False):
+    """The interval in which a number is expected; a bound that is not given is none."""
+
+    at_least: float
+    above: float
+    at_most: float
+    below: float
 
 
 def check_whole(
@@ -31,11 +43,10 @@ def check_whole(
     name: str,  # of the argument
     error: type[AutoArchError],
     *,
-    at_least: int | None = None,
-    at_most: int | None = None,
     wrong_type: type[AutoArchError] | None = None,  # raised instead of `error` for what is no int
     or_else: str = "",  # what else the caller accepts, for the message: "None"
     hint: str = "",  # what to do
+    **bounds: Unpack[Bounds],
 ) -> int:
     """An int within its bounds; a bool is none.
 
@@ -43,10 +54,10 @@ def check_whole(
     Traceback (most recent call last):
     lightning_autoarch.core.errors.AutoArchError: Expected `rounds` to be an int >= 1, got 0.
     """
-    expected = _bounded("an int", at_least=at_least, at_most=at_most)
+    expected = _bounded("an int", **bounds)
     if isinstance(value, bool) or not isinstance(value, int):
         raise _unexpected(wrong_type or error, name, expected, value, or_else, hint)
-    if not _is_within(value, at_least=at_least, at_most=at_most):
+    if not _is_within(value, **bounds):
         raise _unexpected(error, name, expected, value, or_else, hint)
     return value
 
@@ -56,13 +67,10 @@ def check_number(
     name: str,  # of the argument
     error: type[AutoArchError],
     *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
     wrong_type: type[AutoArchError] | None = None,  # raised instead of `error` for what is no number
     or_else: str = "",  # what else the caller accepts, for the message: "None"
     hint: str = "",  # what to do
+    **bounds: Unpack[Bounds],
 ) -> float:
     """A finite int or float within its bounds, as it was given; a bool is none.
 
@@ -70,10 +78,10 @@ def check_number(
     Traceback (most recent call last):
     lightning_autoarch.core.errors.AutoArchError: Expected `sparsity` to be a number in [0, 1), got 1.
     """
-    expected = _bounded("a number", at_least=at_least, above=above, at_most=at_most, below=below)
+    expected = _bounded("a number", **bounds)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _unexpected(wrong_type or error, name, expected, value, or_else, hint)
-    if not _is_finite(value) or not _is_within(value, at_least=at_least, above=above, at_most=at_most, below=below):
+    if not _is_finite(value) or not _is_within(value, **bounds):
         raise _unexpected(error, name, expected, value, or_else, hint)
     return value
 
@@ -168,39 +176,25 @@ def _shown(value: object) -> str:
     return f"{value!r:.{SHOWN}}"
 
 
-def _bounded(
-    kind: str,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-) -> str:
+def _bounded(kind: str, **bounds: Unpack[Bounds]) -> str:
     """The kind with its bounds.
 
     >>> _bounded("a number", above=0, at_most=1), _bounded("an int", at_least=1)
     ('a number in (0, 1]', 'an int >= 1')
     """
-    low = at_least if above is None else above
-    high = at_most if below is None else below
+    low, high = bounds.get("at_least", bounds.get("above")), bounds.get("at_most", bounds.get("below"))
     if low is not None and high is not None:
-        return f"{kind} in {'[' if above is None else '('}{low}, {high}{']' if below is None else ')'}"
+        return f"{kind} in {'(' if 'above' in bounds else '['}{low}, {high}{')' if 'below' in bounds else ']'}"
     if low is not None:
-        return f"{kind} {'>=' if above is None else '>'} {low}"
-    return kind if high is None else f"{kind} {'<=' if below is None else '<'} {high}"
+        return f"{kind} {'>' if 'above' in bounds else '>='} {low}"
+    return kind if high is None else f"{kind} {'<' if 'below' in bounds else '<='} {high}"
 
 
-def _is_within(
-    value: float,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-) -> bool:
+def _is_within(value: float, **bounds: Unpack[Bounds]) -> bool:
     return (
-        (at_least is None or value >= at_least)
-        and (above is None or value > above)
-        and (at_most is None or value <= at_most)
-        and (below is None or value < below)
+        bounds.get("at_least", -math.inf) <= value <= bounds.get("at_most", math.inf)
+        and ("above" not in bounds or value > bounds["above"])
+        and ("below" not in bounds or value < bounds["below"])
     )
 
 

@@ -19,9 +19,12 @@ from lightning_autoarch.core.patterns import NamePattern, Patterns, compile_patt
 from lightning_autoarch.core.rest import detached_copy
 from lightning_autoarch.prune.counts import as_number
 from lightning_autoarch.prune.units import Cut, Keep, Norm, UnitScope, unit_scores
-from lightning_autoarch.structure import ChannelGraph, ChannelGroup, Resized, recipe_of, remove_channels_
 from lightning_autoarch.structure.calls import rehearse
 from lightning_autoarch.structure.cost import Cost, cheap_copy, cost_of
+from lightning_autoarch.structure.graph import ChannelGraph, remove_channels_
+from lightning_autoarch.structure.groups import ChannelGroup
+from lightning_autoarch.structure.recipe import recipe_of
+from lightning_autoarch.structure.resize import Resized
 
 PROBES = 12  # bisections of the share of units: its resolution is 1/4096
 ALL = 1.0 - 1e-9  # the share of units with which every group keeps as few as it may

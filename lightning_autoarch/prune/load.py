@@ -18,9 +18,8 @@ from torch import nn
 
 from lightning_autoarch.core.errors import CheckpointError, PruneTypeError, PruneValueError, StructureError, shown
 from lightning_autoarch.core.schema import VERSION, Mismatch, Schema, data, is_empty, mapping, sequence
-from lightning_autoarch.reading.weights import read_with_weights
-from lightning_autoarch.structure import apply_recipe_
-from lightning_autoarch.structure.recipe import RECIPE, chain_recipes
+from lightning_autoarch.reading.archive import read_with_weights
+from lightning_autoarch.structure.recipe import RECIPE, apply_recipe_, chain_recipes
 
 KEY = "lightning_autoarch.ChannelPruning"  # in checkpoints; followed by the name of the callback if it has one
 SCHEMA = Schema("ChannelPruning", 1, {"recipe": RECIPE}, {"earlier": sequence(RECIPE)})

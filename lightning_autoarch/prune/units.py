@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lightning_autoarch.core.errors import PruneValueError, ResizeError
 from lightning_autoarch.prune.regularize import group_norms
-from lightning_autoarch.structure import ChannelGroup
+from lightning_autoarch.structure.groups import ChannelGroup
 
 UnitScope = Literal["global", "layer"]
 Norm = Literal[1, 2]

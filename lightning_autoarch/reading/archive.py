@@ -3,23 +3,32 @@
 `torch.load(weights_only=True, mmap=True)`: a tensor costs memory when it is read, page by page. Files of before torch
 1.6 are a row of pickles and then the storages, which are read whole. Either is looked through (`pickled`) before torch
 loads it, so that what torch does is known to be in proportion to the file.
+
+`read_with_weights` reads a checkpoint for `load_state_dict`: its weights are plain tensors, everything else is data.
+`trusting` accepts further classes, which the user trusts, while one file is read.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
 import mmap
+import os
 import warnings
 import zipfile
 import zlib
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import Tensor
 
 from lightning_autoarch.core.errors import CheckpointError, shown
 from lightning_autoarch.reading.budget import BYTES, BYTES_TIMES
 from lightning_autoarch.reading.pickled import TorchPickle
+from lightning_autoarch.reading.plain_tensors import check_sizes, plain_tensor
 from lightning_autoarch.reading.symbols import Items
 
 ZIPPED = b"PK\x03\x04"
@@ -190,3 +199,65 @@ def _broken(origin: str, error: Exception) -> CheckpointError:
         f"Expected a whole file of torch.save, got {origin}, which is broken or not one: "
         f"{type(error).__name__}: {first}"
     )
+
+
+def read_with_weights(path: Path) -> Mapping[str, Any]:
+    """What a file of `torch.save` holds; its "state_dict", or else all of it, has plain tensors that fit its size.
+
+    Raises:
+        CheckpointError: not there, broken, or with anything in it that is not data.
+    """
+    if not os.path.isfile(path):  # `Path.is_file` raises for a name that no file can have
+        raise CheckpointError(f"Expected a checkpoint at {path}, got no file there.")
+    return with_plain_weights(read_archive(path), str(path), path.stat().st_size)
+
+
+def with_plain_weights(content: object, origin: str, size: int) -> Mapping[str, Any]:
+    """The same for what was read already from a file of `size` bytes."""
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise CheckpointError(f"Expected a dict of tensors in {origin}, got {shown(content)}.")
+    tensors = {
+        name: plain_tensor(name, value, origin, from_file=True)
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
+    check_sizes(tensors, origin, size)
+    plain = {**state, **tensors}
+    if state is content:
+        return plain
+    assert isinstance(content, Mapping)
+    return {**content, "state_dict": plain}
+
+
+@contextlib.contextmanager
+def trusting(classes: Collection[type | str]) -> Iterator[None]:
+    """Let files hold objects of these classes within the block; afterwards it is as it was before.
+
+    Args:
+        classes: themselves, or as "package.module.Class", which is imported.
+
+    Raises:
+        CheckpointError: there is no such class.
+    """
+    if isinstance(classes, str):
+        raise CheckpointError(f"Expected a list of classes as `trusted`, got '{shown(classes)}'.")
+    known = torch.serialization.get_safe_globals()
+    added: list[Any] = [each for each in map(_found, classes) if each not in known]
+    with torch.serialization.safe_globals(added) if added else contextlib.nullcontext():
+        yield
+
+
+def _found(named: type | str) -> type:
+    if isinstance(named, type):
+        return named
+    module, _, name = str(named).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"Expected a class as `package.module.Class` in `trusted`, got '{shown(named)}': {shown(str(error), 200)}."
+        ) from error
+    if not isinstance(found, type):
+        raise CheckpointError(f"Expected a class in `trusted`, got '{shown(named)}', which is none.")
+    return found

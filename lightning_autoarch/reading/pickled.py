@@ -16,9 +16,9 @@ import torch
 
 from lightning_autoarch.core.errors import CheckpointError, UnknownNames, shown
 from lightning_autoarch.reading.budget import Budget
-from lightning_autoarch.reading.calls import CALLS, TENSORS, VALUES, is_count, is_dtype, itemsize, text
 from lightning_autoarch.reading.opcodes import OF_TORCH, Machine
 from lightning_autoarch.reading.symbols import Built, Items, Name, Stored
+from lightning_autoarch.reading.torch_calls import CALLS, TENSORS, VALUES, is_count, is_dtype, itemsize, text
 
 OWN = (
     "torch.distributed.",

@@ -15,10 +15,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from lightning_autoarch.core.errors import StructureError
-from lightning_autoarch.structure.flow import Flow, Step
+from lightning_autoarch.structure.flow import Flow, OpStep
 from lightning_autoarch.structure.labels import Labels, LabelSets, squeezed, varying
-from lightning_autoarch.structure.layout import Layout
-from lightning_autoarch.structure.plan import Plan
+from lightning_autoarch.structure.layout import ChannelLayout
+from lightning_autoarch.structure.resize_plan import ResizePlan
 from lightning_autoarch.structure.trace import Trace
 from lightning_autoarch.structure.tracer import run
 
@@ -52,7 +52,7 @@ def check(
     module: nn.Module,
     example_inputs: Any,
     dense: Trace,
-    planned: Plan,
+    planned: ResizePlan,
     tensors: Mapping[str, tuple[Tensor, tuple[Labels, ...]]],  # of the resized module, with their planned labels
 ) -> Failure | None:
     """None if the forward of the resized module is the planned one in every mode that was followed."""
@@ -68,7 +68,7 @@ def check(
     return None
 
 
-def group_norm_sizes(dense: Trace, planned: Plan) -> dict[str, tuple[int, int]]:
+def group_norm_sizes(dense: Trace, planned: ResizePlan) -> dict[str, tuple[int, int]]:
     """Path of a module that runs a group norm -> channels and groups that it is to have.
 
     Its statistics are (N, groups). Sizes alone cannot tell whether whole groups went or equally many of each.
@@ -88,12 +88,14 @@ class _Comparison:
     """With the steps of the dense forward, one after the other."""
 
     dense: Trace
-    planned: Plan
-    steps: list[Step]
+    planned: ResizePlan
+    steps: list[OpStep]
     seen: int = 0
-    pairs: list[tuple[Step, int]] = field(default_factory=list)  # steps that ran, and the place of their expected ones
+    pairs: list[tuple[OpStep, int]] = field(
+        default_factory=list
+    )  # steps that ran, and the place of their expected ones
 
-    def see(self, step: Step) -> None:
+    def see(self, step: OpStep) -> None:
         """Raise unless the step is the planned one."""
         while self.seen < len(self.steps) and self._may_skip(step):
             self.seen += 1
@@ -119,7 +121,7 @@ class _Comparison:
         self.pairs.append((step, self.seen))
         self.seen += 1
 
-    def _may_skip(self, step: Step) -> bool:
+    def _may_skip(self, step: OpStep) -> bool:
         """Whether the expected step is one that need not come."""
         expected = self.steps[self.seen]
         return _name(expected) in FREE and not _alike(step, expected) and _name(step) not in FREE
@@ -134,14 +136,14 @@ class _Comparison:
                     self.seen = i
                     raise _Mismatch(f"{step.place} reads other channels than planned: is a position in the code?")
 
-    def shape(self, before: Layout) -> tuple[int, ...]:
+    def shape(self, before: ChannelLayout) -> tuple[int, ...]:
         """That a result has if it is resized as planned."""
         shape = list(before.shape)
         for dim, row in self._rows(before):
             shape[dim] = len(self.planned.row(row)[0])
         return tuple(shape)
 
-    def _rows(self, layout: Layout) -> list[tuple[int, Labels]]:
+    def _rows(self, layout: ChannelLayout) -> list[tuple[int, Labels]]:
         """Dimensions that have channels, with the root of every index."""
         rows: list[tuple[int, Labels]] = []
         for factor in layout.factors:
@@ -150,7 +152,7 @@ class _Comparison:
             rows += [(dim, self.dense.sets.roots(small).reshape(-1)) for dim in dims]
         return rows
 
-    def _same_channels(self, sets: LabelSets, out: Layout, before: Layout) -> bool:
+    def _same_channels(self, sets: LabelSets, out: ChannelLayout, before: ChannelLayout) -> bool:
         for dim, row in self._rows(before):
             wanted = self.planned.row(row)[1]
             factor = out.factor_over(dim)
@@ -167,7 +169,7 @@ class _Comparison:
     def failure(self, mode: int, message: str) -> Failure:
         """What is known about where it went wrong."""
         near = self.steps[max(self.seen - 1, 0) : self.seen + 2]
-        here = self.steps[min(self.seen, len(self.steps) - 1)] if self.steps else Step("", "", ())
+        here = self.steps[min(self.seen, len(self.steps) - 1)] if self.steps else OpStep("", "", ())
         sizes = [
             (old, new)
             for step in (here, *near)
@@ -178,11 +180,11 @@ class _Comparison:
         return Failure((mode, self.seen), here.module, tuple(dict.fromkeys(sizes)), message)
 
 
-def _name(step: Step) -> str:
+def _name(step: OpStep) -> str:
     return SAME.get(step.op, step.op)
 
 
-def _alike(a: Step, b: Step) -> bool:
+def _alike(a: OpStep, b: OpStep) -> bool:
     return (_name(a), a.module) == (_name(b), b.module)
 
 

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_autoarch.core.examples import META, moved_to
 from lightning_autoarch.core.rest import detached_copy, left_unchanged, meta_copy
-from lightning_autoarch.structure import run_on
+from lightning_autoarch.structure.calls import run_on
 
 
 @dataclass(frozen=True)

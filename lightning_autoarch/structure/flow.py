@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_autoarch.structure.labels import Labels, LabelSets, rigid, varying
-from lightning_autoarch.structure.layout import Factors, Layout, fix_all, join, settled
+from lightning_autoarch.structure.layout import ChannelLayout, Factors, fix_all, join, settled
 
 PRODUCER, CONSUMER, ALONG = "producer", "consumer", "along"
 
@@ -32,12 +32,12 @@ class Product:
     formula: Callable[..., int]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    output: Layout
+    output: ChannelLayout
     times: float  # how often it runs: a sequence is followed for two steps only
 
 
 @dataclass(frozen=True)
-class Step:
+class OpStep:
     """One operation as it ran.
 
     Attributes:
@@ -51,9 +51,9 @@ class Step:
 
     op: str
     module: str
-    outputs: tuple[Layout, ...]
+    outputs: tuple[ChannelLayout, ...]
     numbers: tuple[float, ...] = ()
-    inputs: tuple[Layout, ...] = ()
+    inputs: tuple[ChannelLayout, ...] = ()
     product: Product | None = None
 
     @property
@@ -78,7 +78,7 @@ class Flow:
 
     sets: LabelSets
     tensors: Mapping[str, tuple[Tensor, tuple[Labels, ...]]]  # parameters and buffers, labels of each dimension
-    steps: list[Step] = field(default_factory=list)
+    steps: list[OpStep] = field(default_factory=list)
     roles: dict[tuple[str, int], set[str]] = field(default_factory=dict)
     normed: frozenset[str] = frozenset()  # tensors of weight norms, whose norm is made up for
     rescaled: list[Labels] = field(default_factory=list)  # of each norm or mean over channels
@@ -86,7 +86,7 @@ class Flow:
     _marks: list[tuple[int, Labels, str]] = field(default_factory=list)
     _inputs: list[tuple[int, ...]] = field(default_factory=list)  # of each step: the tensors that it took
     _made_by: dict[int, list[int]] = field(default_factory=dict)  # tensor -> the steps that made or wrote it
-    _layouts: dict[int, Layout] = field(default_factory=dict)
+    _layouts: dict[int, ChannelLayout] = field(default_factory=dict)
     _alive: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -97,19 +97,19 @@ class Flow:
                 for d, row in enumerate(labels)
                 if shape[d] > 1
             )
-            self.set(tensor, Layout(shape, factors, name))
+            self.set(tensor, ChannelLayout(shape, factors, name))
 
-    def set(self, tensor: Tensor, layout: Layout) -> None:
+    def set(self, tensor: Tensor, layout: ChannelLayout) -> None:
         """Remember where the channels of a tensor lie."""
         if id(tensor) not in self._layouts:
             self._alive.append(tensor)
         self._layouts[id(tensor)] = layout
 
-    def of(self, tensor: Tensor) -> Layout:
+    def of(self, tensor: Tensor) -> ChannelLayout:
         """Where the channels of a tensor lie; a tensor from elsewhere is neutral."""
-        return self._layouts.get(id(tensor)) or Layout(tuple(tensor.shape))
+        return self._layouts.get(id(tensor)) or ChannelLayout(tuple(tensor.shape))
 
-    def step(self, step: Step, inputs: Iterable[Tensor], made: Iterable[Tensor]) -> None:
+    def step(self, step: OpStep, inputs: Iterable[Tensor], made: Iterable[Tensor]) -> None:
         """Record an operation."""
         for tensor in made:
             self._made_by.setdefault(id(tensor), []).append(len(self.steps))
@@ -138,7 +138,7 @@ class Flow:
         for tensor in outputs:
             fix_all(self.sets, self.of(tensor).factors, "it is visible at the module's output")
 
-    def use(self, layout: Layout, factors: Iterable[Labels], role: str) -> None:
+    def use(self, layout: ChannelLayout, factors: Iterable[Labels], role: str) -> None:
         """Note what a parameter is used for in the dimensions that these factors of a view of it stand for."""
         if layout.source is None:
             return
@@ -165,11 +165,11 @@ class Call:
         """The label sets."""
         return self.flow.sets
 
-    def layout(self, name: str) -> Layout:
+    def layout(self, name: str) -> ChannelLayout:
         """Of a tensor argument."""
         return self.flow.of(self.args[name])
 
-    def optional(self, name: str) -> Layout | None:
+    def optional(self, name: str) -> ChannelLayout | None:
         """Of a tensor argument that may be None."""
         value = self.args.get(name)
         return None if value is None else self.flow.of(value)
@@ -181,7 +181,7 @@ class Call:
             found += [x for x in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(x, Tensor)]
         return found
 
-    def meet(self, layouts: Sequence[Layout], rank: int) -> Factors:
+    def meet(self, layouts: Sequence[ChannelLayout], rank: int) -> Factors:
         """Element by element; parameters among them run along."""
         for layout in layouts:
             self.flow.use(layout, layout.factors, ALONG)
@@ -191,21 +191,21 @@ class Call:
         """These channels have to stay because of this operation."""
         fix_all(self.sets, factors, f"{why} at {self.place}")
 
-    def whole_over(self, layout: Layout, dims: Iterable[int], why: str) -> Layout:
+    def whole_over(self, layout: ChannelLayout, dims: Iterable[int], why: str) -> ChannelLayout:
         """The layout after an operation that needs all of `dims`: a channel takes all its places there along.
 
         A factor that varies nowhere else is fixed.
         """
         over = list(dims)
         whole = (rigid(self.sets, f, over, f"{why} at {self.place}") for f in layout.factors)
-        return Layout(layout.shape, settled(self.sets, list(whole)), layout.source)
+        return ChannelLayout(layout.shape, settled(self.sets, list(whole)), layout.source)
 
-    def fixed_over(self, layout: Layout, dims: Iterable[int], why: str) -> Layout:
+    def fixed_over(self, layout: ChannelLayout, dims: Iterable[int], why: str) -> ChannelLayout:
         """The layout without the factors over `dims`, which are fixed."""
         inside = [f for f in layout.factors if set(varying(f)) & set(dims)]
         self.fix(inside, why)
         left = tuple(f for f in layout.factors if all(f is not g for g in inside))
-        return Layout(layout.shape, left, layout.source)
+        return ChannelLayout(layout.shape, left, layout.source)
 
 
 Rule = Callable[[Call], Sequence[Factors]]

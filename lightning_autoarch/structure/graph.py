@@ -23,9 +23,9 @@ from lightning_autoarch.core.errors import ResizeError, StructureError
 from lightning_autoarch.structure.flow import Flow
 from lightning_autoarch.structure.groups import ChannelGroup, groups_of
 from lightning_autoarch.structure.labels import Labels, squeezed, varying
-from lightning_autoarch.structure.layout import Layout
-from lightning_autoarch.structure.plan import find_group, plan
+from lightning_autoarch.structure.layout import ChannelLayout
 from lightning_autoarch.structure.resize import Resized, resize_
+from lightning_autoarch.structure.resize_plan import find_group, plan
 from lightning_autoarch.structure.trace import Trace, trace
 
 Keep = Mapping[str, Sequence[int]]  # name of a group -> units that stay
@@ -75,11 +75,11 @@ class ChannelGraph:
         """
         alive, total = self._alive(keep), 0.0
 
-        def shape(layout: Layout) -> tuple[int, ...]:
+        def shape(layout: ChannelLayout) -> tuple[int, ...]:
             return self._shape(layout, alive)
 
         for product in (step.product for step in self._evaluated.steps if step.product is not None):
-            args, kwargs, out = tree_map_only(Layout, shape, (product.args, product.kwargs, product.output))
+            args, kwargs, out = tree_map_only(ChannelLayout, shape, (product.args, product.kwargs, product.output))
             total += product.times * product.formula(*args, **kwargs, out_val=out)
         return round(total)
 
@@ -114,13 +114,13 @@ class ChannelGraph:
                 alive[[roots[unit] for unit in keep[group.name]]] = 1
         return alive
 
-    def _shape(self, layout: Layout, alive: Alive) -> tuple[int, ...]:
+    def _shape(self, layout: ChannelLayout, alive: Alive) -> tuple[int, ...]:
         shape = list(layout.shape)
         for dim, roots in self._rows_of(layout):
             shape[dim] = int(alive[roots].sum())
         return tuple(shape)
 
-    def _rows_of(self, layout: Layout) -> list[tuple[int, Labels]]:
+    def _rows_of(self, layout: ChannelLayout) -> list[tuple[int, Labels]]:
         """Dimensions that have channels, with the root of every index."""
         if id(layout) not in self._rows:
             sets = self._seen.sets

@@ -24,7 +24,7 @@ Factors = tuple[Labels, ...]
 
 
 @dataclass(frozen=True)
-class Layout:
+class ChannelLayout:
     """The factors of one tensor.
 
     `source` names the parameter or buffer that the tensor is a view of: what is multiplied by it can be scaled there.
@@ -38,12 +38,12 @@ class Layout:
         """The factor that varies over a dimension."""
         return next((f for f in self.factors if f.shape[dim] > 1), None)
 
-    def aligned(self, rank: int) -> Layout:
+    def aligned(self, rank: int) -> ChannelLayout:
         """With dimensions of size 1 in front, as broadcasting does."""
         extra = (1,) * (rank - len(self.shape))
-        return Layout(extra + self.shape, tuple(f.reshape(extra + f.shape) for f in self.factors), self.source)
+        return ChannelLayout(extra + self.shape, tuple(f.reshape(extra + f.shape) for f in self.factors), self.source)
 
-    def placed(self, shape: Sequence[int], dims: Sequence[int]) -> Layout:
+    def placed(self, shape: Sequence[int], dims: Sequence[int]) -> ChannelLayout:
         """In a space of more dimensions: dimension i of this one is `dims[i]` there, the others have size 1."""
 
         def place(sizes: Sequence[int]) -> tuple[int, ...]:
@@ -54,7 +54,7 @@ class Layout:
 
         order = sorted(range(len(dims)), key=lambda i: dims[i])
         factors = tuple(f.transpose(order).reshape(place(f.shape)) for f in self.factors)
-        return Layout(place(self.shape), factors, self.source)
+        return ChannelLayout(place(self.shape), factors, self.source)
 
     def mapped(self, change: Callable[[Labels], Labels]) -> Factors:
         """Every factor, seen in another way; those that no longer vary are left out."""
@@ -71,7 +71,7 @@ def settled(sets: LabelSets, factors: Sequence[Labels]) -> Factors:
     return live(squeezed(sets, f) for f in factors)
 
 
-def join(sets: LabelSets, layouts: Sequence[Layout], rank: int, where: str) -> Factors:
+def join(sets: LabelSets, layouts: Sequence[ChannelLayout], rank: int, where: str) -> Factors:
     """Tensors that meet element by element, broadcasting to `rank` dimensions: equal positions are equal channels.
 
     A neutral dimension of one makes the others rigid there.
@@ -86,7 +86,7 @@ def join(sets: LabelSets, layouts: Sequence[Layout], rank: int, where: str) -> F
     return _merged(sets, pool)
 
 
-def _is_neutral(layout: Layout, dim: int) -> bool:
+def _is_neutral(layout: ChannelLayout, dim: int) -> bool:
     return layout.shape[dim] > 1 and layout.factor_over(dim) is None
 
 
@@ -120,7 +120,7 @@ def reduced(sets: LabelSets, factors: Sequence[Labels], dims: Sequence[int], whe
     return settled(sets, left), tuple(ended)
 
 
-def reshaped(sets: LabelSets, layout: Layout, shape: Sequence[int], where: str) -> Factors:
+def reshaped(sets: LabelSets, layout: ChannelLayout, shape: Sequence[int], where: str) -> Factors:
     """The factors of a tensor after view(shape)."""
     if 0 in layout.shape:
         fix_all(sets, layout.factors, f"a tensor without elements at {where}")

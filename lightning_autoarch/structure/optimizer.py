@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from lightning_autoarch.core.errors import StructureError
-from lightning_autoarch.structure.plan import Change
+from lightning_autoarch.structure.resize_plan import Change
 
 
 def carry_optimizer_state(optimizer: Optimizer, changed: Mapping[Tensor, Change]) -> None:

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from lightning_autoarch.core.errors import StructureError, did_you_mean, shown
 from lightning_autoarch.core.schema import Check, Schema, described, items, mapping, record, sequence, whole
 from lightning_autoarch.structure.attributes import fit_classes_
-from lightning_autoarch.structure.plan import Change, Index
-from lightning_autoarch.structure.resize import Resized, apply_changes_
-from lightning_autoarch.structure.transaction import Transaction
+from lightning_autoarch.structure.resize import Resized, Transaction, apply_changes_
+from lightning_autoarch.structure.resize_plan import Change, Index
 
 FORMAT = 1
 MOST_GROWTH = 64  # of a dimension, by a recipe: far more than any widening, far less than would fill a machine

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from lightning_autoarch.structure.flow import ALONG, CONSUMER, PRODUCER, SUMMED, Call, Rule
 from lightning_autoarch.structure.labels import Labels, rigid, varying
-from lightning_autoarch.structure.layout import Factors, Layout, join, live, reduced, reshaped, settled
+from lightning_autoarch.structure.layout import ChannelLayout, Factors, join, live, reduced, reshaped, settled
 
 KERNEL = "the size of a kernel"  # the reason of dimensions that are never channels
 
 
-def contract(call: Call, a: Layout, b: Layout, over: Sequence[int]) -> Factors:
+def contract(call: Call, a: ChannelLayout, b: ChannelLayout, over: Sequence[int]) -> Factors:
     """sum_k a[..., k] b[..., k], both placed in one space of dimensions: those of `over` have size 1 afterwards."""
     rank = len(a.shape)
     for weight, other in ((a, b), (b, a)):
@@ -34,7 +34,7 @@ def matmul(call: Call) -> Sequence[Factors]:
     return [_product(call, call.layout(names[0]), call.layout(names[1]))]
 
 
-def _product(call: Call, a: Layout, b: Layout) -> Factors:
+def _product(call: Call, a: ChannelLayout, b: ChannelLayout) -> Factors:
     batch, (m, k), n = a.shape[:-2], a.shape[-2:], b.shape[-1]
     space, r = (*batch, m, k, n), len(batch)
     lead = list(range(r))
@@ -55,7 +55,7 @@ def add_product(call: Call) -> Sequence[Factors]:
     product = _product(call, call.layout(names[0]), call.layout(names[1]))
     bias, out = call.layout("self"), tuple(call.outputs[0].shape)
     call.flow.use(bias, bias.factors, PRODUCER)
-    return [join(call.sets, [Layout(out, product), bias], len(out), call.place)]
+    return [join(call.sets, [ChannelLayout(out, product), bias], len(out), call.place)]
 
 
 def convolution(call: Call) -> Sequence[Factors]:
@@ -72,27 +72,27 @@ def convolution(call: Call) -> Sequence[Factors]:
     o, c = (second, first // groups) if call.args["transposed"] else (first // groups, second)
     n = x.shape[0] if batched else 1
     space = (n, groups, o, c)
-    inputs = _regrouped(call, Layout((n, groups * c), _flat(x, batched)), (n, groups, 1, c))
+    inputs = _regrouped(call, ChannelLayout((n, groups * c), _flat(x, batched)), (n, groups, 1, c))
     rows = (groups, c, o) if call.args["transposed"] else (groups, o, c)
-    kernel = Layout((first, second), live(f.reshape(f.shape[:2]) for f in weight.factors), weight.source)
-    split = Layout(rows, reshaped(call.sets, kernel, rows, call.place), weight.source)
+    kernel = ChannelLayout((first, second), live(f.reshape(f.shape[:2]) for f in weight.factors), weight.source)
+    split = ChannelLayout(rows, reshaped(call.sets, kernel, rows, call.place), weight.source)
     placed = split.placed(space, [1, 3, 2] if call.args["transposed"] else [1, 2, 3])
     if groups > 1:
         inputs, placed = _whole_groups(call, inputs, "groups go as a whole"), _whole_groups(call, placed, KERNEL)
-    left = Layout((n, groups, o), live(f.squeeze(3) for f in contract(call, inputs, placed, [3])))
+    left = ChannelLayout((n, groups, o), live(f.squeeze(3) for f in contract(call, inputs, placed, [3])))
     channels = reshaped(call.sets, left, (n, groups * o), call.place)
-    shaped = Layout(out, live(_pixels(f, len(out), batched) for f in channels))
+    shaped = ChannelLayout(out, live(_pixels(f, len(out), batched) for f in channels))
     return [_with_bias(call, shaped, 1 if batched else 0)]
 
 
-def _without_kernel(call: Call, weight: Layout) -> Layout:
+def _without_kernel(call: Call, weight: ChannelLayout) -> ChannelLayout:
     kernel = [f for f in weight.factors if any(d > 1 for d in varying(f))]
     for factor in kernel:
         call.sets.fix(factor, KERNEL)
     return replace(weight, factors=tuple(f for f in weight.factors if all(f is not g for g in kernel)))
 
 
-def _flat(x: Layout, batched: bool) -> Factors:
+def _flat(x: ChannelLayout, batched: bool) -> Factors:
     """Factors over (N, C)."""
     return live(f.reshape(f.shape[:2] if batched else (1, f.shape[0])) for f in x.factors)
 
@@ -102,17 +102,17 @@ def _pixels(factor: Labels, rank: int, batched: bool) -> Labels:
     return factor.reshape((n, c) + (1,) * (rank - 2)) if batched else factor.reshape((c,) + (1,) * (rank - 1))
 
 
-def _regrouped(call: Call, x: Layout, shape: tuple[int, ...]) -> Layout:
-    return Layout(shape, reshaped(call.sets, x, shape, call.place))
+def _regrouped(call: Call, x: ChannelLayout, shape: tuple[int, ...]) -> ChannelLayout:
+    return ChannelLayout(shape, reshaped(call.sets, x, shape, call.place))
 
 
-def _whole_groups(call: Call, layout: Layout, why: str) -> Layout:
+def _whole_groups(call: Call, layout: ChannelLayout, why: str) -> ChannelLayout:
     """Channels of a group merge; what does not vary over the groups but inside them is fixed."""
     factors = [rigid(call.sets, f, [2, 3], why) for f in layout.factors]
     return replace(layout, factors=settled(call.sets, factors))
 
 
-def _with_bias(call: Call, out: Layout, dim: int) -> Factors:
+def _with_bias(call: Call, out: ChannelLayout, dim: int) -> Factors:
     bias = call.optional("bias")
     if bias is None:
         return out.factors

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_autoarch.structure.flow import SUMMED, Call, Rule, wildcard
 from lightning_autoarch.structure.labels import Labels, rigid, squeezed, varying
-from lightning_autoarch.structure.layout import Factors, Layout, join, live, reshaped, segments, settled
+from lightning_autoarch.structure.layout import ChannelLayout, Factors, join, live, reshaped, segments, settled
 
 
 def same(call: Call) -> Sequence[Factors]:
@@ -97,7 +97,7 @@ def roll(call: Call) -> Sequence[Factors]:
     return [call.whole_over(layout, [d % len(layout.shape) for d in dims], "places move").factors]
 
 
-def _rigid_along(call: Call, layout: Layout, dim: int) -> Factors:
+def _rigid_along(call: Call, layout: ChannelLayout, dim: int) -> Factors:
     """Places along `dim` are numbers in the code: no channel there may move."""
     why = f"positions are numbers in the code at {call.place}"
     return live(rigid(call.sets, f, [dim], why) for f in layout.factors)
@@ -154,7 +154,8 @@ def cat(call: Call) -> Sequence[Factors]:
     dim = call.args.get("dim", 0) % rank
     rows = [_row_over(call, layout, dim) for layout in layouts]
     rest = [
-        Layout(_but(layout.shape, dim), tuple(f for f in layout.factors if f.shape[dim] == 1)) for layout in layouts
+        ChannelLayout(_but(layout.shape, dim), tuple(f for f in layout.factors if f.shape[dim] == 1))
+        for layout in layouts
     ]
     sizes = [max(row.shape[d] for row in rows) if d != dim else 0 for d in range(rank)]
     wide = [np.broadcast_to(row, [row.shape[d] if d == dim else sizes[d] for d in range(rank)]) for row in rows]
@@ -162,12 +163,12 @@ def cat(call: Call) -> Sequence[Factors]:
     return [settled(call.sets, [np.concatenate(wide, axis=dim), *joined])]
 
 
-def _as_merged(call: Call, layout: Layout) -> Layout:
+def _as_merged(call: Call, layout: ChannelLayout) -> ChannelLayout:
     """Without the dimensions along which channels have become one since: in one part as in the others."""
-    return Layout(layout.shape, settled(call.sets, layout.factors), layout.source)
+    return ChannelLayout(layout.shape, settled(call.sets, layout.factors), layout.source)
 
 
-def _row_over(call: Call, layout: Layout, dim: int) -> Labels:
+def _row_over(call: Call, layout: ChannelLayout, dim: int) -> Labels:
     """The labels along `dim`; those of a neutral part are new and fixed."""
     factor = layout.factor_over(dim)
     if factor is not None:

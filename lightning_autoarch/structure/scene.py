@@ -1,10 +1,15 @@
-"""The surroundings in which a forward runs for its shapes alone, and that put everything back afterwards."""
+"""The conditions under which a forward runs only for its shapes; afterwards everything is restored.
+
+nn.LSTM, nn.GRU and nn.RNN run over two steps instead of all, because every step couples the same channels.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -17,7 +22,37 @@ from torch.overrides import TorchFunctionMode
 from lightning_autoarch.core.rest import attributes_kept
 from lightning_autoarch.core.rng import generators_kept
 from lightning_autoarch.structure.attention import heads_spelled_out
-from lightning_autoarch.structure.recurrent import sequences_shortened
+
+REPEATED: ContextVar[float] = ContextVar("REPEATED", default=1.0)  # how often an operation runs in place of once
+STEPS = 2  # the first from the state that is given, the second from one that was computed
+
+
+@contextlib.contextmanager
+def sequences_shortened(module: nn.Module) -> Iterator[None]:
+    """A sequence of 500 steps would be thousands of operations; packed sequences run as they are."""
+    kinds = (nn.LSTM, nn.GRU, nn.RNN)
+    layers = [m for m in module.modules() if type(m) in kinds and "forward" not in m.__dict__]
+    for layer in layers:
+        layer.__dict__["forward"] = functools.partial(_forward, layer, layer.forward)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
+def _forward(layer: nn.Module, forward: Any, input: Any, hx: Any = None) -> Any:
+    time = 1 if bool(layer.batch_first) and isinstance(input, Tensor) and input.dim() == 3 else 0
+    if not isinstance(input, Tensor) or input.shape[time] <= STEPS:
+        return forward(input, hx)
+    before = REPEATED.set(input.shape[time] / STEPS)
+    try:
+        out, state = forward(input.narrow(time, 0, STEPS), hx)
+    finally:
+        REPEATED.reset(before)
+    sizes = list(out.shape)
+    sizes[time] = input.shape[time] - STEPS
+    return torch.cat([out, out.narrow(time, STEPS - 1, 1).expand(sizes)], time), state
 
 
 @contextlib.contextmanager

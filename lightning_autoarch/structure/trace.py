@@ -5,20 +5,27 @@ every view, LSTM step and attention product passes by, whatever Python wrote it.
 must make a program of the forward and refuse what they cannot express (a hook, a metric, an attribute that is set);
 here the forward only has to run. Where it reads *values* of tensors, the fake tensors refuse: there is an error that
 names the place. A branch on sizes is followed as the example takes it.
+
+`followable` selects, from recorded calls, those that can be traced. A call that cannot, because it samples or reads
+values, is replaced by the calls that it makes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_autoarch.core.errors import StructureError
+from lightning_autoarch.core.rest import left_unchanged
+from lightning_autoarch.structure.calls import CallRecorder, Calls, ModuleCall, run_on
 from lightning_autoarch.structure.flow import Flow
 from lightning_autoarch.structure.labels import Labels, LabelSets, squeezed, varying
 from lightning_autoarch.structure.normed import SPECTRAL, spectral_normed, weight_normed
@@ -137,3 +144,37 @@ def _cut_along_first(sets: LabelSets, factor: Labels) -> int:
     index = tuple(slice(None) if d == first else slice(0, 1) for d in range(small.ndim))
     sets.merge(small, small[index])
     return 1
+
+
+def followable(module: nn.Module, calls: Calls) -> tuple[Calls, dict[str, str]]:
+    """Calls that can be followed: those given, or, of each that cannot be, those that it makes.
+
+    Args:
+        module: a copy to try it with, as what cannot be followed really runs.
+        calls: as recorded.
+
+    Returns:
+        The calls, and path -> why, of those that were replaced.
+    """
+    try:
+        trace(module, calls)
+    except StructureError as error:
+        if len(calls.calls) == 1:
+            path = calls.calls[0].path
+            inside, reasons = followable(module, _inside(module, calls.calls[0]))
+            return inside, {path: str(error), **reasons}
+        parts = [followable(module, Calls((call,))) for call in calls.calls]
+        return (
+            Calls(tuple(call for part, _ in parts for call in part.calls)),
+            {path: why for _, reasons in parts for path, why in reasons.items()},
+        )
+    return calls, {}
+
+
+def _inside(module: nn.Module, call: ModuleCall) -> Calls:
+    """The outermost calls that a call makes; none where it raises."""
+    recorder = CallRecorder(module, still_too=True, inside=call.path)
+    # Whatever a forward raises: what it called before may do.
+    with left_unchanged(module), torch.no_grad(), contextlib.suppress(Exception), recorder:
+        run_on(module, Calls((call,)))
+    return recorder.calls

@@ -1,4 +1,8 @@
-"""One run of a forward, every operation of it passed to its rule."""
+"""Run a forward once and pass every operation of it to its rule.
+
+`RULES` maps the name of an ATen operation, without its overload, to the rule that follows channels through it. `QUICK`
+holds operations whose result shapes torch computes slowly: for those of batch norm it runs twenty operations.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +23,54 @@ from torch.utils.flop_counter import flop_registry
 
 from lightning_autoarch.core.errors import StructureError
 from lightning_autoarch.structure.calls import run_on
-from lightning_autoarch.structure.flow import Call, Flow, Product, Step, place
+from lightning_autoarch.structure.flow import Call, Flow, OpStep, Product, Rule, place, unknown
 from lightning_autoarch.structure.labels import LabelClash
-from lightning_autoarch.structure.layout import Layout
-from lightning_autoarch.structure.recurrent import REPEATED
-from lightning_autoarch.structure.results import results_of
-from lightning_autoarch.structure.rules import keeps_source, rule_of
-from lightning_autoarch.structure.scene import reachable_tensors, scene
+from lightning_autoarch.structure.layout import ChannelLayout
+from lightning_autoarch.structure.rules_mixing import MIXING, pointwise
+from lightning_autoarch.structure.rules_products import PRODUCTS
+from lightning_autoarch.structure.rules_views import MOVES, VIEWS
+from lightning_autoarch.structure.scene import REPEATED, reachable_tensors, scene
 
-Watch = Callable[[Step], None]
+RULES: dict[str, Rule] = {**VIEWS, **PRODUCTS, **MIXING}
+
+
+def rule_of(op: torch._ops.OpOverload) -> Rule:
+    """The rule of an operation; torch tags those that go element by element."""
+    namespace, _, name = op._schema.name.partition("::")
+    if namespace != "aten":
+        return unknown
+    if name in RULES:
+        return RULES[name]
+    return pointwise if torch.Tag.pointwise in op.tags else unknown
+
+
+def keeps_source(op: torch._ops.OpOverload) -> bool:
+    """Whether the output is still the parameter that went in, seen in another way."""
+    return op._schema.name.removeprefix("aten::") in MOVES
+
+
+def results_of(op: torch._ops.OpOverload) -> Callable[..., Any]:
+    """The operation, or what makes results of the same shapes, dtypes and memory formats from fake tensors."""
+    return QUICK.get(op, op)
+
+
+def _batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    *_: float,  # momentum and eps
+) -> tuple[Tensor, Tensor, Tensor]:
+    statistics = input.new_empty(input.shape[1] if training else 0)
+    return torch.empty_like(input), statistics, statistics.new_empty(statistics.shape)
+
+
+QUICK: dict[torch._ops.OpOverload, Callable[..., Any]] = {torch.ops.aten.native_batch_norm.default: _batch_norm}
+
+
+Watch = Callable[[OpStep], None]
 
 
 def run(
@@ -136,19 +179,19 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.flow.reached.update(source for x in call.tensors() if (source := self.flow.of(x).source))
         factors = rule_of(func)(call)
         source = self.flow.of(call.tensors()[0]).source if keeps_source(func) else None
-        layouts = tuple(Layout(tuple(x.shape), f, source) for x, f in zip(outputs, factors, strict=True))
+        layouts = tuple(ChannelLayout(tuple(x.shape), f, source) for x, f in zip(outputs, factors, strict=True))
         inputs = call.tensors()
         before = tuple(self.flow.of(x) for x in inputs)
         product = self._product(func, given, layouts[0])
         made = [*outputs, *(inputs[:1] if _in_place(func) else [])]  # the output is the first argument, or its fake
         for tensor, layout in zip(made, [*layouts, layouts[0]], strict=False):
             self.flow.set(tensor, layout)
-        step = Step(self.op, str(self.path), layouts, _numbers(func, bound), before, product)
+        step = OpStep(self.op, str(self.path), layouts, _numbers(func, bound), before, product)
         self.flow.step(step, inputs, made)
         if self.watch is not None:
             self.watch(step)
 
-    def _product(self, func: torch._ops.OpOverload, given: tuple[Any, Any], output: Layout) -> Product | None:
+    def _product(self, func: torch._ops.OpOverload, given: tuple[Any, Any], output: ChannelLayout) -> Product | None:
         formula = flop_registry.get(func._overloadpacket)
         if formula is None:
             return None

@@ -21,8 +21,8 @@ from torch.optim import Optimizer
 from lightning_autoarch.core.errors import StructureError
 from lightning_autoarch.structure.groups import ChannelGroup, groups_of
 from lightning_autoarch.structure.labels import Labels
-from lightning_autoarch.structure.plan import Plan, changes, find_group, plan
 from lightning_autoarch.structure.resize import Resized, resize_
+from lightning_autoarch.structure.resize_plan import ResizePlan, changes, find_group, plan
 from lightning_autoarch.structure.trace import Trace, trace
 
 
@@ -86,7 +86,7 @@ def _counts(group: ChannelGroup, width: int, generator: torch.Generator | None) 
     return [width // group.width] * group.width
 
 
-def _check_norms(seen: Trace, groups: Sequence[tuple[ChannelGroup, tuple[int, ...]]], planned: Plan) -> None:
+def _check_norms(seen: Trace, groups: Sequence[tuple[ChannelGroup, tuple[int, ...]]], planned: ResizePlan) -> None:
     """What a norm or mean is taken over grows everywhere by the same factor, over concatenated groups too."""
     group_of = {root: group.name for group, roots in groups for root in roots}
     for labels in (labels for flow in seen.flows for labels in flow.rescaled):
@@ -98,7 +98,7 @@ def _check_norms(seen: Trace, groups: Sequence[tuple[ChannelGroup, tuple[int, ..
             )
 
 
-def _shares(planned: Plan, spread: float, generator: torch.Generator | None) -> dict[int, float]:
+def _shares(planned: ResizePlan, spread: float, generator: torch.Generator | None) -> dict[int, float]:
     """Of each label that has copies: what its consumers keep."""
     shares: dict[int, float] = {}
     for labels in planned.copies.values():
@@ -109,7 +109,7 @@ def _shares(planned: Plan, spread: float, generator: torch.Generator | None) -> 
 
 def _scales(
     seen: Trace,
-    planned: Plan,
+    planned: ResizePlan,
     groups: Sequence[ChannelGroup],
     shares: Mapping[int, float],
 ) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 
 from lightning_autoarch.core.errors import CheckpointError, CheckpointNotPlain, UnknownNames, shown
 from lightning_autoarch.core.schema import described, first_strange
-from lightning_autoarch.reading import read_archive, read_part
+from lightning_autoarch.reading.archive import read_archive, read_part
 from lightning_autoarch.search.choices import written
 
 SHOWN = 20  # names in an error

@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning_autoarch.core.errors import CheckpointError, SearchError
 from lightning_autoarch.core.schema import described
-from lightning_autoarch.reading import read_archive
+from lightning_autoarch.reading.archive import read_archive
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 

@@ -16,8 +16,9 @@ from lightning_autoarch.core.errors import PruneValueError, StructureError
 from lightning_autoarch.prune.channels import Reduction, Selection, prune_by_, prune_channels_
 from lightning_autoarch.prune.load import load_pruned
 from lightning_autoarch.prune.units import kept_units, rounded, unit_scores
-from lightning_autoarch.structure import ChannelGraph, channel_groups, remove_channels_
 from lightning_autoarch.structure.cost import cost_of, count_flops
+from lightning_autoarch.structure.graph import ChannelGraph, remove_channels_
+from lightning_autoarch.structure.groups import channel_groups
 
 
 class Conv(nn.Module):

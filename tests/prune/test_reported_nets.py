@@ -13,7 +13,7 @@ from reported_nets import NETS
 from torch.utils._pytree import tree_leaves
 
 from lightning_autoarch.prune.channels import Selection, prune_channels_
-from lightning_autoarch.structure import run_on
+from lightning_autoarch.structure.calls import run_on
 
 LEFT = {"LeNet, sizes in the code": {"b.weight"}}  # groups that the forward does not follow
 

@@ -10,7 +10,7 @@ import torch
 from guarded import SLACK, TIMES, Guard
 
 from lightning_autoarch.core.errors import CheckpointError
-from lightning_autoarch.reading import read_archive
+from lightning_autoarch.reading.archive import read_archive
 from lightning_autoarch.reading.budget import BYTES, BYTES_TIMES, Budget, table_bytes
 
 

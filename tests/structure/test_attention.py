@@ -11,8 +11,9 @@ import torch
 from channel_nets import SelfAttention, call, encoder, randomised, unread
 from torch import Tensor, nn
 
-from lightning_autoarch.structure import channel_groups, remove_channels_
 from lightning_autoarch.structure.attention import HeadAttention, as_heads_
+from lightning_autoarch.structure.graph import remove_channels_
+from lightning_autoarch.structure.groups import channel_groups
 
 OPTIONS: list[dict[str, Any]] = [
     {},

@@ -14,7 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lightning_autoarch.structure import apply_recipe_, channel_groups, recipe_of, remove_channels_, widen_
+from lightning_autoarch.structure.graph import remove_channels_
+from lightning_autoarch.structure.groups import channel_groups
+from lightning_autoarch.structure.recipe import apply_recipe_, recipe_of
+from lightning_autoarch.structure.widen import widen_
 
 SIZE = 4  # pixels a side, of every node
 OPERATIONS = (

@@ -29,7 +29,7 @@ from channel_nets import (
 )
 from torch import Tensor, nn
 
-from lightning_autoarch.structure import ChannelGroup, channel_groups
+from lightning_autoarch.structure.groups import ChannelGroup, channel_groups
 
 WIDTHS = {  # of what may go; every other group is fixed
     "residual": {"stem.weight": 8, "a.weight": 12, "down.weight": 10},

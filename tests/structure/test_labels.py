@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lightning_autoarch.structure.labels import LabelClash, LabelSets, rigid, squeezed, varying
-from lightning_autoarch.structure.layout import Layout, join, reduced, reshaped
-from lightning_autoarch.structure.plan import Plan
+from lightning_autoarch.structure.layout import ChannelLayout, join, reduced, reshaped
+from lightning_autoarch.structure.resize_plan import ResizePlan
 
 
 def row(*labels: int) -> np.ndarray:
@@ -62,33 +62,33 @@ def test_squeezed_and_rigid() -> None:
 
 def test_reshaping_moves_labels() -> None:
     sets = LabelSets(8)
-    flat = reshaped(sets, Layout((5, 2, 3), (row(0, 1).reshape(1, 2, 1),)), (5, 6), "here")
+    flat = reshaped(sets, ChannelLayout((5, 2, 3), (row(0, 1).reshape(1, 2, 1),)), (5, 6), "here")
     assert [f.tolist() for f in flat] == [[[0, 0, 0, 1, 1, 1]]]
-    (back,) = reshaped(sets, Layout((5, 6), flat), (5, 2, 3), "here")
+    (back,) = reshaped(sets, ChannelLayout((5, 6), flat), (5, 2, 3), "here")
     assert back.shape == (1, 2, 1)
-    (cut,) = reshaped(sets, Layout((6,), (np.arange(6),)), (2, 3), "here")
+    (cut,) = reshaped(sets, ChannelLayout((6,), (np.arange(6),)), (2, 3), "here")
     assert cut.tolist() == [[0, 1, 2], [3, 4, 5]]
-    (same,) = reshaped(sets, Layout((1, 6, 1), (np.arange(6).reshape(1, 6, 1),)), (6,), "here")
+    (same,) = reshaped(sets, ChannelLayout((1, 6, 1), (np.arange(6).reshape(1, 6, 1),)), (6,), "here")
     assert same.tolist() == list(range(6))
 
 
 def test_two_kinds_of_channels_in_one_dimension_are_fixed() -> None:
     sets = LabelSets(5)
-    both = Layout((2, 3), (row(0, 1).reshape(2, 1), row(2, 3, 4).reshape(1, 3)))
+    both = ChannelLayout((2, 3), (row(0, 1).reshape(2, 1), row(2, 3, 4).reshape(1, 3)))
     assert reshaped(sets, both, (6,), "here") == ()
     assert "share one dimension at here" in (sets.reason(0) or "") and sets.reason(4) is not None
 
 
 def test_joining_broadcasts() -> None:
     sets = LabelSets(6)
-    heads = Layout((2, 2), (np.arange(4).reshape(2, 2),))
-    (joined,) = join(sets, [heads, Layout((2, 1), (row(4, 5).reshape(2, 1),))], 2, "here")
+    heads = ChannelLayout((2, 2), (np.arange(4).reshape(2, 2),))
+    (joined,) = join(sets, [heads, ChannelLayout((2, 1), (row(4, 5).reshape(2, 1),))], 2, "here")
     assert joined.shape == (2, 1) and sets.roots(np.arange(6)).tolist() == [0, 0, 2, 2, 0, 2]
     other = LabelSets(3)
-    assert join(other, [Layout((3,), (np.arange(3),)), Layout((2, 3))], 2, "here") == ()
+    assert join(other, [ChannelLayout((3,), (np.arange(3),)), ChannelLayout((2, 3))], 2, "here") == ()
     assert "given from outside at here" in (other.reason(1) or "")
     lone = LabelSets(3)
-    (kept,) = join(lone, [Layout((3,), (np.arange(3),)), Layout((2, 1))], 2, "here")
+    (kept,) = join(lone, [ChannelLayout((3,), (np.arange(3),)), ChannelLayout((2, 1))], 2, "here")
     assert kept.shape == (1, 3) and lone.reason(1) is None
 
 
@@ -100,8 +100,8 @@ def test_reducing_ends_a_factor() -> None:
 
 def test_rows_of_a_plan() -> None:
     roots = row(0, 0, 1, 1, 0, 0, 1, 1)  # two blocks of two units of two
-    removed, kept = Plan({0: []}, 2).row(roots), Plan({}, 2).row(roots)
+    removed, kept = ResizePlan({0: []}, 2).row(roots), ResizePlan({}, 2).row(roots)
     assert removed[0].tolist() == [2, 3, 6, 7] and kept[0].tolist() == list(range(8))
-    index, labels = Plan({0: [0, 2], 1: [1]}, 3).row(roots)
+    index, labels = ResizePlan({0: [0, 2], 1: [1]}, 3).row(roots)
     assert index.tolist() == [0, 1, 0, 1, 2, 3, 4, 5, 4, 5, 6, 7]
     assert labels.tolist() == [0, 0, 2, 2, 1, 1, 0, 0, 2, 2, 1, 1]

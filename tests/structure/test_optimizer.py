@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adafactor, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 
 from lightning_autoarch.core.errors import StructureError
-from lightning_autoarch.structure import Resized, remove_channels_, widen_
+from lightning_autoarch.structure.graph import remove_channels_
+from lightning_autoarch.structure.resize import Resized
+from lightning_autoarch.structure.widen import widen_
 
 Build = Callable[[Iterable[Tensor]], Optimizer]
 OPTIMIZERS: dict[str, Build] = {

@@ -11,14 +11,10 @@ from channel_nets import CONVOLUTIONAL, SEQUENTIAL, Residual, call, half, random
 from torch import nn
 
 from lightning_autoarch.core.errors import StructureError
-from lightning_autoarch.structure import (
-    apply_recipe_,
-    chain_recipes,
-    channel_groups,
-    recipe_of,
-    remove_channels_,
-    widen_,
-)
+from lightning_autoarch.structure.graph import remove_channels_
+from lightning_autoarch.structure.groups import channel_groups
+from lightning_autoarch.structure.recipe import apply_recipe_, chain_recipes, recipe_of
+from lightning_autoarch.structure.widen import widen_
 
 CASES = CONVOLUTIONAL | SEQUENTIAL
 

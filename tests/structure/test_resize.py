@@ -12,8 +12,9 @@ from channel_nets import CONVOLUTIONAL, SEQUENTIAL, Case, Recurrent, call, half,
 from torch import Tensor, nn
 
 from lightning_autoarch.core.errors import StructureError
-from lightning_autoarch.structure import channel_groups, remove_channels_
 from lightning_autoarch.structure.attributes import standard_attributes
+from lightning_autoarch.structure.graph import remove_channels_
+from lightning_autoarch.structure.groups import channel_groups
 
 CASES = CONVOLUTIONAL | SEQUENTIAL
 EXACT_WHEN_ZERO = ("residual", "unet", "grouped", "separable", "reused", "chunked")  # of 0 every activation is 0

@@ -14,7 +14,9 @@ from channel_nets import CONVOLUTIONAL, SEQUENTIAL, call
 from torch import Tensor, nn
 
 from lightning_autoarch.core.errors import StructureError
-from lightning_autoarch.structure import channel_groups, remove_channels_, trace
+from lightning_autoarch.structure.graph import remove_channels_
+from lightning_autoarch.structure.groups import channel_groups
+from lightning_autoarch.structure.trace import trace
 
 CASES = CONVOLUTIONAL | SEQUENTIAL
 

@@ -11,7 +11,9 @@ from channel_nets import CONVOLUTIONAL, SEQUENTIAL, Case, call, randomised
 from torch import Tensor, nn
 
 from lightning_autoarch.core.errors import StructureError
-from lightning_autoarch.structure import ChannelGroup, channel_groups, remove_channels_, widen_
+from lightning_autoarch.structure.graph import remove_channels_
+from lightning_autoarch.structure.groups import ChannelGroup, channel_groups
+from lightning_autoarch.structure.widen import widen_
 
 CASES = CONVOLUTIONAL | SEQUENTIAL
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_autoarch.structure import ChannelGroup
+from lightning_autoarch.structure.groups import ChannelGroup
 
 Case = tuple[Callable[[], nn.Module], Callable[[], object]]
 

@@ -14,7 +14,7 @@ from channel_nets import unproduced, unread
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lightning_autoarch.structure import ChannelGroup, channel_groups
+from lightning_autoarch.structure.groups import ChannelGroup, channel_groups
 
 Keep = Mapping[str, Sequence[int]]
 

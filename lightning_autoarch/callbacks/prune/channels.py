@@ -40,7 +40,8 @@ from lightning_autoarch.prune.load import (
 from lightning_autoarch.prune.schedule import Moment, Step, check_moment, step_of
 from lightning_autoarch.prune.units import Norm, UnitScope
 from lightning_autoarch.seam.lightning import callbacks_of, checkpoint_path, fast_dev_run
-from lightning_autoarch.structure import apply_recipe_, check_carriable
+from lightning_autoarch.structure.optimizer import check_carriable
+from lightning_autoarch.structure.recipe import apply_recipe_
 
 
 class ChannelPruning(AutoArchCallback):

@@ -24,7 +24,8 @@ from lightning_autoarch.core.errors import PruneTypeError, PruneValueError, Stru
 from lightning_autoarch.core.patterns import compile_patterns
 from lightning_autoarch.core.rest import detached_copy, left_unchanged
 from lightning_autoarch.prune.channels import EVERYTHING, UTMOST, Reduction, Removed, Selection, prune_by_
-from lightning_autoarch.structure import Calls, ModuleCall, apply_recipe_, run_on
+from lightning_autoarch.structure.calls import Calls, ModuleCall, run_on
+from lightning_autoarch.structure.recipe import apply_recipe_
 
 MOST = 1024  # elements of a parameter that are compared
 Pairs = dict[str, str]  # path of a follower -> path of the net that it follows

@@ -16,7 +16,8 @@ from torchmetrics import Metric
 from lightning_autoarch.core.errors import PruneValueError, StructureError
 from lightning_autoarch.core.rest import detached_copy
 from lightning_autoarch.prune.channels import Reduction, Selection, check_prunable
-from lightning_autoarch.structure import CallRecorder, Calls, followable
+from lightning_autoarch.structure.calls import CallRecorder, Calls
+from lightning_autoarch.structure.trace import followable
 
 REMEDY = (
     "Set `self.example_input_array` to what the module's `forward` takes (with a `forward` that depends on shapes "

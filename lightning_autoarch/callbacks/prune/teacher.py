@@ -13,7 +13,7 @@ from torch import nn
 
 from lightning_autoarch.core.errors import CheckpointError, PruneTypeError, PruneValueError, shown
 from lightning_autoarch.core.rest import detached_copy
-from lightning_autoarch.reading.weights import read_with_weights, with_plain_weights
+from lightning_autoarch.reading.archive import read_with_weights, with_plain_weights
 from lightning_autoarch.seam.lightning import load
 
 Given = nn.Module | str | Path | None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_autoarch.core.errors import TransferError
-from lightning_autoarch.structure import channel_groups
+from lightning_autoarch.structure.groups import channel_groups
 from lightning_autoarch.transfer.match.assignment import Assignment, assign, importance, origins, place_shares
 from lightning_autoarch.transfer.match.rows import Place, Rows, Units, rows_of
 from lightning_autoarch.transfer.match.shapes import Fit, Shape

@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from torch import nn
 
-from lightning_autoarch.structure import ChannelGroup
+from lightning_autoarch.structure.groups import ChannelGroup
 
 Place: TypeAlias = tuple[str, int]  # name of a tensor, dimension
 Code: TypeAlias = tuple[int, int]  # group, unit

@@ -24,7 +24,7 @@ from typing import Any
 from torch import nn
 
 from lightning_autoarch.core.errors import CheckpointError, shown
-from lightning_autoarch.reading.trusted import trusting
+from lightning_autoarch.reading.archive import trusting
 from lightning_autoarch.transfer.read.contents import Weights, check_weights, pick
 from lightning_autoarch.transfer.read.deepspeed import deepspeed_file
 from lightning_autoarch.transfer.read.distributed import is_distributed, read_distributed

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from lightning_autoarch.core.errors import CANDIDATES, CheckpointError, did_you_mean, shown
-from lightning_autoarch.reading.tensors import check_sizes, plain_tensor
+from lightning_autoarch.reading.plain_tensors import check_sizes, plain_tensor
 from lightning_autoarch.transfer.read.state import MappedStateDict, StateDict, VersionedStateDict, versions_of
 
 Weights: TypeAlias = Literal["state_dict", "average", "current"]

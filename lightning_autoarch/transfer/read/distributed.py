@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_autoarch.core.errors import CheckpointError, shown
 from lightning_autoarch.reading.archive import read_part
-from lightning_autoarch.reading.tensors import plain_tensor
+from lightning_autoarch.reading.plain_tensors import plain_tensor
 from lightning_autoarch.transfer.read.contents import Weights, pick
 from lightning_autoarch.transfer.read.metadata import NAME, Chunk, ChunkedTensor, read_metadata
 from lightning_autoarch.transfer.read.state import LazyStateDict

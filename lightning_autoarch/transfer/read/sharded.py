@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_autoarch.core.errors import CheckpointError, shown
-from lightning_autoarch.reading.tensors import check_sizes
+from lightning_autoarch.reading.plain_tensors import check_sizes
 from lightning_autoarch.transfer.read.contents import pick
 from lightning_autoarch.transfer.read.files import read_file
 from lightning_autoarch.transfer.read.state import StateDict

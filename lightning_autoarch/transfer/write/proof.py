@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from lightning_autoarch.core.errors import StructureError, TransferError
 from lightning_autoarch.core.examples import arguments_of
 from lightning_autoarch.core.rest import at_rest
-from lightning_autoarch.structure import remove_channels_
+from lightning_autoarch.structure.graph import remove_channels_
 from lightning_autoarch.transfer.match.coupling import Coupling
 from lightning_autoarch.transfer.match.report import TransferReport
 from lightning_autoarch.transfer.write.commit import Write

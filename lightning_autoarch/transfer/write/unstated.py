@@ -18,7 +18,8 @@ from typing import Any
 from torch import nn
 
 from lightning_autoarch.core.errors import TransferError
-from lightning_autoarch.structure import channel_groups, trace
+from lightning_autoarch.structure.groups import channel_groups
+from lightning_autoarch.structure.trace import trace
 from lightning_autoarch.transfer.match.coupling import Coupling
 from lightning_autoarch.transfer.match.rows import Units, rows_of
 

@@ -11,7 +11,8 @@ from channel_nets import CONVOLUTIONAL, SEQUENTIAL, call, randomised
 from torch import Tensor, nn
 
 from lightning_autoarch.core.errors import StructureError, TransferError
-from lightning_autoarch.structure import ChannelGroup, channel_groups, widen_
+from lightning_autoarch.structure.groups import ChannelGroup, channel_groups
+from lightning_autoarch.structure.widen import widen_
 from lightning_autoarch.transfer import Axis, TransferReport, transfer_weights
 
 ANY = CONVOLUTIONAL | SEQUENTIAL

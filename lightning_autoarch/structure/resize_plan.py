@@ -50,7 +50,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ResizePlan:
     """For units that do not stay as they are: the labels that they have afterwards."""
 
     copies: Mapping[int, Sequence[int]]  # root -> labels; a root that is absent stays
@@ -88,7 +88,7 @@ def plan(
     seen: Trace,
     groups: Sequence[tuple[ChannelGroup, tuple[int, ...]]],
     counts: Mapping[str, Sequence[int]],  # of each group: how often each unit is there afterwards
-) -> Plan:
+) -> ResizePlan:
     """The plan in which every unit of the named groups is there so many times."""
     known = seen.sets.size
     copies: dict[int, list[int]] = {}
@@ -97,10 +97,10 @@ def plan(
             extra = max(count - 1, 0)
             copies[root] = [root, *range(known, known + extra)][:count]
             known += extra
-    return Plan(copies, known)
+    return ResizePlan(copies, known)
 
 
-def changes(seen: Trace, planned: Plan) -> tuple[list[Change], dict[str, tuple[Labels, ...]]]:
+def changes(seen: Trace, planned: ResizePlan) -> tuple[list[Change], dict[str, tuple[Labels, ...]]]:
     """What becomes of every tensor, and the labels of all their dimensions afterwards."""
     changed: list[Change] = []
     labels: dict[str, tuple[Labels, ...]] = {}
