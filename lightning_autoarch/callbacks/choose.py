@@ -23,10 +23,10 @@ from lightning_autoarch.callbacks.prune.prune_trained import save_pruned
 from lightning_autoarch.core.errors import MonitorMissing, SearchError
 from lightning_autoarch.core.files import check_writable, writable_directory
 from lightning_autoarch.search.leaderboard import fixed
-from lightning_autoarch.training.callbacks import fresh
+from lightning_autoarch.training.callback_protocols import fresh
 from lightning_autoarch.training.cross_validation import CrossValidation, How, cross_validate, data_of
 from lightning_autoarch.training.folds import FoldScores
-from lightning_autoarch.training.inherit import SILENT
+from lightning_autoarch.training.trainer_settings import SILENT
 from lightning_autoarch.training.isolation import isolated
 from lightning_autoarch.training.module import ModuleBuilder
 

@@ -24,7 +24,7 @@ from optuna.storages import BaseStorage
 from lightning_autoarch.core.errors import SearchError, did_you_mean
 from lightning_autoarch.search.space import SearchSpace
 from lightning_autoarch.training.folds import Folds
-from lightning_autoarch.training.inherit import check_trial_trainer
+from lightning_autoarch.training.trainer_settings import check_trial_trainer
 from lightning_autoarch.training.inheritance import Inherit
 from lightning_autoarch.training.limits import Constraint
 from lightning_autoarch.training.module import Factory

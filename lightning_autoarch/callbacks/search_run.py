@@ -33,10 +33,10 @@ from lightning_autoarch.search.board import leaderboard
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.search.study import Ledger
-from lightning_autoarch.training.callbacks import fresh
+from lightning_autoarch.training.callback_protocols import fresh
 from lightning_autoarch.training.data import TrialData, split_architecture
 from lightning_autoarch.training.facts import ModuleFacts
-from lightning_autoarch.training.inherit import check_ends, inherited_arguments
+from lightning_autoarch.training.trainer_settings import check_ends, inherited_arguments
 from lightning_autoarch.training.inheritance import Parents
 from lightning_autoarch.training.isolation import trial_seed
 from lightning_autoarch.training.limits import Limits, check_sizes_can_be_met

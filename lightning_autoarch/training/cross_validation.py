@@ -16,7 +16,7 @@ from lightning_autoarch.core.files import writable_directory
 from lightning_autoarch.core.rng import seeded
 from lightning_autoarch.training.data import TrialData, split_architecture
 from lightning_autoarch.training.folds import Folds, FoldScores, Splitter, split_loader
-from lightning_autoarch.training.inherit import SILENT
+from lightning_autoarch.training.trainer_settings import SILENT
 from lightning_autoarch.training.isolation import trial_seed
 from lightning_autoarch.training.module import Factory, ModuleBuilder
 from lightning_autoarch.training.recorder import Report

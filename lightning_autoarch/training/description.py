@@ -28,7 +28,7 @@ from lightning_autoarch.core.rng import seeded
 from lightning_autoarch.search.conditions import is_same
 from lightning_autoarch.training.generators import held
 from lightning_autoarch.training.sketch import sketch
-from lightning_autoarch.training.varying import is_of_machine, stable_number, stable_text
+from lightning_autoarch.training.stable_values import is_of_machine, stable_number, stable_text
 
 SAMPLES = 3  # of a dataset that are read
 _DEEPEST, _LONGEST = 10, 64

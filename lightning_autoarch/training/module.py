@@ -21,10 +21,10 @@ from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.seam.lightning import is_compiled, trainer_of
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.arguments import Constructor, check_binds, check_keywords, check_names
-from lightning_autoarch.training.losses import changed_weights, losses, lost_names
+from lightning_autoarch.training.lost_on_rebuild import changed_weights, losses, lost_names
 from lightning_autoarch.training.nested import listed
 from lightning_autoarch.training.optimizers import LateOptimizers, carried_optimizers
-from lightning_autoarch.training.rebuilt import check_taken
+from lightning_autoarch.training.argument_check import check_taken
 
 Factory = Callable[..., LightningModule]
 

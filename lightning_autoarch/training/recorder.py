@@ -28,9 +28,9 @@ from lightning_autoarch.core.errors import CheckpointUnwritable
 from lightning_autoarch.core.rng import RNG, rng_state, set_rng_state
 from lightning_autoarch.core.schema import VERSION, Schema, data, flag, mapping, optional, real, sequence, text, whole
 from lightning_autoarch.seam.lightning import forget_train_loaders, once_loaded, resume_after_last_epoch
-from lightning_autoarch.training.callbacks import shares, unsettled
+from lightning_autoarch.training.callback_protocols import shares, unsettled
 from lightning_autoarch.training.generators import held, restore, states
-from lightning_autoarch.training.plain import check_reads_back, describe_hyperparameters, omit_objects
+from lightning_autoarch.training.plain_checkpoints import check_reads_back, describe_hyperparameters, omit_objects
 from lightning_autoarch.training.trial_files import BEST, LAST
 
 Report = Callable[[int, float], bool]  # (step, value) -> whether to stop the trial
@@ -78,7 +78,7 @@ class TrialRecorder(Checkpoint):
         awaited: the callbacks that were not settled at the last value; none: it counts.
         stopped: somebody (a pruner, EarlyStopping) asked to end the trial.
         pruned: it was `report`.
-        shares: what callbacks had made of the net (`training/callbacks.py`) at the best value that counts.
+        shares: what callbacks had made of the net (`training/callback_protocols.py`) at the best value that counts.
         metrics: all that had been logged by the end of that value's epoch.
         built: whether the module has been made.
         failure: why the trial is worthless, None as long as it is not.

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_autoarch import ArchitectureSearch, Int
-from lightning_autoarch.training.plain import OMITTED
+from lightning_autoarch.training.plain_checkpoints import OMITTED
 
 
 class Encoder:

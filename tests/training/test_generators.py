@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset
 from lightning_autoarch import ArchitectureSearch, Int
 from lightning_autoarch.training.data import TrialData
 from lightning_autoarch.training.generators import LONGEST, held, kept, restore, states
-from lightning_autoarch.training.inherit import SILENT
+from lightning_autoarch.training.trainer_settings import SILENT
 from lightning_autoarch.training.module import ModuleBuilder
 from lightning_autoarch.training.trial import TrialSpec, run_trial
 

@@ -20,7 +20,7 @@ from lightning_utilities.core import rank_zero
 from lightning_autoarch.core.errors import MonitorMissing
 from lightning_autoarch.core.rng import rng_state, seeded, set_rng_state
 from lightning_autoarch.training.data import TrialData
-from lightning_autoarch.training.inherit import SILENT
+from lightning_autoarch.training.trainer_settings import SILENT
 from lightning_autoarch.training.isolation import isolated, trial_seed
 from lightning_autoarch.training.module import ModuleBuilder
 from lightning_autoarch.training.recorder import STATE_KEY

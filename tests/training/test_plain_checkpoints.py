@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lightning_autoarch.core.errors import CheckpointNotPlain
-from lightning_autoarch.training.plain import check_reads_back
+from lightning_autoarch.training.plain_checkpoints import check_reads_back
 
 
 class Outer:

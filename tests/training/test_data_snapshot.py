@@ -16,8 +16,8 @@ from search_options import merged
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_autoarch import ArchitectureSearch, Int
-from lightning_autoarch.training import snapshot
-from lightning_autoarch.training.snapshot import is_installed, state_kept
+from lightning_autoarch.training import data_snapshot as snapshot
+from lightning_autoarch.training.data_snapshot import is_installed, state_kept
 
 
 class Holder:

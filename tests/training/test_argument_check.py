@@ -122,7 +122,7 @@ class TestTaken:
     def test_one_build_is_enough(self) -> None:
         built: list[dict[str, Any]] = []
         builder = ModuleBuilder.of(Saving())
-        from lightning_autoarch.training.rebuilt import check_taken
+        from lightning_autoarch.training.argument_check import check_taken
 
         def build(architecture: dict[str, Any]) -> Any:
             built.append(architecture)
