@@ -26,9 +26,9 @@ from lightning_autoarch.search.leaderboard import fixed
 from lightning_autoarch.training.callback_protocols import fresh
 from lightning_autoarch.training.cross_validation import CrossValidation, How, cross_validate, data_of
 from lightning_autoarch.training.folds import FoldScores
-from lightning_autoarch.training.trainer_settings import SILENT
 from lightning_autoarch.training.isolation import isolated
 from lightning_autoarch.training.module import ModuleBuilder
+from lightning_autoarch.training.trainer_settings import SILENT
 
 Candidates = Mapping[str, Callback | Sequence[Callback]]
 

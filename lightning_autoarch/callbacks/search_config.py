@@ -24,11 +24,11 @@ from optuna.storages import BaseStorage
 from lightning_autoarch.core.errors import SearchError, did_you_mean
 from lightning_autoarch.search.space import SearchSpace
 from lightning_autoarch.training.folds import Folds
-from lightning_autoarch.training.trainer_settings import check_trial_trainer
 from lightning_autoarch.training.inheritance import Inherit
 from lightning_autoarch.training.limits import Constraint
 from lightning_autoarch.training.module import Factory
 from lightning_autoarch.training.recorder import OnNan
+from lightning_autoarch.training.trainer_settings import check_trial_trainer
 
 Mode: TypeAlias = Literal["min", "max"]
 After: TypeAlias = Literal["train", "keep", "stop"]

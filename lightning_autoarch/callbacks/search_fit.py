@@ -44,7 +44,7 @@ from lightning_autoarch.training.isolation import trial_seed
 from lightning_autoarch.training.links import Links
 from lightning_autoarch.training.module import ModuleBuilder
 from lightning_autoarch.training.plain_checkpoints import OMITTED
-from lightning_autoarch.training.searched_trainer import set_on_, trainer_part
+from lightning_autoarch.training.trainer_settings import set_on_, trainer_part
 from lightning_autoarch.training.trial_files import read_lightning
 
 WEIGHTS = mapping(data())  # extra state need not be tensors

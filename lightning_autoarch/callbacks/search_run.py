@@ -36,16 +36,17 @@ from lightning_autoarch.search.study import Ledger
 from lightning_autoarch.training.callback_protocols import fresh
 from lightning_autoarch.training.data import TrialData, split_architecture
 from lightning_autoarch.training.facts import ModuleFacts
-from lightning_autoarch.training.trainer_settings import check_ends, inherited_arguments
 from lightning_autoarch.training.inheritance import Parents
 from lightning_autoarch.training.isolation import trial_seed
 from lightning_autoarch.training.limits import Limits, check_sizes_can_be_met
 from lightning_autoarch.training.links import Links
 from lightning_autoarch.training.module import ModuleBuilder
-from lightning_autoarch.training.searched_trainer import (
+from lightning_autoarch.training.trainer_settings import (
     SEARCHABLE,
+    check_ends,
     check_trainer_names,
     check_trainer_values,
+    inherited_arguments,
     trainer_part,
 )
 from lightning_autoarch.training.trial import TrialSpec
@@ -196,7 +197,7 @@ class SearchRun:
         with seeded(self.search.seed):
             self.builder.check_taken(self.module, [draw for draw, _ in draws])
             self.data.check_taken([draw for _, draw in draws])
-            self.builder.tell_losses(self.module, example)
+            self.builder.warn_of_lost(self.module, example)
 
     def _draws(self) -> list[Architecture]:
         rng = np.random.default_rng(0)

@@ -31,7 +31,7 @@ from lightning_autoarch.seam.lightning import callbacks_of, end_of_tuning, fast_
 from lightning_autoarch.seam.lightning_cli import ExtensibleCLI
 from lightning_autoarch.training.arguments import Constructor
 from lightning_autoarch.training.data import split_architecture
-from lightning_autoarch.training.searched_trainer import trainer_part
+from lightning_autoarch.training.trainer_settings import trainer_part
 from lightning_autoarch.training.trial_files import kept_checkpoint
 
 

@@ -30,7 +30,12 @@ from torch import nn
 from lightning_autoarch.core.errors import SearchError, SpaceError, did_you_mean
 from lightning_autoarch.core.rng import seeded
 from lightning_autoarch.seam.lightning import CLASS_PATH, INSTANTIATOR, saved_as
-from lightning_autoarch.training.hyperparameter_container import Container, container_of, named_parameters, own_parameters
+from lightning_autoarch.training.hyperparameter_container import (
+    Container,
+    container_of,
+    named_parameters,
+    own_parameters,
+)
 from lightning_autoarch.training.nested import (
     Keys,
     alike,

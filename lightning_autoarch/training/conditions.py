@@ -27,9 +27,9 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_autoarch.core.rng import seeded
 from lightning_autoarch.search.conditions import Conditions
 from lightning_autoarch.training.data import TrialData
+from lightning_autoarch.training.data_snapshot import is_installed
 from lightning_autoarch.training.description import arguments_of, describe, flat, length_of
 from lightning_autoarch.training.module import ModuleBuilder
-from lightning_autoarch.training.data_snapshot import is_installed
 from lightning_autoarch.training.stable_values import is_of_machine
 
 _SILENT = (Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelSummary, ProgressBar)  # leave training alone

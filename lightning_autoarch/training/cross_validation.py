@@ -16,10 +16,10 @@ from lightning_autoarch.core.files import writable_directory
 from lightning_autoarch.core.rng import seeded
 from lightning_autoarch.training.data import TrialData, split_architecture
 from lightning_autoarch.training.folds import Folds, FoldScores, Splitter, split_loader
-from lightning_autoarch.training.trainer_settings import SILENT
 from lightning_autoarch.training.isolation import trial_seed
 from lightning_autoarch.training.module import Factory, ModuleBuilder
 from lightning_autoarch.training.recorder import Report
+from lightning_autoarch.training.trainer_settings import SILENT
 from lightning_autoarch.training.trial import State, TrialResult, TrialSpec, run_trial
 from lightning_autoarch.training.trial_files import make_inside
 
@@ -148,7 +148,7 @@ def _spec(module: LightningModule, data: Any, how: CrossValidation, monitor: str
     builder = ModuleBuilder.of(module, how.factory)
     if how.factory is None:
         with seeded(how.seed):
-            builder.tell_losses(module, {})
+            builder.warn_of_lost(module, {})
     folds = Folds.of(how.folds)
     return TrialSpec(
         architecture={},

@@ -21,11 +21,11 @@ from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.core.prefixes import prefix_of
 from lightning_autoarch.seam.lightning import datamodule_of, given_loaders
 from lightning_autoarch.search.space import Architecture
+from lightning_autoarch.training.argument_check import check_taken
 from lightning_autoarch.training.arguments import Constructor, check_binds
+from lightning_autoarch.training.data_snapshot import state_kept
 from lightning_autoarch.training.generators import kept
 from lightning_autoarch.training.lost_on_rebuild import as_text
-from lightning_autoarch.training.argument_check import check_taken
-from lightning_autoarch.training.data_snapshot import state_kept
 
 PREFIX = "data."
 

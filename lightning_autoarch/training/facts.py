@@ -21,9 +21,9 @@ from lightning_autoarch.core.examples import META, WAYS, Arguments, arguments_of
 from lightning_autoarch.search.space import Architecture, architecture_key
 from lightning_autoarch.structure.cost import count_flops
 from lightning_autoarch.training.data import PREFIX, TrialData, split_architecture
-from lightning_autoarch.training.trainer_settings import SILENT
-from lightning_autoarch.training.module import ModuleBuilder
 from lightning_autoarch.training.late_layers import is_made_late, prepare_
+from lightning_autoarch.training.module import ModuleBuilder
+from lightning_autoarch.training.trainer_settings import SILENT
 
 Build = Callable[[], LightningModule]
 

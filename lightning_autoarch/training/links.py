@@ -23,8 +23,8 @@ from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.arguments import Constructor
 from lightning_autoarch.training.data import split_architecture
 from lightning_autoarch.training.nested import fields_of, keys_of, replaced
-from lightning_autoarch.training.searched_trainer import PREFIX as TRAINER
-from lightning_autoarch.training.searched_trainer import SEARCHABLE
+from lightning_autoarch.training.trainer_settings import PREFIX as TRAINER
+from lightning_autoarch.training.trainer_settings import SEARCHABLE
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def lost_names(module: LightningModule, fresh: LightningModule) -> list[str]:
     return [name for name in held if name not in (*fresh_names, *compiled) and not name.startswith("_")]
 
 
-def losses(
+def lost_on_rebuild(
     module: LightningModule,
     fresh: LightningModule,  # built of the same hyperparameters
     build: Callable[[], LightningModule],  # makes another one

@@ -20,11 +20,11 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.seam.lightning import is_compiled, trainer_of
 from lightning_autoarch.search.space import Architecture
+from lightning_autoarch.training.argument_check import check_taken
 from lightning_autoarch.training.arguments import Constructor, check_binds, check_keywords, check_names
-from lightning_autoarch.training.lost_on_rebuild import changed_weights, losses, lost_names
+from lightning_autoarch.training.lost_on_rebuild import changed_weights, lost_names, lost_on_rebuild
 from lightning_autoarch.training.nested import listed
 from lightning_autoarch.training.optimizers import LateOptimizers, carried_optimizers
-from lightning_autoarch.training.argument_check import check_taken
 
 Factory = Callable[..., LightningModule]
 
@@ -106,8 +106,8 @@ class ModuleBuilder:
         clean_namespace(module.hparams)  # as `fit` has done: what cannot be pickled would not go into a checkpoint
         module.trainer = trainer  # the setter reaches the LightningModules inside it too
 
-    def tell_losses(self, module: LightningModule, example: Architecture) -> None:
-        """Warn of all that candidates and the winner will not have of `module`; see `losses`.
+    def warn_of_lost(self, module: LightningModule, example: Architecture) -> None:
+        """Warn of all that candidates and the winner will not have of `module`; see `lost_on_rebuild.py`.
 
         With a factory only whole attributes are compared: what it makes of `example` is of another architecture.
         """
@@ -122,7 +122,11 @@ class ModuleBuilder:
                 "`__init__` (trained, or loaded): candidates and the winner start from fresh weights. Load them in "
                 "`__init__`, or in `factory=`."
             )
-        lost = lost_names(module, fresh) if self.factory is not None else losses(module, fresh, lambda: self.build({}))
+        lost = (
+            lost_names(module, fresh)
+            if self.factory is not None
+            else lost_on_rebuild(module, fresh, lambda: self.build({}))
+        )
         if is_compiled(module):  # `fit` has been given what `torch.compile` returned
             rank_zero_warn(
                 "The module was compiled with `torch.compile` before `fit`: candidates and the winner are new modules, "

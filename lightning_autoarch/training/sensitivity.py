@@ -23,8 +23,8 @@ from lightning_autoarch.prune.mask_updates import prune_further
 from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.targets import Targets, examine_targets
 from lightning_autoarch.training.data import TrialData, facade
-from lightning_autoarch.training.trainer_settings import SILENT
 from lightning_autoarch.training.isolation import isolated
+from lightning_autoarch.training.trainer_settings import SILENT
 
 if TYPE_CHECKING:
     import pandas

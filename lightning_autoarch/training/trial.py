@@ -34,6 +34,7 @@ from lightning_autoarch.core.errors import (
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.training.callback_protocols import fresh
 from lightning_autoarch.training.data import TrialData, split_architecture
+from lightning_autoarch.training.data_snapshot import is_installed
 from lightning_autoarch.training.folds import Folds
 from lightning_autoarch.training.inheritance import STATE_KEY as INHERITANCE
 from lightning_autoarch.training.inheritance import Inherited, Parent, WeightInheritance
@@ -41,7 +42,6 @@ from lightning_autoarch.training.isolation import isolated
 from lightning_autoarch.training.module import ModuleBuilder
 from lightning_autoarch.training.plain_checkpoints import OMITTED
 from lightning_autoarch.training.recorder import SCHEMA, STATE_KEY, OnNan, Report, TrialRecorder
-from lightning_autoarch.training.data_snapshot import is_installed
 from lightning_autoarch.training.trial_files import BEST, last_checkpoint, read_lightning
 from lightning_autoarch.training.trial_logger import TrialLogger
 

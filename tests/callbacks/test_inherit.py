@@ -18,9 +18,9 @@ from lightning_autoarch.report import write_report
 from lightning_autoarch.search.board import leaderboard
 from lightning_autoarch.training import inheritance as heritage
 from lightning_autoarch.training.data import TrialData
-from lightning_autoarch.training.trainer_settings import SILENT
 from lightning_autoarch.training.inheritance import Parent, WeightInheritance
 from lightning_autoarch.training.module import ModuleBuilder
+from lightning_autoarch.training.trainer_settings import SILENT
 from lightning_autoarch.training.trial import TrialSpec, run_trial
 
 

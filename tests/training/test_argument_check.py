@@ -196,7 +196,7 @@ def inner_attribute(module: Parts) -> None:
 
 class TestLosses:
     def check(self, module: L.LightningModule) -> list[str]:
-        return told(lambda: ModuleBuilder.of(module).tell_losses(module, {}))
+        return told(lambda: ModuleBuilder.of(module).warn_of_lost(module, {}))
 
     def test_nothing(self) -> None:
         assert self.check(Parts(width=7)) == self.check(nets.Net()) == []

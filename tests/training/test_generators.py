@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset
 from lightning_autoarch import ArchitectureSearch, Int
 from lightning_autoarch.training.data import TrialData
 from lightning_autoarch.training.generators import LONGEST, held, kept, restore, states
-from lightning_autoarch.training.trainer_settings import SILENT
 from lightning_autoarch.training.module import ModuleBuilder
+from lightning_autoarch.training.trainer_settings import SILENT
 from lightning_autoarch.training.trial import TrialSpec, run_trial
 
 DRAWS: dict[str, tuple[Any, Callable[[Any], float]]] = {

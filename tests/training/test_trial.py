@@ -20,10 +20,10 @@ from lightning_utilities.core import rank_zero
 from lightning_autoarch.core.errors import MonitorMissing
 from lightning_autoarch.core.rng import rng_state, seeded, set_rng_state
 from lightning_autoarch.training.data import TrialData
-from lightning_autoarch.training.trainer_settings import SILENT
 from lightning_autoarch.training.isolation import isolated, trial_seed
 from lightning_autoarch.training.module import ModuleBuilder
 from lightning_autoarch.training.recorder import STATE_KEY
+from lightning_autoarch.training.trainer_settings import SILENT
 from lightning_autoarch.training.trial import TrialSpec, _decouple_metrics, is_out_of_memory, run_trial, saved_states
 
 

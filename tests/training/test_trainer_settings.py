@@ -50,7 +50,12 @@ def test_trials_and_the_winners_fit_have_them_and_a_resumed_fit_too(tmp_path: Pa
     ("space", "options", "kind", "said"),
     [
         ({"trainer.precision": ["16-mixed"]}, {}, SpaceError, "can be set for the trials.* Possible are `trainer.acc"),
-        ({"trainer.gradient_clip": [1.0]}, {}, SpaceError, "no argument of Trainer. Did you mean `trainer.gradient_cl"),
+        (
+            {"trainer.gradient_clip": [1.0]},
+            {},
+            SpaceError,
+            "not an argument of Trainer. Did you mean `trainer.grad",
+        ),
         ({"trainer.accumulate_grad_batches": [0, 1]}, {}, SpaceError, "to be a whole number >= 1, got 0"),
         ({"trainer.gradient_clip_algorithm": ["sum"]}, {}, SpaceError, "to be one of value, norm, got 'sum'"),
         ({"trainer.gradient_clip_val": [-1.0]}, {}, SpaceError, "to be a number >= 0"),
