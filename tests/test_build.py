@@ -46,6 +46,10 @@ class TestInstalled:
         assert lightning_autoarch.__version__ == importlib.metadata.version("lightning-autoarch")
         assert _ops.build_info()["version"] == lightning_autoarch.__version__
 
+    def test_citation_is_of_this_version(self, checkout: Path) -> None:
+        lines = (checkout / "CITATION.cff").read_text("utf-8").splitlines()
+        assert f"version: {lightning_autoarch.__version__}" in lines
+
     def test_typing_marker_and_licence_come_along(self) -> None:
         root = Path(lightning_autoarch.__file__).parent
         assert (root / "py.typed").is_file()
