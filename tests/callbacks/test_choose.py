@@ -26,7 +26,7 @@ from lightning_autoarch import (
     load_pruned,
 )
 
-TRAINER: dict[str, Any] = {"max_epochs": 3, "accelerator": "cpu", "devices": 1}
+TRAINER: dict[str, Any] = {"max_epochs": 1, "accelerator": "cpu", "devices": 1}
 CV: dict[str, Any] = {"folds": 2, "trainer": TRAINER}
 
 
@@ -55,7 +55,7 @@ def test_ten_lines(tmp_path: Path) -> None:
         "full": TransferLearning(weights),
         "probe": [TransferLearning(weights, strategy="linear_probe")],
         "sparse": [TransferLearning(weights), MagnitudePruning(ConstantSparsity(0.5), every_n_steps=1)],
-    }, {"folds": 3, "trainer": TRAINER}, monitor="val_loss", output=tmp_path / "best.ckpt")  # fmt: skip
+    }, {"folds": 2, "trainer": {**TRAINER, "max_epochs": 2}}, monitor="val_loss", output=tmp_path / "best.ckpt")  # fmt: skip
     assert list(choice.scores) == ["scratch", "full", "probe", "sparse"]
     assert choice.best == min(choice.scores, key=lambda name: choice.scores[name].mean)
     assert choice.best in ("full", "probe") and choice.scores["scratch"].mean > choice.scores["full"].mean
@@ -129,8 +129,9 @@ def test_what_is_saved_is_plain(tmp_path: Path) -> None:
 def test_fewer_channels(tmp_path: Path) -> None:
     module = net(layers=[{"width": 16}])
     candidates = {"small": ChannelPruning(0.5, of="flops", at=0.5, round_to=1, example_inputs=torch.zeros(2, 4))}
+    cv = {**CV, "trainer": {**TRAINER, "max_epochs": 2}}
     loader = nets.loaders()[0]
-    choose(module, loader, candidates, CV, monitor="val_loss", output=tmp_path / "best.ckpt")
+    choose(module, loader, candidates, cv, monitor="val_loss", output=tmp_path / "best.ckpt")
     small = load_pruned(net(layers=[{"width": 16}]), tmp_path / "best.ckpt")
     assert small.net[0].out_features < 16 and torch.isfinite(small(torch.zeros(2, 4))).all()
 
@@ -152,13 +153,13 @@ def test_an_interrupted_call_continues(tmp_path: Path) -> None:
             trained.append(Path(trainer.default_root_dir).name)
 
     given = {"a": [Telling()], "b": [Telling(), L1Regularization(0.1)]}
-    cv = {**CV, "directory": tmp_path}
+    cv = {**CV, "trainer": {**TRAINER, "max_epochs": 2}, "directory": tmp_path}
     first = choose(net(), nets.loaders()[0], given, cv, monitor="val_loss")
-    assert trained == ["fold0"] * 3 + ["fold1"] * 3 + ["fold0"] * 3 + ["fold1"] * 3
+    assert trained == ["fold0"] * 2 + ["fold1"] * 2 + ["fold0"] * 2 + ["fold1"] * 2
     (tmp_path / "b" / "fold1" / "last.ckpt").unlink()
     trained.clear()
     again = choose(net(), nets.loaders()[0], given, cv, monitor="val_loss")
-    assert trained == ["fold1"] * 3
+    assert trained == ["fold1"] * 2
     assert again.scores == first.scores
 
 

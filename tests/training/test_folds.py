@@ -124,7 +124,7 @@ def test_a_failing_fold_names_itself() -> None:
 def search(**options: Any) -> ArchitectureSearch:
     return ArchitectureSearch(
         {"width": Int(2, 16)},
-        **merged({"monitor": "val_loss", "n_trials": 6, "folds": 3, "trial": {"trainer": {"max_epochs": 1}}}, options),
+        **merged({"monitor": "val_loss", "n_trials": 3, "folds": 3, "trial": {"trainer": {"max_epochs": 1}}}, options),
     )
 
 

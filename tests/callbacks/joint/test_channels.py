@@ -40,13 +40,13 @@ def pruning(**options: Any) -> ChannelPruning:
 
 
 def search(space: Any = None, **options: Any) -> ArchitectureSearch:
-    given = {"monitor": "val_loss", "n_trials": 3, "sampler": "random", "trial": {"trainer": {"max_epochs": 4}}}
+    given = {"monitor": "val_loss", "n_trials": 2, "sampler": "random", "trial": {"trainer": {"max_epochs": 2}}}
     return ArchitectureSearch(space or SPACE, **merged(given, options))
 
 
 def fit(root: Path, *callbacks: L.Callback, **options: Any) -> Net:
     module = Net()
-    nets.trainer(root, *callbacks, **{"max_epochs": 4, **options}).fit(module, *nets.loaders())
+    nets.trainer(root, *callbacks, **{"max_epochs": 2, **options}).fit(module, *nets.loaders())
     return module
 
 
@@ -70,7 +70,7 @@ def test_the_winner_is_pruned_as_its_trial(tmp_path: Path, at: float) -> None:
 
 
 def test_what_counts_is_of_the_small_net(tmp_path: Path) -> None:
-    found = search({**SPACE, "prune.at": Float(0.3, 0.6)})
+    found = search({**SPACE, "prune.at": Float(0.3, 0.6)}, trial={"trainer": {"max_epochs": 4}})
     fit(tmp_path, found, pruning(), max_epochs=1)
     assert found.optuna_study is not None
     for trial in found.optuna_study.trials:
