@@ -25,10 +25,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from lightning_autoarch.core.errors import ReportError
 from lightning_autoarch.report import influence, open_study, render_report, write_report
 from lightning_autoarch.report.calibration import Proposal, chance_band, guessing_error, inside, verdict
-from lightning_autoarch.report.facts import expected_of, origin_of, read_record
+from lightning_autoarch.report.curves import pareto_front
 from lightning_autoarch.report.influence import best_trials, importances, parameters
 from lightning_autoarch.report.plot import robust_range
-from lightning_autoarch.report.size import pareto_front
+from lightning_autoarch.report.record import expected_of, origin_of, read_record
 from lightning_autoarch.report.source import sqlite_uri
 from lightning_autoarch.search.board import html_table, leaderboard
 from lightning_autoarch.search.leaderboard import fate, ranked
@@ -239,7 +239,7 @@ def test_plain_optuna_study():
     page = Page(render_report(study))
     assert "minimises score over x, kind" in page.words
     assert "No checkpoint is stored with it." in page.words
-    assert "model-based proposals do" in page.words
+    assert "Only model-based proposals have one." in page.words
     assert "complete trials of at least two sizes" in page.words
     assert len(page.figures) == 4
 
@@ -385,7 +385,7 @@ def test_the_best_need_not_have_every_parameter(monkeypatch):
         names = ["x"] if i < 6 else ["x", "late"]
         params, space = dict.fromkeys(names, i / 12), dict.fromkeys(names, FloatDistribution(0, 1))
         study.add_trial(create_trial(value=float(i), params=params, distributions=space))
-    assert "Drawn are the best 3 trials." in Page(render_report(study)).words
+    assert "The best 3 trials are drawn." in Page(render_report(study)).words
 
 
 def test_several_objectives_are_refused():

@@ -1,10 +1,10 @@
-"""A study as one HTML page: what was searched, how it went, what was found, and how good the surrogate was.
+"""Reports a study as one HTML page: what was searched, how the search went, its result, and the surrogate's quality.
 
-    study or file ─► source (opened, never made) ─► facts (a `Record`) ─► sections (words, tables, figures) ─► page
+    study or file ─► source (opens, never creates) ─► a `Record` ─► sections (text, tables, figures) ─► page
 
-A pruning and a transfer have a page each, of the same looks: `write_pruning_report`, `write_transfer_report`.
+`write_pruning_report` and `write_transfer_report` write pages in the same style for a pruning and for a transfer.
 
-A page needs no network: plotly.js is in it once.
+A page needs no network, as it contains plotly.js.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_autoarch.core.errors import ReportError, shown
-from lightning_autoarch.report import influence, overview, progress, ranking, size, surrogate
-from lightning_autoarch.report.facts import read_record
-from lightning_autoarch.report.page import Plots, page
+from lightning_autoarch.report import calibration, curves, influence, overview, ranking
+from lightning_autoarch.report.page import Plots, check_plotly, destination, page, write
 from lightning_autoarch.report.pruning import write_pruning_report
+from lightning_autoarch.report.record import read_record
 from lightning_autoarch.report.source import open_study, study_file
 from lightning_autoarch.report.transferred import write_transfer_report
-from lightning_autoarch.report.writing import check_plotly, destination, write
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -35,12 +34,12 @@ __all__ = [
 
 SECTIONS = (
     overview.summary,
-    progress.convergence,
-    progress.learning_curves,
+    curves.convergence,
+    curves.learning_curves,
     ranking.leaderboard,
     influence.influence,
-    size.size,
-    surrogate.surrogate,
+    curves.size,
+    calibration.surrogate,
     ranking.failures,
     overview.space,
 )
@@ -52,21 +51,20 @@ def write_report(
     *,
     study_name: str | None = None,
 ) -> Path:
-    """Write the report of a study.
+    """Write the report of a study as an HTML page.
 
-    The same study gives the same file, byte for byte. The study is only read.
+    The same study gives the same file, byte for byte. The study is not changed.
 
     Args:
-        study: an Optuna study, ours or any other with one objective; the path of an SQLite or journal file; or a
-            storage URL.
-        path: the HTML file to write, or a directory that receives `report.html`.
-        study_name: which study, where the storage holds several.
+        study: any Optuna study with one objective, the path of an SQLite or journal file, or a storage URL.
+        path: the HTML file to write, or a directory in which to write `report.html`. Missing parents are created.
+        study_name: the study to report, where the storage holds several. Default: the only one.
 
     Returns:
-        The file written.
+        The path of the file.
 
     Raises:
-        ReportError: the study cannot be read, `path` is the study itself, or plotly is not installed.
+        ReportError: the study cannot be read, `path` is the study's own file, or plotly is not installed.
     """
     path = destination(path, "report.html")
     source = study_file(study)
@@ -77,7 +75,7 @@ def write_report(
 
 
 def render_report(study: Study | str | os.PathLike[str], *, study_name: str | None = None) -> str:
-    """The report of a study as the text of an HTML page; see `write_report`."""
+    """Return the report of a study as HTML; see `write_report`."""
     check_plotly()
     opened, plots = open_study(study, study_name=study_name), Plots()
     try:

@@ -1,4 +1,4 @@
-"""Which parameters matter: importances, and how trials run through the space, both as Optuna computes them.
+"""Which parameters matter: importances and parallel coordinates, both computed by Optuna.
 
 Optuna is given a copy of the study in which names and choices are escaped: plotly reads its texts as HTML.
 """
@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from html import escape, unescape
 from typing import TYPE_CHECKING, Any
 
-from lightning_autoarch.report.facts import Record
 from lightning_autoarch.report.page import Plots, nothing, section
 from lightning_autoarch.report.plot import BLUE, GREY, ORANGE, plain, robust_range, score_of, styled
+from lightning_autoarch.report.record import Record
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 SCALE = (GREY, BLUE, ORANGE)  # worst to best
-AXIS_PIXELS = 72  # what `separable` or `inactive` takes beside its axis
+AXIS_PIXELS = 72  # room for a label such as `separable` or `inactive` beside its axis
 MAX_TICKS = 10
-MAX_COORDINATES = 12  # axes that one can still follow a line across
+MAX_COORDINATES = 12  # with more axes a line cannot be followed
 MAX_LINES = 300
 MAX_BARS = 30
 MIN_TRIALS_FOR_IMPORTANCE = 8
@@ -33,19 +33,19 @@ BEST_TRIALS_FOR_IMPORTANCE = 5  # Optuna's advice: at least five trials above th
 
 
 def influence(record: Record, plots: Plots) -> str:
-    """Importances, then parallel coordinates of the most important parameters."""
+    """The section on parameters: importances, then parallel coordinates of the most important ones."""
     title, names = "Which parameters matter", parameters(record)
     if not names:
-        return section(title, nothing("That takes complete trials that differ in a parameter."))
+        return section(title, nothing("This needs complete trials that differ in a parameter."))
     body, order = _importance(record, names, plots)
     trials = _near(record)[:MAX_LINES]
     axes = [name for name in order if any(name in trial.params for trial in trials)][:MAX_COORDINATES]
-    words = "A line is a complete trial, grey to blue to orange the better it is. It passes <i>inactive</i> where "
-    words += "the trial does not have the parameter."
+    words = "Each line is a complete trial, from grey over blue to orange the better it is. It passes through "
+    words += "<i>inactive</i> where the trial does not have the parameter."
     if len(axes) < len(order):
-        words += f" Drawn are {len(axes)} of {len(order)} parameters, the most important where that is known."
+        words += f" {len(axes)} of {len(order)} parameters are drawn, the most important ones if that is known."
     if len(trials) < len(record.ranked):
-        words += f" Drawn are the best {len(trials)} trials."
+        words += f" The best {len(trials)} trials are drawn."
     body += f"<h3>Parallel coordinates</h3>{nothing(words)}" + plots.place(
         parallel_coordinates(record, trials, axes),
         "Parallel coordinates of the complete trials",
@@ -55,14 +55,14 @@ def influence(record: Record, plots: Plots) -> str:
 
 
 def _near(record: Record) -> list[FrozenTrial]:
-    """The complete trials but for scores so far off that they would squeeze all others into one colour."""
+    """The complete trials, without outliers that would compress all other scores into one colour."""
     low, high = robust_range([score_of(trial) for trial in record.ranked], record.maximize)
     return [trial for trial in record.ranked if low <= score_of(trial) <= high]
 
 
 def _importance(
     record: Record, names: list[str], plots: Plots
-) -> tuple[str, list[str]]:  # HTML, the names with the most important first
+) -> tuple[str, list[str]]:  # HTML, and the names, the most important first
     n, best = len(record.ranked), best_trials(record)
     if n < MIN_TRIALS_FOR_IMPORTANCE:
         return nothing(f"Importance takes {MIN_TRIALS_FOR_IMPORTANCE} complete trials; there are {n}."), names
@@ -89,7 +89,7 @@ def parallel_coordinates(
     trials: Sequence[FrozenTrial],
     names: Sequence[str],
 ) -> go.Figure:
-    """Optuna's parallel coordinates, recoloured from grey to the best in orange, the best on top."""
+    """Optuna's parallel coordinates, coloured from grey to orange for the best, which are drawn on top."""
     from optuna.visualization import plot_parallel_coordinate
 
     score = plain(record.score, 40)
@@ -148,7 +148,7 @@ def importances(
     evaluator = PedAnovaImportanceEvaluator(target_quantile=_quantile(n))
     study = _escaped_study(record, record.ranked)
     with _quiet_optuna(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a parameter is in few trials: the labels say so
+        warnings.simplefilter("ignore")  # a warning on parameters of few trials, which the labels mention
         found = get_param_importances(study, evaluator=evaluator, params=list(escaped))
     values = {escaped[name]: value for name, value in found.items()}
     shown = list(values)[:MAX_BARS][::-1]  # plotly draws the first bar at the bottom
@@ -173,14 +173,14 @@ def importances(
 
 
 def best_trials(record: Record) -> int:
-    """How many trials importance sets apart from all: a tenth, at least five, and those that tie with the last."""
+    """How many of the best trials importance is computed for: a tenth, at least five, and ties with the last."""
     scores = [trial.value for trial in record.ranked]
     last = scores[math.ceil(_quantile(len(scores)) * len(scores)) - 1]
     return len(scores) - scores[::-1].index(last)
 
 
 def parameters(record: Record) -> list[str]:
-    """The parameters of which the complete trials show at least two values."""
+    """The parameters with at least two different values in the complete trials."""
     values: dict[str, set[str]] = {}
     for trial in record.ranked:
         for name, value in trial.params.items():
@@ -201,7 +201,7 @@ def _escaped_study(
     trials: Sequence[FrozenTrial],
     convert: Callable[[BaseDistribution], BaseDistribution] = lambda distribution: distribution,
 ) -> Study:
-    """A copy in memory of some trials' parameters and scores, with names and choices escaped for plotly."""
+    """An in-memory study of some trials' parameters and scores, with names and choices escaped for plotly."""
     from optuna import create_study
     from optuna.trial import create_trial
 
@@ -231,7 +231,7 @@ def _escaped_choices(distribution: BaseDistribution) -> BaseDistribution:
 
 
 def _axis(distribution: BaseDistribution) -> BaseDistribution:
-    """A small integer range as choices: Optuna draws one tick for each, not `1.75`."""
+    """Turn a small integer range into choices, for which Optuna draws one tick each instead of fractions."""
     from optuna.distributions import CategoricalDistribution, IntDistribution
 
     if isinstance(distribution, IntDistribution) and not distribution.log:

@@ -1,4 +1,4 @@
-"""The beginning and the end of a report: the result of the search, and what was searched."""
+"""The first and the last section of a report: the result of the search, and the space that was searched."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from lightning_autoarch.report.facts import Record
 from lightning_autoarch.report.page import Plots, nothing, section, table, tiles
+from lightning_autoarch.report.record import Record
 from lightning_autoarch.search.leaderboard import (
     architecture_of,
     count,
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 MAX_NAMES = 8
-MOST_CHARACTERS = 1000  # of a path
+MOST_CHARACTERS = 1000  # of a path; the rest is cut
 
 
 def summary(record: Record, plots: Plots) -> str:
-    """What was searched, the result, and where the winner is."""
+    """The first section: what was searched, the result, and where the winner's checkpoint is."""
     head = f'<p class="eyebrow">Architecture search</p>\n<h1>{escape(record.name)}</h1>\n'
     best, names = record.best, _names(record)
     text = f"This search {'maximises' if record.maximize else 'minimises'} <code>{escape(record.score)}</code>"
@@ -38,10 +38,10 @@ def summary(record: Record, plots: Plots) -> str:
         more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
         text += f" over {', '.join(f'<code>{escape(name)}</code>' for name in names[:MAX_NAMES])}{more}"
     if not record.trials:
-        return f"{head}<p>{text}. It holds no trial yet.</p>"
+        return f"{head}<p>{text}. It has no trial yet.</p>"
     text += f". Of {_n(len(record.trials), 'trial')}: {escape(tally(record.trials))}."
     if record.n_ignored:
-        text += f" Besides, the study holds {_n(record.n_ignored, 'trial')} of another space, left out of this page."
+        text += f" The study also has {_n(record.n_ignored, 'trial')} of another space, which this page leaves out."
     if best is None:
         return f"{head}<p>{text} None is complete, so there is no best architecture.</p>"
     text += f" The best is trial {best.number}: {escape(record.score)} {score_text(best)}."
@@ -49,7 +49,7 @@ def summary(record: Record, plots: Plots) -> str:
 
 
 def space(record: Record, plots: Plots) -> str:
-    """What was searched: every parameter, and the space as it was given."""
+    """The last section: every parameter, and the space as it was given."""
     best = record.best.params if record.best else {}
     rows = [
         [
@@ -66,11 +66,13 @@ def space(record: Record, plots: Plots) -> str:
     if isinstance(stored, Mapping):
         given = f"<summary>The space as given</summary><pre>{escape(as_yaml(stored))}</pre>"
         body += f"<details{'' if rows else ' open'}>{given}</details>"
-    return section("What was searched", body or nothing("No trial yet, and the study does not say its space."))
+    return section(
+        "What was searched", body or nothing("There is no trial yet, and the study does not store its space.")
+    )
 
 
 def as_yaml(value: Mapping[str, Any]) -> str:
-    """YAML of plain data; innermost lists and mappings in one line."""
+    """Plain data as YAML, with the innermost lists and mappings on one line."""
     import yaml
 
     plain = json.loads(json.dumps(value, default=str))
@@ -109,13 +111,13 @@ def _winner(best: FrozenTrial) -> str:
 
 
 def _names(record: Record) -> list[str]:
-    """What was searched, by the names of the space as it was given; else by those of the trials."""
+    """The names in the space as it was given, or else those of the trials' parameters."""
     stored = record.attrs.get("autoarch:space")
     return [str(name) for name in (stored if isinstance(stored, Mapping) else record.distributions)]
 
 
 def _values(distribution: BaseDistribution) -> str:
-    """`16 to 512, log`, `relu, gelu`."""
+    """Describe a distribution, for example "16 to 512, log" or "relu, gelu"."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(distribution, CategoricalDistribution):

@@ -1,25 +1,29 @@
-"""The HTML around a report: one file, which asks the network for nothing.
+"""The HTML page of a report: a single file that makes no network requests.
 
-plotly.js is in it once; the figures are data for it, in one JSON element. A content security policy forbids every
-request, so that neither plotly nor a text that slipped through could make one.
+It contains plotly.js once, and its figures as data in one JSON element. A content security policy forbids all requests,
+so that neither plotly nor a text that was not escaped could make one.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lightning_autoarch.core.errors import ReportError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
 
 TALL_ROWS = 15
 _CONTROLS = {c: "\ufffd" for c in (*range(32), *range(127, 160)) if chr(c) not in "\n\t"}
 
 
 class Plots:
-    """The figures of a page, in order; each gets a place in the text."""
+    """The figures of a page, in order."""
 
     def __init__(self) -> None:
         self._json: list[str] = []
@@ -27,11 +31,11 @@ class Plots:
     def place(
         self,
         figure: go.Figure,
-        label: str,  # what a screen reader says
+        label: str,  # for screen readers
         *,
         min_width: int = 0,  # pixels; a narrower page scrolls sideways
     ) -> str:
-        """The element that the figure is drawn in."""
+        """Add a figure and return the HTML element in which it is drawn."""
         index, height = len(self._json), int(figure.layout.height)
         self._json.append(str(figure.to_json()))
         style = f"height:{height}px" + (f";min-width:{min_width}px" if min_width else "")
@@ -39,7 +43,7 @@ class Plots:
         return f'<div class="scroll">{plot}</div>' if min_width else plot
 
     def scripts(self) -> str:
-        """plotly.js, the figures and their drawing; nothing for a page without figures."""
+        """The HTML of plotly.js, the figures and the code that draws them; empty if there are no figures."""
         if not self._json:
             return ""
         from plotly.offline import get_plotlyjs
@@ -57,7 +61,7 @@ def page(
     body: str,  # HTML
     plots: Plots,
 ) -> str:
-    """The whole document. Control characters, line breaks and tabs aside, are shown as U+FFFD."""
+    """Return the whole document. Control characters other than line breaks and tabs are replaced by U+FFFD."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -79,17 +83,17 @@ def page(
 
 
 def section(title: str, body: str) -> str:
-    """A part of the page under its heading."""
+    """A part of the page with its heading."""
     return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>"
 
 
 def nothing(sentence: str) -> str:
-    """A small sentence: why there is nothing here, or how to read what is."""
+    """A note in small type, for example on why a section is empty."""
     return f'<p class="note">{sentence}</p>'
 
 
 def marked(sentence: str) -> str:
-    """A sentence as HTML, with text in backticks as code.
+    """A sentence as HTML, in which text between backticks is code.
 
     >>> marked("`x` < 2")
     '<code>x</code> &lt; 2'
@@ -99,7 +103,7 @@ def marked(sentence: str) -> str:
 
 
 def tiles(cells: Sequence[tuple[str, str]]) -> str:
-    """A number in large type (HTML) and below it what it is, for each."""
+    """A row of tiles, each with a number in large type (HTML) above its description."""
     drawn = "".join(f'<div class="tile"><b>{big}</b><span>{small}</span></div>' for big, small in cells)
     return f'<div class="tiles">{drawn}</div>'
 
@@ -107,7 +111,7 @@ def tiles(cells: Sequence[tuple[str, str]]) -> str:
 def legend(
     entries: Sequence[tuple[str, str]],  # name, colour
 ) -> str:
-    """What the colours of a figure mean: above it, as wide as the page is."""
+    """A legend above a figure, as wide as the page."""
     keys = "".join(f'<span><i style="background:{colour}"></i>{escape(name)}</span>' for name, colour in entries)
     return f'<p class="legend">{keys}</p>'
 
@@ -120,7 +124,7 @@ def table(
     text_columns: tuple[int, ...] = (),  # aligned to the left and wrapped; the others are numbers
     word_columns: tuple[int, ...] = (),  # aligned to the left, never wrapped
 ) -> str:
-    """A table without the columns that no row fills. A long one scrolls in its own frame, except on paper."""
+    """A table without its empty columns. A long table scrolls within its own frame, except in print."""
     kinds = dict.fromkeys(text_columns, ' class="text"') | dict.fromkeys(word_columns, ' class="text word"')
     filled = [i for i in range(len(header)) if any(row[i] for row in rows)]
 
@@ -136,7 +140,7 @@ def table(
 
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
-# Off by hand: plotly.js has a button that sends the figure to a server, on by default.
+# plotly.js shows a button that sends the figure to a server unless it is switched off.
 _DRAW = """
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const config = {
@@ -224,3 +228,26 @@ details { margin: .6rem 0; } summary { cursor: pointer; color: var(--accent); }
   h2, h3, p.note, h3 + p { break-after: avoid; } .modebar { display: none; }
   .scroll { overflow: visible; max-height: none; } table { font-size: 8pt; } }
 """
+
+
+def check_plotly() -> None:
+    """Check that plotly is installed.
+
+    Raises:
+        ReportError: it is not.
+    """
+    if importlib.util.find_spec("plotly") is None:
+        raise ReportError('A report needs plotly: pip install "lightning-autoarch[report]"')
+
+
+def destination(path: str | os.PathLike[str], name: str) -> Path:
+    """Return `path`, or the file `name` in it if it is a directory."""
+    path = Path(path)
+    return path / name if path.is_dir() else path
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a page and return its path. Missing parent folders are created."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode("utf-8", errors="replace"))
+    return path

@@ -1,7 +1,7 @@
-"""How every picture of a report looks: one set of colours, and axes that a diverged trial cannot flatten.
+"""The common style of all figures: their colours, and axes that ignore diverged trials.
 
-Names and choices come from users. Plotly reads its texts as HTML, so every text that is not ours passes `plain`.
-Colours and grid are of middle lightness and backgrounds transparent: one figure serves light, dark and paper.
+Plotly reads texts as HTML, so names and choices, which come from users, pass through `plain`. Colours and grid have a
+medium lightness and backgrounds are transparent, so that a figure suits the light and the dark page as well as print.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GRID, FAINT = "rgba(128,128,128,0.22)", "rgba(128,128,128,0.45)"
 
 
 def figure(traces: Sequence[go.Scatter], *, x: str, y: str, **layout: Any) -> go.Figure:
-    """A figure of these traces with titles (HTML) on its axes."""
+    """A figure of these traces; `x` and `y` are the titles of the axes (HTML)."""
     import plotly.graph_objects as go
 
     layout["xaxis"] = {**layout.get("xaxis", {}), "title": {"text": x}}
@@ -32,7 +32,7 @@ def figure(traces: Sequence[go.Scatter], *, x: str, y: str, **layout: Any) -> go
 
 
 def styled(figure: go.Figure, *, height: int = 400, **layout: Any) -> go.Figure:
-    """The looks that all figures share, then `layout`."""
+    """Apply the common style to a figure, then `layout`, and return it."""
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "automargin": True}
     figure.update_layout(
         template="none",
@@ -52,7 +52,7 @@ def styled(figure: go.Figure, *, height: int = 400, **layout: Any) -> go.Figure:
 
 
 def scatter(**trace: Any) -> go.Scatter:
-    """A trace; plotly is imported when the first one is drawn."""
+    """A scatter trace. Plotly is imported here, when it is first needed."""
     import plotly.graph_objects as go
 
     return go.Scatter(**trace)
@@ -60,9 +60,9 @@ def scatter(**trace: Any) -> go.Scatter:
 
 def plain(
     text: object,
-    width: int | None = None,  # characters; a longer text is cut in the middle, where names differ least
+    width: int | None = None,  # in characters; the middle of a longer text is left out
 ) -> str:
-    """A text that plotly shows as it is. Plotly reads `&amp;`, `&lt;` and `&gt;`, but no `&quot;`."""
+    """Escape a text so that plotly shows it literally. Plotly knows `&amp;`, `&lt;` and `&gt;`, but not `&quot;`."""
     text = str(text)
     if width is not None and len(text) > width:
         text = text[: width // 2 - 1] + "..." + text[-(width - width // 2 - 2) :]
@@ -75,7 +75,7 @@ def points(
     colour: str,
     x: Callable[[FrozenTrial], float] = lambda trial: trial.number,
 ) -> go.Scatter:
-    """Scores with their standard errors."""
+    """A trace of scores with their standard errors."""
     errors = [stderr_of(trial) for trial in trials]
     bars = {"array": errors, "color": FAINT, "thickness": 1.2, "width": 0}
     return scatter(
@@ -91,14 +91,14 @@ def points(
 
 
 def hover(trial: FrozenTrial) -> str:
-    """Number, score and architecture of a trial, escaped and wrapped."""
+    """The hover text of a trial: number, score and architecture, escaped and wrapped."""
     lines = textwrap.wrap(in_one_line(architecture_of(trial)), 70, max_lines=8, placeholder=" ...")
     score = f": {score_text(trial)}" if trial.value is not None else ""
     return "<br>".join([f"trial {trial.number}{score}", *map(plain, lines)])
 
 
 def robust_range(values: Sequence[float], maximize: bool) -> list[float]:
-    """An axis that a few diverged trials cannot flatten: values far off on the bad side are beyond the edge.
+    """The range of an axis that leaves out outliers on the bad side, such as the scores of diverged trials.
 
     >>> robust_range([0.1, 0.2, 0.3, 0.4, 1e9], maximize=False)[1] < 3
     True
@@ -116,7 +116,7 @@ def robust_range(values: Sequence[float], maximize: bool) -> list[float]:
 
 
 def beyond(values: Sequence[float], view: Sequence[float]) -> str:
-    """A sentence on the values that an axis leaves out of sight, empty where there are none."""
+    """A sentence on the values outside the range of an axis; empty if there are none."""
     low, high = view
     n = sum(not low <= value <= high for value in values)
     if n == 0:
@@ -125,7 +125,7 @@ def beyond(values: Sequence[float], view: Sequence[float]) -> str:
 
 
 def stderr_of(trial: FrozenTrial) -> float:
-    """Its standard error, 0 where none is stored."""
+    """The standard error of a trial's score, 0 if none is stored."""
     return real(trial.user_attrs.get("stderr")) or 0.0
 
 

@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING
 
 from lightning_autoarch.callbacks.prune.prune_trained import Layer, Pruned
 from lightning_autoarch.report.bars import bar_figure, bars, place_bars
-from lightning_autoarch.report.page import Plots, marked, nothing, page, section, table, tiles
+from lightning_autoarch.report.page import (
+    Plots,
+    check_plotly,
+    destination,
+    marked,
+    nothing,
+    page,
+    section,
+    table,
+    tiles,
+    write,
+)
 from lightning_autoarch.report.plot import BLUE, FAINT, plain
 from lightning_autoarch.report.pruned import ALL, cost_rows, gone, layer_rows, total
 from lightning_autoarch.report.text import score, score_rows, seconds, size
-from lightning_autoarch.report.writing import check_plotly, destination, write
 from lightning_autoarch.search.leaderboard import count
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Every trial in tables: the ranked ones, the others with the reason, and failures grouped."""
+"""Tables of the trials: the leaderboard, the trials that are not ranked and why, and the failures by reason."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from lightning_autoarch.report.facts import Record, StepUnit, reason_of, step_unit
 from lightning_autoarch.report.page import Plots, nothing, section, table
+from lightning_autoarch.report.record import Record, StepUnit, reason_of, step_unit
 from lightning_autoarch.search.leaderboard import (
     HERITAGE,
     SHARES,
@@ -33,11 +33,11 @@ _FAMILIES = (
     "Parent: the trial whose weights it started from, and the share of its parameters that came from there. In all: "
     "the epochs that its weights have seen, those of the parents included."
 )
-MAX_REASON = 240  # characters; an error can be a page long
+MAX_REASON = 240  # in characters; a longer reason is cut
 
 
 def leaderboard(record: Record, plots: Plots) -> str:
-    """The ranked trials, then the others and why they are not."""
+    """The section with the ranked trials, then the others and why they are not ranked."""
     if not record.trials:
         return section("Leaderboard", nothing("There is no trial yet."))
     best = record.ranked[:MAX_ROWS]
@@ -61,7 +61,7 @@ def leaderboard(record: Record, plots: Plots) -> str:
 
 
 def failures(record: Record, plots: Plots) -> str:
-    """Failures grouped by reason, the most frequent first."""
+    """The section with the failures by reason, the most frequent first."""
     groups: dict[str, list[FrozenTrial]] = {}
     for trial in record.of("failed"):
         groups.setdefault(failure_kind(trial), []).append(trial)
@@ -86,7 +86,7 @@ def _not_ranked(trials: list[FrozenTrial], unit: StepUnit) -> str:
 
 
 def _cost(trial: FrozenTrial) -> list[str]:
-    """Epochs, time, parameters and FLOPs, each empty where it is not known."""
+    """Epochs, time, parameters and FLOPs; each is empty if it is not known."""
     attrs, seconds = trial.user_attrs, seconds_of(trial)
     epochs, params, flops = (real(attrs.get(key)) for key in ("epochs", "params", "flops"))
     return [
@@ -98,7 +98,7 @@ def _cost(trial: FrozenTrial) -> list[str]:
 
 
 def _architecture(trial: FrozenTrial) -> str:
-    """Names in grey, values in ink, broken between parameters."""
+    """An architecture as HTML, with line breaks only between parameters."""
     parts = [
         f"<span><i>{escape(str(name))}</i>{escape(in_one_line(value))}</span>"
         for name, value in architecture_of(trial).items()
@@ -107,7 +107,7 @@ def _architecture(trial: FrozenTrial) -> str:
 
 
 def _block_legend(trials: tuple[FrozenTrial, ...]) -> str:
-    """What the values of a repeated block are, as their names do not fit into the table."""
+    """A note with the names of the values in repeated blocks, which do not fit into the table."""
     blocks: dict[str, dict[str, None]] = {}
     for trial in trials:
         for name, value in architecture_of(trial).items():

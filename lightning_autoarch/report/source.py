@@ -1,8 +1,7 @@
-"""A study for a report: opened to be read, never made, never changed.
+"""Opens a study for a report without creating or changing anything.
 
-Optuna's own `load_study` makes an empty database where there is none and tables where they are missing. Here an
-SQLite file is opened by SQLite's URI with `mode=rw` (or `ro` where we may not write), which cannot create it, and no
-table is made.
+Optuna's `load_study` creates a missing database and missing tables. Here an SQLite file is opened through SQLite's URI
+with `mode=rw` (`ro` if it is not writable), which cannot create a file, and no tables are created.
 """
 
 from __future__ import annotations
@@ -26,14 +25,15 @@ _SQLITE_MAGIC = b"SQLite format 3\x00"
 
 
 def open_study(study: Study | str | os.PathLike[str], *, study_name: str | None = None) -> Study:
-    """The study itself, or the one in a file or storage.
+    """Return a study, or open the one in a file or storage.
 
     Args:
         study: a study; the path of an SQLite or Optuna journal file; or a storage URL.
-        study_name: which one, where a storage holds several.
+        study_name: the name of the study. Default: the only one in the storage.
 
     Raises:
-        ReportError: nothing there, not a study, no such name, several to choose from, or several objectives.
+        ReportError: there is no such file or study, the file is not a study, the storage holds several studies and
+            no name is given, or the study has several objectives.
     """
     from optuna import Study, load_study
 
@@ -92,10 +92,10 @@ def _sqlite(path: Path) -> BaseStorage:
 
 
 def sqlite_uri(path: Path, *, writable: bool) -> str:
-    """An address that opens an SQLite file and cannot create it.
+    """Return a URI that opens an SQLite file and cannot create one.
 
-    A killed search leaves a journal that must be rolled back before reading: where we may, the file is opened `rw`.
-    Where we may not and there is no journal, `immutable` spares SQLite the lock files that it could not write.
+    A search that was killed leaves a journal, which must be rolled back before reading, so a writable file is opened
+    `rw`. For a file that is not writable and has no journal, `immutable` avoids lock files that could not be written.
     """
     address = f"file:{quote(str(path.resolve()))}"
     if writable:
@@ -106,7 +106,7 @@ def sqlite_uri(path: Path, *, writable: bool) -> str:
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Says in our words that a file is another program's, damaged, or of an Optuna version too far from this one."""
+    """Turn the errors of a damaged file, or of one by another program or Optuna version, into a ReportError."""
     import sqlalchemy.exc
     from optuna.exceptions import StorageInternalError
 

@@ -1,4 +1,4 @@
-"""Numbers and columns as a terminal and a page show them."""
+"""Formats numbers and columns for a terminal or a page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 
 def columns(rows: Sequence[Sequence[str]], n_words: int = 1) -> str:
-    """Lines: the first columns to the left, the others, numbers, to the right.
+    """Align rows in columns: the first `n_words` to the left, the others, which are numbers, to the right.
 
     >>> print(columns([("layer", "n"), ("a", "1,000")]))
     layer      n
@@ -19,12 +19,12 @@ def columns(rows: Sequence[Sequence[str]], n_words: int = 1) -> str:
 
 
 def score_rows(before: Mapping[str, float], after: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    """Name, before, after."""
+    """Rows with the name of a score, its value before and its value after."""
     return [(name, score(before.get(name)), score(after.get(name))) for name in {**before, **after}]
 
 
 def score(value: float | None) -> str:
-    """Four digits; empty for None."""
+    """A score with four significant digits; empty for None."""
     return "" if value is None else f"{value:.4g}"
 
 
@@ -40,7 +40,7 @@ def size(n_bytes: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """A short time, three digits.
+    """A short duration with three significant digits and its unit.
 
     >>> [seconds(s) for s in (2.5, 0.0123, 4.2e-5)]
     ['2.5 s', '12.3 ms', '42 µs']

@@ -11,10 +11,21 @@ from typing import TYPE_CHECKING
 from lightning_autoarch.callbacks.transfer.course import Block
 from lightning_autoarch.callbacks.transfer.finetune import FineTuned
 from lightning_autoarch.report.bars import bar_figure, bars, place_bars
-from lightning_autoarch.report.page import Plots, legend, marked, nothing, page, section, table, tiles
+from lightning_autoarch.report.page import (
+    Plots,
+    check_plotly,
+    destination,
+    legend,
+    marked,
+    nothing,
+    page,
+    section,
+    table,
+    tiles,
+    write,
+)
 from lightning_autoarch.report.plot import BLUE, GREEN, GREY, ORANGE, RED, plain
 from lightning_autoarch.report.text import columns, score, score_rows
-from lightning_autoarch.report.writing import check_plotly, destination, write
 from lightning_autoarch.search.leaderboard import count, number
 from lightning_autoarch.transfer.match.report import MEANINGS, TAKEN, TensorReport, TransferReport
 

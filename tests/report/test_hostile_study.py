@@ -16,7 +16,7 @@ from optuna.trial import TrialState, create_trial
 
 from lightning_autoarch.core.errors import AutoArchError, ReportError
 from lightning_autoarch.report import open_study, render_report
-from lightning_autoarch.report.facts import read_record
+from lightning_autoarch.report.record import read_record
 from lightning_autoarch.search.board import html_table, leaderboard
 
 STRANGE: tuple[Any, ...] = (None, -1, 10**400, 2.5, "x", "\x1b[2J", [], {}, [None], "x" * 100_000)

@@ -1,4 +1,4 @@
-"""How the search went: the score trial by trial, and each trial epoch by epoch."""
+"""Figures of a search: the score by trial, the learning curves, and the score against the size of the module."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightning_autoarch.report.facts import Record, curve_of, origin_of, step_unit
 from lightning_autoarch.report.page import Plots, nothing, section
 from lightning_autoarch.report.plot import (
     BLUE,
@@ -24,21 +23,23 @@ from lightning_autoarch.report.plot import (
     score_of,
     stderr_of,
 )
+from lightning_autoarch.report.record import Record, curve_of, origin_of, step_unit
+from lightning_autoarch.search.leaderboard import count, real
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
     from optuna.trial import FrozenTrial
 
 ORIGIN_COLOURS = {"random": GREY, "bayesian": BLUE, "enqueued": GREEN}
-MAX_CURVES = 120  # more lines than this are a smear, and slow to draw
+MAX_CURVES = 120  # more lines cannot be told apart, and are slow to draw
 
 
 def convergence(record: Record, plots: Plots) -> str:
-    """Score by trial."""
+    """The section on convergence: the score by trial."""
     if not record.ranked:
         return section("Convergence", nothing("No trial is complete, so there is no score to draw."))
     folds = any(map(stderr_of, record.ranked))
-    words = "A point is a trial" + (", its bar the standard error over folds." if folds else ".")
+    words = "Each point is a trial" + (", with its standard error over folds." if folds else ".")
     drawn = convergence_figure(record)
     words += beyond([score_of(trial) for trial in record.ranked], drawn.layout.yaxis.range)
     plot = plots.place(drawn, "Score by trial with the best so far")
@@ -46,11 +47,11 @@ def convergence(record: Record, plots: Plots) -> str:
 
 
 def learning_curves(record: Record, plots: Plots) -> str:
-    """Intermediate values by step."""
+    """The section on learning curves: intermediate values by step."""
     trials = _with_curves(record)
     if not trials:
-        return section("Learning curves", nothing("No trial reported a value along the way."))
-    words = "One line a trial. Dotted lines were not finished and end in a cross."
+        return section("Learning curves", nothing("No trial reported intermediate values."))
+    words = "Each line is a trial. Trials that were not finished are dotted and end in a cross."
     if len(trials) > MAX_CURVES:
         words += f" The best {MAX_CURVES} are drawn."
     drawn = curves_figure(record, trials[:MAX_CURVES])
@@ -60,7 +61,7 @@ def learning_curves(record: Record, plots: Plots) -> str:
 
 
 def convergence_figure(record: Record) -> go.Figure:
-    """Score by trial; best so far as a line, pruned trials by their last value, failed ones on the lower edge."""
+    """Score by trial and the best so far. Pruned trials are at their last value, failed ones at the lower edge."""
     complete = sorted(record.ranked, key=lambda trial: trial.number)
     view = robust_range(_values_in_view(record), record.maximize)
     end = record.trials[-1].number
@@ -117,12 +118,12 @@ def _marks(trials: Sequence[FrozenTrial], values: Sequence[float], name: str, ma
 
 
 def _with_curves(record: Record) -> list[FrozenTrial]:
-    """The trials with intermediate values, best first, those that are not ranked last."""
+    """The trials with intermediate values: the ranked ones, best first, then the others."""
     return [t for t in [*record.ranked, *record.of("pruned", "running", "failed")] if curve_of(t)]
 
 
 def curves_figure(record: Record, trials: Sequence[FrozenTrial]) -> go.Figure:
-    """Intermediate values by step, the best trial on top; trials that did not end are dotted and end in a cross."""
+    """Intermediate values by step, with the best trial on top. Unfinished trials are dotted and end in a cross."""
     ranked, best = {trial.number for trial in record.ranked}, record.best.number if record.best else -1
     unit = step_unit(record)
     traces: list[go.Scatter] = []
@@ -176,5 +177,69 @@ def _steps(trial: FrozenTrial, *, name: str, **looks: Any) -> go.Scatter:
 
 
 def _origins(trials: Sequence[FrozenTrial]) -> dict[str, str]:
-    """Where trials came from -> colour, in order of appearance."""
+    """Map the origins of trials, in order of appearance, to colours."""
     return {o: ORIGIN_COLOURS.get(o, BLUE) for o in dict.fromkeys(origin_of(trial) for trial in trials)}
+
+
+def size(record: Record, plots: Plots) -> str:
+    """The section on size: the score against the number of parameters."""
+    drawn = size_figure(record)
+    if drawn is None:
+        return section("Score against size", nothing("This needs complete trials of at least two sizes."))
+    return section("Score against size", plots.place(drawn, "Score against the number of parameters"))
+
+
+def size_figure(record: Record) -> go.Figure | None:
+    """Score against the number of parameters, with the Pareto front; None unless there are two sizes."""
+    sized = [trial for trial in record.ranked if (real(trial.user_attrs.get("params")) or 0) > 0]
+    if len({_size(trial) for trial in sized}) < 2:
+        return None
+    front = pareto_front(sized, record.maximize)
+    sizes = [_size(trial) for trial in sized]
+    traces = [
+        points([trial for trial in sized if trial not in front], "complete", BLUE, x=_size),
+        scatter(
+            x=[*(_size(trial) for trial in front), max(sizes)],
+            y=[*(score_of(trial) for trial in front), score_of(front[-1])],
+            mode="lines",
+            name="no smaller model is better",
+            line={"color": ORANGE, "width": 2.5, "shape": "hv"},
+            hoverinfo="skip",
+        ),
+        points(front, "on the line", ORANGE, x=_size),
+    ]
+    traces[-1].showlegend = False
+    wide = max(sizes) / min(sizes) > 8
+    ticks = _count_ticks(min(sizes), max(sizes)) if wide else {}
+    return figure(
+        traces,
+        x="parameters of the module",
+        y=plain(record.score, 40),
+        xaxis={"type": "log" if wide else "linear", **ticks},
+        yaxis={
+            "range": robust_range(
+                [score_of(t) + sign * stderr_of(t) for t in sized for sign in (-1, 1)], record.maximize
+            )
+        },
+    )
+
+
+def pareto_front(trials: Sequence[FrozenTrial], maximize: bool) -> list[FrozenTrial]:
+    """The Pareto front: the trials that are better than all trials of the same or a smaller size, smallest first."""
+    sign = -1 if maximize else 1
+    front: list[FrozenTrial] = []
+    for trial in sorted(trials, key=lambda t: (_size(t), sign * score_of(t), t.number)):
+        if not front or sign * score_of(trial) < sign * score_of(front[-1]):
+            front.append(trial)
+    return front
+
+
+def _size(trial: FrozenTrial) -> float:
+    return float(trial.user_attrs["params"])
+
+
+def _count_ticks(low: float, high: float) -> dict[str, Any]:
+    """Ticks at 1, 2 and 5 times powers of ten, over a wide range at powers of ten only, labelled as counts."""
+    steps = (1, 2, 5) if high / low < 200 else (1,)
+    ticks = [s * 10**e for e in range(0, 16) for s in steps if low / 1.3 <= s * 10**e <= high * 1.3]
+    return {"tickvals": ticks, "ticktext": [count(tick) for tick in ticks]}

@@ -1,6 +1,6 @@
-"""What a report says about a study, read once: the trials by fate and, for each, what was stored with it.
+"""The contents of a study, read once for a report: its trials by outcome, and what is stored with each.
 
-Everything here tolerates a study that another program made: what is not stored, or not of the expected type, is absent.
+Studies of other programs can be read too: an attribute that is missing or has an unexpected type counts as absent.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Record:
-    """A study's trials, sorted by what became of them."""
+    """A study's trials and what a report needs of the study itself."""
 
     name: str
-    score: str  # what the score is called
+    score: str  # name of the score
     maximize: bool
     attrs: Mapping[str, Any]  # the study's user attributes
-    trials: tuple[FrozenTrial, ...]  # all of the study's space, by number
-    ranked: tuple[FrozenTrial, ...]  # complete ones, best first
-    n_ignored: int = 0  # of another space
+    trials: tuple[FrozenTrial, ...]  # all trials of the study's current space, by number
+    ranked: tuple[FrozenTrial, ...]  # the complete trials, best first
+    n_ignored: int = 0  # trials of another space
 
     def of(self, *fates: Fate) -> list[FrozenTrial]:
         """The trials with one of these fates, by number."""
@@ -48,17 +48,17 @@ class Record:
 
     @property
     def best(self) -> FrozenTrial | None:
-        """The winner; None while no trial is complete."""
+        """The best trial, or None if no trial is complete."""
         return self.ranked[0] if self.ranked else None
 
     @property
     def seconds(self) -> float:
-        """Training time of all trials together."""
+        """Total training time of all trials, in seconds."""
         return sum(seconds_of(trial) or 0.0 for trial in self.trials)
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Every parameter that some trial had, with the range it was drawn from, in the order they first appeared."""
+        """Every parameter of any trial and its distribution, in order of first appearance."""
         found: dict[str, BaseDistribution] = {}
         for trial in self.trials:
             found.update({k: d for k, d in trial.distributions.items() if k not in found})
@@ -66,7 +66,7 @@ class Record:
 
 
 def read_record(study: Study) -> Record:
-    """The record of a study with one objective."""
+    """Read a study with one objective."""
     metric = (study.metric_names or ["score"])[0]
     placement, trials = Placement.of_study(study), study.get_trials(deepcopy=False)
     inside = [trial for trial in trials if not placement.is_outside(trial)]
@@ -82,7 +82,7 @@ def read_record(study: Study) -> Record:
 
 
 def origin_of(trial: FrozenTrial) -> str:
-    """Where the architecture came from: `random`, `bayesian`, `enqueued`; empty where that is not known."""
+    """How the architecture was proposed: "random", "bayesian" or "enqueued"; empty if unknown."""
     proposal = trial.system_attrs.get("autoarch:proposal")
     proposed = proposal.get("origin", "") if isinstance(proposal, Mapping) else ""
     if is_enqueued(trial):
@@ -91,7 +91,7 @@ def origin_of(trial: FrozenTrial) -> str:
 
 
 def expected_of(trial: FrozenTrial) -> tuple[float, float] | None:
-    """Mean and standard deviation that the surrogate expected of the score when it proposed the trial, or None."""
+    """The surrogate's mean and standard deviation for the score when it proposed the trial, or None."""
     proposal = trial.system_attrs.get("autoarch:proposal")
     inside = proposal.get("expected") if isinstance(proposal, Mapping) else None
     expected = trial.user_attrs.get("expected", inside)
@@ -102,25 +102,25 @@ def expected_of(trial: FrozenTrial) -> tuple[float, float] | None:
 
 
 def curve_of(trial: FrozenTrial) -> list[tuple[int, float]]:
-    """The finite intermediate values by Optuna's step, which counts from 0."""
+    """The finite intermediate values and their steps, which Optuna counts from 0."""
     return [(step, y) for step, y in sorted(trial.intermediate_values.items()) if real(y) is not None]
 
 
 def last_value(trial: FrozenTrial) -> tuple[int, float] | None:
-    """The last finite intermediate value and its step."""
+    """The last finite intermediate value and its step, or None."""
     curve = curve_of(trial)
     return curve[-1] if curve else None
 
 
 @dataclass(frozen=True)
 class StepUnit:
-    """What a step of the intermediate values is in a study, as people count it."""
+    """What a step of the intermediate values stands for in a study, and how it is counted."""
 
     name: str  # "epoch", "validation", "fold", or "step" in a study that another program made
     first: int  # the number of Optuna's step 0
 
     def position(self, step: int) -> str:
-        """Of the last value of a trial.
+        """Describe a step in words.
 
         >>> StepUnit("epoch", 1).position(0), StepUnit("fold", 1).position(2), StepUnit("step", 0).position(0)
         ('after 1 epoch', 'after 3 folds', 'at step 0')
@@ -131,7 +131,7 @@ class StepUnit:
 
 
 def step_unit(record: Record) -> StepUnit:
-    """Epochs only where every trial has as many values: there may be several validations in an epoch, or one in two."""
+    """Return what the steps of a study are: epochs only if every trial has one value per epoch."""
     attrs = [trial.user_attrs for trial in record.trials]
     if any("fold_scores" in a for a in attrs):
         return StepUnit("fold", 1)
@@ -143,7 +143,7 @@ def step_unit(record: Record) -> StepUnit:
 
 
 def reason_of(trial: FrozenTrial, unit: StepUnit) -> str:
-    """Why a trial is not ranked, in a few words."""
+    """Say in a few words why a trial is not ranked."""
     kind, last = fate(trial), last_value(trial)
     if kind == "failed":
         return str(trial.user_attrs.get("error") or failure_kind(trial))
