@@ -1,14 +1,14 @@
-"""`autoarch`: LightningCLI that searches, prunes, transfers; `AutoArchCLI(MyModule, MyData)` in a script of your own.
+"""The program `autoarch`, a LightningCLI that also searches, prunes and transfers; `AutoArchCLI` for your own scripts.
 
-    config.yaml, `search:` in it ─► autoarch search ─► best.yaml: the config with the winner's arguments ─► autoarch fit
+    config.yaml with `search:` ─► autoarch search ─► best.yaml: the config with the winner's arguments ─► autoarch fit
                                  └► autoarch fit: searches, then trains the winner
 
-    config.yaml, model.ckpt ─► autoarch prune ─► pruned.ckpt: trained on while `prune:` prunes it; pruned.html
-    config.yaml, known.ckpt ─► autoarch transfer ─► finetuned.ckpt: started from what is known; finetuned.html
+    config.yaml, model.ckpt ─► autoarch prune ─► pruned.ckpt: trained further while `prune:` prunes it; pruned.html
+    config.yaml, known.ckpt ─► autoarch transfer ─► finetuned.ckpt: fine-tuned from known.ckpt; finetuned.html
 
 The keys of `search:` are the arguments of `ArchitectureSearch`, those of `prune:` of `MagnitudePruning`, those of
-`transfer:` of `TransferLearning`. A config with a callback among `trainer.callbacks` instead, as a plain LightningCLI
-takes it, does as well.
+`transfer:` of `TransferLearning`. As with a plain LightningCLI, a config may list the callbacks under
+`trainer.callbacks` instead.
 """
 
 from lightning_autoarch.cli.app import AutoArchCLI

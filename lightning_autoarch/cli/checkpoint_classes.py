@@ -1,7 +1,7 @@
-"""What the hyperparameters of a checkpoint would have imported: only what the user names too.
+"""Prevents the hyperparameters of a checkpoint from importing anything that the user does not name too.
 
 jsonargparse imports the value of a `class_path`, and a dotted name given for an argument that takes a class or a
-function. The hyperparameters of somebody else's checkpoint are data, so neither is taken from them alone.
+function. A checkpoint may come from a stranger, so its hyperparameters alone must not cause an import.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _DATA = (str, int, float, complex, bool, type(None), bytes, list, dict, tuple, s
 
 
 def check_class_paths(arguments: Mapping[str, Any], config: Any, path: Path) -> None:
-    """What a checkpoint names as classes to import has to be named by the user too, in the config or the command line.
+    """Check that the user names every class of a checkpoint's `class_path`, in the config or on the command line.
 
     Args:
         arguments: the hyperparameters of the checkpoint.
-        config: as given.
-        path: of the checkpoint.
+        config: the config that the user gave.
+        path: the path of the checkpoint, for the error message.
 
     Raises:
-        CheckpointError: another class; importing a module runs its code.
+        CheckpointError: the checkpoint names another class. Importing a module runs its code.
     """
     known = {found for _, found in _class_paths(config, "")}
     for where, found in _class_paths(arguments, "hyper_parameters"):
@@ -45,16 +45,16 @@ def check_class_paths(arguments: Mapping[str, Any], config: Any, path: Path) -> 
 
 
 def check_named_objects(cls: object, arguments: Mapping[str, Any], config: Any, path: Path) -> None:
-    """The same for names of classes and functions that are given as plain strings.
+    """Check the same for classes and functions that are given by name as plain strings.
 
     Args:
-        cls: whose arguments these are; anything but a class takes every dotted name for one of an object.
+        cls: the class that takes the arguments; if it is not a class, every dotted name counts as an object.
         arguments: the hyperparameters of the checkpoint.
-        config: as given.
-        path: of the checkpoint.
+        config: the config that the user gave.
+        path: the path of the checkpoint, for the error message.
 
     Raises:
-        CheckpointError: a name that the config does not hold.
+        CheckpointError: the config does not contain such a name.
     """
     known = {found for _, found in _dotted_names(config, "")}
     for name, value in arguments.items():
@@ -66,7 +66,7 @@ def check_named_objects(cls: object, arguments: Mapping[str, Any], config: Any, 
 
 
 def class_of(class_path: object) -> type | None:
-    """The class of a path that the user has named; None where there is none."""
+    """Import the class that the user names by a dotted path; None if there is none."""
     module, _, name = str(class_path).rpartition(".")
     found = getattr(importlib.import_module(module), name, None) if module else None
     return found if isinstance(found, type) else None
@@ -80,13 +80,13 @@ def _refused(where: str, kind: str, found: str, path: Path) -> CheckpointError:
 
 
 def _takes_data(cls: type, name: str) -> bool:
-    """Whether an argument takes plain data alone, for which jsonargparse imports nothing."""
+    """Whether an argument accepts only plain data, for which jsonargparse imports nothing."""
     parameter = inspect.signature(cls).parameters.get(name)
     if parameter is None or parameter.annotation is inspect.Parameter.empty:
         return True
     try:
         annotation = typing.get_type_hints(cls.__init__).get(name, Any)  # type: ignore[misc]
-    except (NameError, TypeError, AttributeError):  # names that exist for a type checker alone
+    except (NameError, TypeError, AttributeError):  # names that exist only for type checkers
         return False
     return _is_data(annotation)
 
@@ -101,7 +101,7 @@ def _is_data(annotation: Any) -> bool:
 
 
 def _dotted_names(value: Any, where: str, depth: int = DEEPEST) -> Iterator[tuple[str, str]]:
-    """Where in nested data a string could be the name of an object of a module, and what it is."""
+    """Find the strings in nested data that could name an object of a module: location and string."""
     if isinstance(value, str) and _DOTTED.fullmatch(value):
         yield where, value
     elif isinstance(value, Mapping | Namespace) and depth:
@@ -113,7 +113,7 @@ def _dotted_names(value: Any, where: str, depth: int = DEEPEST) -> Iterator[tupl
 
 
 def _class_paths(value: Any, where: str, depth: int = DEEPEST) -> Iterator[tuple[str, Any]]:
-    """Where in nested data a class is named, and what is there."""
+    """Find the classes that are named in nested data: location and class path."""
     if isinstance(value, Mapping | Namespace):
         for name, item in (value if isinstance(value, Mapping) else vars(value)).items():
             if name in ("class_path", CLASS_PATH):
@@ -126,14 +126,19 @@ def _class_paths(value: Any, where: str, depth: int = DEEPEST) -> Iterator[tuple
 
 
 def check_takes(class_path: str, arguments: Mapping[str, Any], path: Path) -> None:
-    """Raises CheckpointError where a class has no argument for a hyperparameter of the checkpoint at `path`."""
+    """Check that a class has an argument for every hyperparameter of the checkpoint at `path`.
+
+    Raises:
+        CheckpointError: it has none.
+    """
     cls = class_of(class_path)
     if cls is None:
-        return  # jsonargparse says what is wrong with the class path
+        return  # jsonargparse reports what is wrong with the class path
     known = inspect.signature(cls).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         return
     if strange := [argument for argument in arguments if argument not in known]:
         raise CheckpointError(
-            f"{path} was saved with the hyperparameter `{strange[0]}`, which {cls.__name__} has not: of another module."
+            f"{path} was saved with the hyperparameter `{strange[0]}`, which {cls.__name__} does not have: "
+            "it is of another module."
         )

@@ -1,4 +1,4 @@
-"""How the program ends: our own errors in one line, with an exit code; all others with their traceback."""
+"""How the program exits: an error of this package is one line and an exit code, any other error has its traceback."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import NoReturn
 
 from lightning_autoarch.core.errors import AutoArchError, SpaceError
 
-USAGE, FAILURE, INTERRUPTED = 2, 1, 130  # exit codes: jsonargparse's, Python's, the shell's for Ctrl-C
+USAGE, FAILURE, INTERRUPTED = 2, 1, 130  # exit codes of jsonargparse, of Python, and of shells for Ctrl-C
 _NEEDED = ("jsonargparse", "docstring_parser", "typeshed_client")
 _MISSING = 'The command line needs jsonargparse: pip install "lightning-autoarch[cli]"'
 
 
 def check_installed() -> None:
-    """Ends the program where a package of the extra `cli` is missing."""
+    """End the program if a package of the extra `cli` is missing."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         fail(f"{_MISSING} (not installed: {', '.join(missing)})", USAGE)
@@ -26,7 +26,7 @@ def check_installed() -> None:
 
 @contextlib.contextmanager
 def in_short(runs: Callable[[], bool]) -> Iterator[None]:
-    """Our own errors as one line, also where jsonargparse has wrapped them; a Ctrl-C that Lightning did not take."""
+    """Print errors of this package, also if jsonargparse wrapped them, and Ctrl-C as one line, and end the program."""
     try:
         yield
     except KeyboardInterrupt:
@@ -39,7 +39,7 @@ def in_short(runs: Callable[[], bool]) -> Iterator[None]:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """End the program with a line."""
+    """Print an error and end the program with an exit code."""
     print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
     raise SystemExit(code)
 

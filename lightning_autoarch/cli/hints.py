@@ -1,4 +1,4 @@
-"""What may have been meant by a key of a config that nothing takes: the arguments that there are, and the nearest."""
+"""Hints for an unknown key of a config: the keys that exist, and the one that was probably meant."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from lightning_autoarch.cli.paths import config_files
 from lightning_autoarch.core.errors import did_you_mean
 from lightning_autoarch.seam.lightning_cli import subcommand_parsers
 
-# jsonargparse's own words; where these change, the hint is missing and the message stands.
+# The messages of jsonargparse. If they change, only the hints are lost.
 _OF_CLASS = re.compile(r"class_path '([\w.]+)':\s*Option '([\w.]+)' is not accepted")
 _OF_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
 _OF_PROGRAM = re.compile(r"(?:Subcommand '\w+' does not accept option|Option) '([\w.]+)'")
 
-_NO_KEYS = ("help", "config", "print_config", "print_shtab")  # options that a config cannot hold
+_NO_KEYS = ("help", "config", "print_config", "print_shtab")  # options that a config cannot contain
 
 
 class HintingParser(LightningArgumentParser):
-    """Adds to an error about a key what may have been meant by it.
+    """A parser that adds a hint to its errors about unknown keys.
 
     Attributes:
-        words: of the command line.
+        words: the arguments of the command line.
     """
 
     words: Sequence[str] = ()
@@ -36,19 +36,19 @@ class HintingParser(LightningArgumentParser):
         super().error(message + hint(message, self._names(), config_files(self.words)), ex)
 
     def _names(self) -> list[str]:
-        """The keys that this parser, or that of the subcommand, takes."""
+        """The keys that this parser, or the parser of the chosen subcommand, accepts."""
         parsers = subcommand_parsers(self)
         parser = next((parsers[word] for word in self.words if word in parsers), self)
         return [known.dest for known in parser._actions if known.dest not in _NO_KEYS]
 
 
 def hint(message: str, names: Sequence[str], configs: Sequence[Path]) -> str:
-    """A line to add to a message of jsonargparse; empty where there is nothing to say.
+    """Return a line to add to an error message of jsonargparse, or an empty string.
 
     Args:
-        message: what is wrong.
-        names: the keys that are known.
-        configs: files in which a class may be named whose argument was meant.
+        message: the error message.
+        names: the known keys.
+        configs: config files; the unknown key may be an argument of a class that they name.
     """
     if of_class := _OF_CLASS.search(message):
         return _listed(of_class[1].rpartition(".")[2], of_class[2], _arguments(of_class[1]))
@@ -77,7 +77,7 @@ def _listed(of: str, name: str, known: Iterable[str]) -> str:
 
 
 def _of_configs(configs: Sequence[Path]) -> Iterator[str]:
-    """Where the arguments of the classes stand that configs name as model and data."""
+    """The keys of the arguments of the classes that configs name as model and data."""
     import yaml
 
     for path in configs:
@@ -92,7 +92,7 @@ def _of_configs(configs: Sequence[Path]) -> Iterator[str]:
 
 
 def _arguments(class_path: str) -> list[str]:
-    """The arguments of a class, or a function; none where it cannot be found."""
+    """The names of the arguments of a class or function; empty if it cannot be found."""
     module, _, name = class_path.rpartition(".")
     try:
         found: Any = getattr(importlib.import_module(module), name, None) if module else None

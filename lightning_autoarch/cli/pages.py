@@ -1,4 +1,4 @@
-"""The HTML page beside a checkpoint."""
+"""The HTML page that is written beside a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from lightning_autoarch.core.files import check_writable
 
 
 def page_path(
-    report: str | None,  # None: beside the checkpoint; empty: no page
-    output: str,  # the checkpoint
+    report: str | None,  # the path of the page; None: beside the checkpoint; empty: no page
+    output: str,  # the path of the checkpoint
 ) -> Path | None:
-    """Where the page goes. That both can be written is seen now, so that nothing fails behind hours of training.
+    """Return the path of the page. Check before training that the page and the checkpoint are writable.
 
     Raises:
-        AutoArchError: one cannot, or both are the same file.
+        AutoArchError: one of them is not writable, or both are the same file.
     """
     check_writable(Path(output), "output")
     page = Path(output).with_suffix(".html") if report is None else Path(report) if report else None
@@ -32,7 +32,7 @@ def page_path(
 
 
 def write_page(path: Path | None, write: Callable[[Path], Path]) -> None:
-    """Write it and say so; where plotly is missing say how to get it."""
+    """Write the page and print its path, or why it cannot be written, for example how to install plotly."""
     if path is None:
         return
     try:

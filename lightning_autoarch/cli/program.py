@@ -1,4 +1,4 @@
-"""The program `autoarch`: the command line, and the subcommands that need neither model nor data."""
+"""The program `autoarch`, with the subcommands that need neither a model nor data: `report` and `demo`."""
 
 from __future__ import annotations
 
@@ -15,23 +15,28 @@ from lightning_autoarch.cli.app import AutoArchCLI
 from lightning_autoarch.cli.ends import FAILURE, fail, in_short
 from lightning_autoarch.cli.paths import modules_beside
 
-_ABOUT = "Find an architecture for a LightningModule, train it, prune it, start it from what is known, report."
+_ABOUT = (
+    "Search an architecture for a LightningModule, train it, prune it, fine-tune it from a checkpoint, report on it."
+)
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """The program `autoarch`.
+    """Run the program `autoarch`.
 
-    Modules beside the config, and in the current folder, can be named in it (see `cli.paths`).
+    A config can name modules in its own folder and in the current one (see `cli.paths`).
+
+    Args:
+        args: the arguments of the command line. Default: those of this process.
 
     Raises:
-        SystemExit: see `AutoArchCLI`.
+        SystemExit: with 2 for a wrong config, 1 for a search or fit that failed, 130 for Ctrl-C.
     """
     words = sys.argv[1:] if args is None else list(args)
     if words and words[0] in _COMMANDS:
         with in_short(lambda: True):
             try:
                 _COMMANDS[words[0]](words[1:])
-            except OSError as error:  # a directory that may not be written, a full disk
+            except OSError as error:  # for example a read-only directory or a full disk
                 fail(str(error), FAILURE)
     else:
         about = {"description": _ABOUT, "version": __version__}
@@ -40,11 +45,15 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _report(args: Sequence[str]) -> None:
-    """Write a study as one HTML page."""
+    """Write an HTML report of a study."""
     parser = argparse.ArgumentParser(prog="autoarch report", description=_report.__doc__)
-    parser.add_argument("study", metavar="STUDY", help="The study's file, a directory with study.db, or a storage URL.")
-    parser.add_argument("--output", metavar="FILE", help="Default: report.html beside the study.")
-    parser.add_argument("--study-name", metavar="NAME", help="Which study, where the storage holds several.")
+    parser.add_argument(
+        "study", metavar="STUDY", help="The file of the study, a directory with study.db, or a storage URL."
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", help="The HTML file to write. Default: report.html beside the study."
+    )
+    parser.add_argument("--study-name", metavar="NAME", help="The name of the study, if the storage holds several.")
     given = parser.parse_args(args)
     from lightning_autoarch.report import write_report
 
@@ -56,12 +65,14 @@ def _report(args: Sequence[str]) -> None:
 
 
 def _demo(args: Sequence[str]) -> None:
-    """Search on handwritten digits, train the winner, print the result."""
+    """Search an architecture for handwritten digits, train the best one and print the result."""
     from lightning_autoarch.demo import DIRECTORY, N_TRIALS, demo
 
     parser = argparse.ArgumentParser(prog="autoarch demo", description=_demo.__doc__)
-    parser.add_argument("--directory", default=DIRECTORY, help="For all that it writes. Default: %(default)s.")
-    parser.add_argument("--n-trials", type=int, default=N_TRIALS, help="Over all runs. Default: %(default)s.")
+    parser.add_argument("--directory", default=DIRECTORY, help="Where to write all files. Default: %(default)s.")
+    parser.add_argument(
+        "--n-trials", type=int, default=N_TRIALS, help="The number of trials, over all runs. Default: %(default)s."
+    )
     given = parser.parse_args(args)
     demo(given.directory, given.n_trials)
 
@@ -70,7 +81,7 @@ _COMMANDS = {"report": _report, "demo": _demo}
 
 
 class _Autoarch(AutoArchCLI):
-    """With the subcommands that need neither model nor data, which `main` runs itself, listed in its help."""
+    """Lists in its help also the subcommands that `main` runs itself."""
 
     listed_subcommands: ClassVar = {name: run.__doc__ or "" for name, run in _COMMANDS.items()}
 

@@ -1,4 +1,4 @@
-"""What of a section was given, and the hyperparameters of a checkpoint."""
+"""Reads the sections of a config, and the hyperparameters of a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from lightning_autoarch.seam.lightning import INSTANTIATOR
 
 
 def top_level(section: Any) -> dict[str, Any]:
-    """The keys of a section and what they hold; a Namespace of jsonargparse iterates over the keys below them too."""
+    """The top-level keys of a section and their values; iterating over a Namespace would yield nested keys too."""
     return {} if section is None else dict(section if isinstance(section, Mapping) else vars(section))
 
 
 def differs(section: str, given: Mapping[str, Any], parser: LightningArgumentParser) -> bool:
-    """Whether anything was given: a config that was parsed twice has lists where a default is a tuple."""
+    """Whether a section differs from its defaults. Lists equal tuples, as a config that was parsed twice has lists."""
     return any(_differs(f"{section}.{name}", value, parser) for name, value in given.items())
 
 
 def _differs(key: str, value: Any, parser: LightningArgumentParser) -> bool:
     try:
         default = parser.get_default(key)
-    except KeyError:  # a group of options, each with a default of its own
+    except KeyError:  # a group of options, each with its own default
         return differs(key, top_level(value), parser)
     return bool(value != default and value != _as_list(default))
 
 
 def hyperparameters(path: Path) -> dict[str, Any]:
-    """The model's in a Lightning checkpoint; none in a file of weights alone, or where they are more than data."""
+    """The model's hyperparameters in a Lightning checkpoint; empty if there are none or if they are not plain data."""
     if not (path.is_file() and zipfile.is_zipfile(path)):
         return {}
     try:
@@ -49,7 +49,7 @@ def hyperparameters(path: Path) -> dict[str, Any]:
 
 
 def is_a(callback: Mapping[str, Any], kind: type[Callback]) -> bool:
-    """Whether an entry of `trainer.callbacks` in a config is of this class."""
+    """Whether an entry of `trainer.callbacks` in a config is an instance of this class."""
     module, _, name = str(callback.get("class_path", "")).rpartition(".")
     cls = getattr(importlib.import_module(module), name, None) if module else None
     return isinstance(cls, type) and issubclass(cls, kind)

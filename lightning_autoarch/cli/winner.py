@@ -1,4 +1,4 @@
-"""The config that a search writes, and where what it found lies."""
+"""The config that a search writes, and where to find its study."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _MARK = "# Written by the subcommand `search`"
 
 
 def as_config(name: str, value: Any) -> Any:
-    """A value of an architecture as a config has it: an Enum member by its name, a class or function by its path.
+    """A value of an architecture as it is written in a config: an Enum member by name, a class or function by its path.
 
     Raises:
-        SearchError: an object that a config cannot say.
+        SearchError: the value is an object that cannot be written in a config.
     """
     value = as_python(value)
     if value is None or type(value) in (str, int, float, bool):
@@ -36,15 +36,16 @@ def as_config(name: str, value: Any) -> Any:
     if (path := import_path(value)) is not None and callable(value):
         return path
     raise SearchError(
-        f"`{name}` of the space has the choice {value!r}, which a config cannot say: give its name, or use `fit`."
+        f"`{name}` of the space has the choice {value!r}, which cannot be written in a "
+        "config: give its name, or use `fit`."
     )
 
 
 def check_config(parameters: Mapping[str, Any], prefix: str = "") -> None:
-    """Before the search: whether every choice of a space has a form in a config.
+    """Check before the search that every choice of a space can be written in a config.
 
     Raises:
-        SearchError: naming the first that has none.
+        SearchError: a choice cannot be written in a config.
     """
     for name, parameter in parameters.items():
         if isinstance(parameter, Categorical):
@@ -56,12 +57,12 @@ def check_config(parameters: Mapping[str, Any], prefix: str = "") -> None:
 def with_arguments(
     written: Mapping[str, Any], whole: Mapping[str, Any], arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The section `model` or `data` of a config with other arguments.
+    """Return the section `model` or `data` of a config with other arguments.
 
     Args:
-        written: the section as it will be written, without defaults.
-        whole: the same with defaults.
-        arguments: by name, dotted where a value is inside of one.
+        written: the section without defaults.
+        whole: the section with defaults.
+        arguments: the new values by name; a dotted name is a value inside an argument.
     """
     if "class_path" not in whole:
         section = dict(written)
@@ -77,7 +78,7 @@ def with_arguments(
 
 
 def _item(whole: Mapping[str, Any], name: str, value: Any, written: Mapping[str, Any]) -> dict[str, Any]:
-    """The argument that a name leads to or into, with its new value."""
+    """The argument to which a dotted name belongs, with the new value."""
     argument, _, inner = name.partition(".")
     if not inner:
         return {argument: value}
@@ -91,18 +92,18 @@ def _item(whole: Mapping[str, Any], name: str, value: Any, written: Mapping[str,
 
 
 def _merged(whole: Any, written: Any) -> Any:
-    """`whole`, and in it what was written, with earlier changes."""
+    """`whole`, updated recursively by `written`."""
     if not (isinstance(whole, Mapping) and isinstance(written, Mapping)):
         return (whole or {}) if written is None else written
     return {**whole, **{key: _merged(whole.get(key), value) for key, value in written.items()}}
 
 
 def writable(path: Path) -> Path:
-    """Where the config may be written: found out before the search, not after it.
+    """Check before the search that the config can be written, and return its path.
 
     Raises:
-        AutoArchError: it cannot be written.
-        SearchError: there is a file that `search` has not written.
+        AutoArchError: the path is not writable.
+        SearchError: the file exists and was not written by `search`.
     """
     check_writable(path, "output")
     if path.exists() and not path.read_text("utf-8", errors="replace").startswith(_MARK):
@@ -111,19 +112,19 @@ def writable(path: Path) -> Path:
 
 
 def write_config(path: Path, config: Mapping[str, Any], origin: str) -> None:
-    """Write a config with a first line that says where it comes from."""
+    """Write a config whose first line names its origin."""
     import yaml
 
     path.write_text(f"{_MARK}: {origin}.\n{yaml.safe_dump(dict(config), sort_keys=False)}", "utf-8")
 
 
 def near(path: str | Path) -> str:
-    """A path as seen from here, where that is shorter."""
+    """A path, relative to the current folder if that is shorter."""
     return min(str(path), os.path.relpath(path), key=len)
 
 
 def where_study(storage: Any, name: str) -> tuple[str, str | None]:
-    """Where a study is, and the command that shows it; no storage object, and no password."""
+    """Describe where a study is stored, without a password, and the command that reports it, if there is one."""
     place = os.fspath(storage) if isinstance(storage, str | os.PathLike) else ""
     is_url = "://" in place
     if not place or (is_url and "@" in place):

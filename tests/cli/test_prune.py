@@ -142,7 +142,10 @@ def test_hyperparameters_of_another_module(
     torch.save({**torch.load(trained), "hyper_parameters": {"depth": 3}}, "other.ckpt")
     code, line = fails("prune", "--config", config(), "--ckpt_path", "other.ckpt")
     assert code == 2
-    assert "other.ckpt was saved with the hyperparameter `depth`, which Called has not: of another module." in line
+    assert (
+        "other.ckpt was saved with the hyperparameter `depth`, which Called does not have: it is of another module."
+        in line
+    )
 
 
 def test_a_trial_run_of_a_schedule_in_steps(config: Callable[..., str], trained: str, capsys: Any) -> None:

@@ -26,5 +26,5 @@ def test_objects_become_what_a_config_reads_back() -> None:
 def test_what_a_config_cannot_say_is_told_before_the_search() -> None:
     check_config(SearchSpace({"a": [nn.ReLU, None]}).parameters)
     space = SearchSpace({"a": Repeat(1, 2, {"b": [functools.partial(nn.LeakyReLU, 0.1)]})})
-    with pytest.raises(SearchError, match=r"`a\.b` of the space has the choice .*which a config cannot say"):
+    with pytest.raises(SearchError, match=r"`a\.b` of the space has the choice .*which cannot be written in a config"):
         check_config(space.parameters)
