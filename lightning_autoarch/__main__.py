@@ -1,6 +1,6 @@
-"""`python -m lightning_autoarch`: what was built and what is usable, as text to paste into a bug report.
+"""`python -m lightning_autoarch` prints the versions and the state of an installation, to paste into a bug report.
 
-Nothing here may raise: a broken part is a line that says how it is broken.
+Nothing here may raise: if something is broken, a line says how.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def report() -> Iterator[str]:
-    """The lines of the report: a heading without indentation, then its facts."""
+    """Yield the lines of the report: headings, each with indented facts below it."""
     yield f"lightning_autoarch {__version__}"
     yield f"  installed in     {Path(__file__).parent}"
     yield f"  python           {platform.python_version()} ({platform.python_implementation()})"
@@ -46,7 +46,7 @@ def report() -> Iterator[str]:
 def _guarded(section: Callable[[], Iterator[str]]) -> Iterator[str]:
     try:
         yield from section()
-    except Exception as error:  # whatever is wrong is what the reader wants to know
+    except Exception as error:  # whatever is wrong is part of the report
         yield f"  failed           {type(error).__name__}: {error}"
 
 

@@ -1,8 +1,7 @@
-"""`autoarch demo`: the whole way on real data in under a minute: search, train the winner, print the result.
+"""`autoarch demo`: search an architecture on real data, train the best one and print the result, in under a minute.
 
-The data are the handwritten digits that ship with scikit-learn. Candidates are compared on the validation images; the
-last word have the test images, which neither the search nor the training sees, against the module's default arguments
-trained in the same way.
+The data are the handwritten digits of scikit-learn. Candidates are compared on the validation images. The winner is
+then compared with the module's default arguments, trained in the same way, on test images that neither has seen.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from lightning_autoarch.search.leaderboard import count, in_one_line
 from lightning_autoarch.search.parameters import Categorical, Float, Int, Repeat
 
 DIRECTORY, N_TRIALS = "autoarch-demo", 25
-MAX_PARAMS = 30_000  # without a limit the largest net wins, which is no surprise
+MAX_PARAMS = 30_000  # without a limit the largest net would win
 TRIAL_EPOCHS, EPOCHS = 6, 20
 SPACE = {
     "stem": Categorical(["none", "conv"]),
@@ -44,10 +43,10 @@ _CHATTER = ("GPU available", "TPU available", "💡 Tip", "`Trainer.fit` stopped
 
 
 class DigitsData(L.LightningDataModule):
-    """1,797 images of 8 x 8 pixels in 10 classes: three fifths to train, a fifth to validate, a fifth to test.
+    """1,797 images of 8 x 8 pixels in 10 classes: 3/5 for training, 1/5 for validation, 1/5 for testing.
 
     Args:
-        batch_size: of training.
+        batch_size: the batch size of training.
     """
 
     def __init__(self, batch_size: int = 64) -> None:
@@ -75,15 +74,15 @@ class DigitsData(L.LightningDataModule):
 
 
 class DigitsNet(L.LightningModule):
-    """An optional convolution, then fully connected layers: an ordinary module, which knows nothing of a search.
+    """An optional convolution, then fully connected layers: an ordinary module, independent of the search.
 
     Args:
-        layers: of the fully connected part, each `{"width": ..., "act": "relu" | "gelu" | "tanh"}`.
+        layers: the fully connected layers, each as `{"width": ..., "act": "relu" | "gelu" | "tanh"}`.
         stem: "conv" or "none".
-        channels: of the convolution.
-        kernel: its size.
-        dropout: before the last layer.
-        lr: Adam's learning rate.
+        channels: the number of channels of the convolution.
+        kernel: the kernel size of the convolution.
+        dropout: the dropout rate before the last layer.
+        lr: the learning rate of Adam.
     """
 
     def __init__(
@@ -131,14 +130,14 @@ class DigitsNet(L.LightningModule):
 
 
 def demo(directory: str | os.PathLike[str] = DIRECTORY, n_trials: int = N_TRIALS) -> dict[str, Any]:
-    """Search, train, compare, and say so on standard output; continues what an earlier run left.
+    """Search, train the winner, compare it with the default and print the result. Continues an earlier run.
 
     Args:
-        directory: for the study, the checkpoints and the report.
-        n_trials: over all runs.
+        directory: where to write the study, the checkpoints and the report.
+        n_trials: the number of trials, over all runs.
 
     Returns:
-        What `result.json` in the directory holds.
+        The content of `result.json` in the directory.
 
     Raises:
         SystemExit: with 130, on Ctrl-C.
@@ -150,7 +149,7 @@ def demo(directory: str | os.PathLike[str] = DIRECTORY, n_trials: int = N_TRIALS
         with _quiet(), _one_thread():
             result = _searched(directory, n_trials)
     else:
-        print(f"Done already: {directory} holds a search of {result['trials']} trials and its winner.")
+        print(f"Done already: {directory} contains a search of {result['trials']} trials and its winner.")
     print(_summary(directory, result, _report(directory)))
     return result
 
@@ -179,7 +178,7 @@ def _searched(directory: Path, n_trials: int) -> dict[str, Any]:
 
 
 def _trained(callbacks: list[L.Callback], checkpoint: Path | None) -> dict[str, Any]:
-    """Train a net that starts as the default one; how large it is in the end, and how good on the test images."""
+    """Train the default net, or the winner if `callbacks` holds a search; return its size and its test accuracy."""
     torch.manual_seed(0)
     net, data = DigitsNet(), DigitsData()
     trainer = L.Trainer(
@@ -193,7 +192,7 @@ def _trained(callbacks: list[L.Callback], checkpoint: Path | None) -> dict[str, 
     )
     try:
         trainer.fit(net, datamodule=data)
-    except SystemExit:  # what Lightning makes of Ctrl-C
+    except SystemExit:  # Lightning's response to Ctrl-C
         raise SystemExit(130 if trainer.interrupted else 1) from None
     if checkpoint is not None:
         trainer.save_checkpoint(checkpoint)
@@ -204,10 +203,10 @@ def _trained(callbacks: list[L.Callback], checkpoint: Path | None) -> dict[str, 
 
 def _plan(n_trials: int) -> str:
     return (
-        "Handwritten digits, 1,797 images of 8 x 8 pixels: 1,078 to train, 359 to choose by, 360 held out.\n"
-        f"{n_trials} architectures of at most {MAX_PARAMS:,} parameters are tried, {TRIAL_EPOCHS} epochs each; "
+        "Handwritten digits, 1,797 images of 8 x 8 pixels: 1,078 for training, 359 for validation, 360 for testing.\n"
+        f"{n_trials} architectures of at most {MAX_PARAMS:,} parameters are tried for {TRIAL_EPOCHS} epochs each; "
         f"the best is then trained for {EPOCHS}.\n"
-        "On one thread: nets as small as these are slower on several.\n"
+        "It runs on one thread: nets this small are slower on several.\n"
     )
 
 
@@ -219,7 +218,7 @@ Found
   architecture   {in_one_line(result["architecture"])}
   validation     {result["validation_accuracy"]:.1%} after {TRIAL_EPOCHS} epochs in its trial
   test           {_accuracy(winner)}, {count(winner["parameters"])} parameters
-  to compare     {_accuracy(default)}, {count(default["parameters"])} parameters: the module's defaults, trained as long
+  to compare     {_accuracy(default)}, {count(default["parameters"])} parameters: the defaults, trained in the same way
 
 Written to {directory}
   study.db       the {result["trials"]} trials, an Optuna study
@@ -230,7 +229,7 @@ Written to {directory}
 
 Next
   search on      autoarch demo{_option(directory)} --n-trials {next_trials}
-                 It continues, also after Ctrl-C or a crash.
+                 It continues this search, also after Ctrl-C or a crash.
   load it        from lightning_autoarch.demo import DigitsNet
                  net = DigitsNet.load_from_checkpoint("{directory / "winner.ckpt"}")
   your own       Trainer(callbacks=[ArchitectureSearch(space, monitor=...)]) for any module that calls
@@ -238,7 +237,7 @@ Next
 
 
 def _accuracy(of: dict[str, Any]) -> str:
-    """With the standard error of a share of so many images."""
+    """An accuracy with its standard error, which is that of a binomial share."""
     share, n = float(of["test_accuracy"]), int(of["test_images"])
     return f"{share:.1%} +- {math.sqrt(share * (1 - share) / n):.1%}"
 
@@ -255,7 +254,7 @@ def _report(directory: Path) -> str:
         write_report(directory / "study.db", directory / "report.html")
     except ReportError as error:
         return f"(no report.html: {error})"
-    return "report.html    how the search went: open it in a browser"
+    return "report.html    a report of the search: open it in a browser"
 
 
 def _earlier(path: Path) -> dict[str, Any] | None:
@@ -278,7 +277,7 @@ def _one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's remarks on the machine; the search's own lines use the same logger."""
+    """Hide Lightning's remarks about the machine. The search logs with the same logger, and is shown."""
 
     def is_news(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith(_CHATTER)
