@@ -50,12 +50,13 @@ def pretrained(path: Path) -> dict[str, Tensor]:
 
 def test_ten_lines(tmp_path: Path) -> None:
     weights = pretrained(tmp_path)
+    cv = {**CV, "trainer": {**TRAINER, "max_epochs": 2}}
     choice = choose(net(), nets.loaders()[0], {
         "scratch": [],
         "full": TransferLearning(weights),
         "probe": [TransferLearning(weights, strategy="linear_probe")],
         "sparse": [TransferLearning(weights), MagnitudePruning(ConstantSparsity(0.5), every_n_steps=1)],
-    }, {"folds": 2, "trainer": {**TRAINER, "max_epochs": 2}}, monitor="val_loss", output=tmp_path / "best.ckpt")  # fmt: skip
+    }, cv, monitor="val_loss", output=tmp_path / "best.ckpt")  # fmt: skip
     assert list(choice.scores) == ["scratch", "full", "probe", "sparse"]
     assert choice.best == min(choice.scores, key=lambda name: choice.scores[name].mean)
     assert choice.best in ("full", "probe") and choice.scores["scratch"].mean > choice.scores["full"].mean
