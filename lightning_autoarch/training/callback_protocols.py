@@ -1,4 +1,4 @@
-"""What a trial asks of its callbacks beside Lightning's hooks, where they have it.
+"""Optional methods of callbacks that a trial calls in addition to Lightning's hooks.
 
 settled     whether what is trained is of the kind that will come out: a score before that does not count
             (a pruning callback: the weights are as sparse as they will be)
@@ -21,7 +21,7 @@ from lightning_autoarch.seam.lightning import callbacks_of
 
 @runtime_checkable
 class Settling(Protocol):
-    """A callback that turns the net into another one for part of a fit."""
+    """A callback during whose work scores are not yet those of the final network."""
 
     @property
     def settled(self) -> bool: ...
@@ -29,26 +29,26 @@ class Settling(Protocol):
 
 @runtime_checkable
 class Forgetting(Protocol):
-    """A callback that keeps something from one fit to the next."""
+    """A callback that keeps state from one fit to the next."""
 
     def forget(self) -> None: ...
 
 
 @runtime_checkable
 class Sharing(Protocol):
-    """A callback that counts what it does to the net."""
+    """A callback that reports which share of the network it has changed."""
 
     def shares_of_net(self) -> Mapping[str, tuple[float, float]]: ...
 
 
 def unsettled(trainer: Trainer) -> list[str]:
-    """The classes of callbacks that are not done yet with making the net what it will be."""
+    """The class names of the callbacks that are not settled yet."""
     callbacks = callbacks_of(trainer)
     return [type(each).__name__ for each in callbacks if isinstance(each, Settling) and not each.settled]
 
 
 def shares(trainer: Trainer) -> dict[str, float]:
-    """Name -> share in [0, 1]: of what several callbacks count under one name, parts and wholes are added."""
+    """Name -> share in [0, 1]. If several callbacks use one name, their parts and their wholes are added."""
     callbacks = callbacks_of(trainer)
     sums: dict[str, tuple[float, float]] = {}
     for each in callbacks:
@@ -59,10 +59,10 @@ def shares(trainer: Trainer) -> dict[str, float]:
 
 
 def fresh(callbacks: Sequence[Callback]) -> list[Callback]:
-    """Copies that know of no fit.
+    """Copies of callbacks without state of an earlier fit.
 
     Raises:
-        SearchError: one cannot be copied, as it holds a lock, a file or a connection.
+        SearchError: a callback cannot be copied, for example since it holds a lock, a file or a connection.
     """
     memo: dict[int, Any] = {}
     copies = [_copied(each, memo) for each in callbacks]
@@ -73,7 +73,7 @@ def fresh(callbacks: Sequence[Callback]) -> list[Callback]:
 
 
 def _copied(callback: Callback, memo: dict[int, Any]) -> Callback:
-    """With one `memo`, what several callbacks share is shared by their copies too."""
+    """A single `memo` keeps objects shared between the copies that are shared between the originals."""
     try:
         return copy.deepcopy(callback, memo)
     except Exception as error:  # whatever `__deepcopy__` and `__reduce__` raise

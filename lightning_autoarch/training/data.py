@@ -1,9 +1,9 @@
-"""The data of the outer fit, handed to a trial without the trial disturbing it.
+"""Give a trial the data of the outer fit without letting the trial change them.
 
-A datamodule that the outer fit has prepared goes to a trial behind a facade: all that it holds, but none of prepare,
-setup and teardown. Parameters of the space named `data.*` are the datamodule's hyperparameters: then it is
-made anew for the trial, and in place for the winner. The data and the generators that they hold are after a trial as
-they were before it (`generators`, `snapshot`).
+A trial gets a facade of the datamodule that the outer fit has prepared: it shares all attributes, but does not prepare,
+set up or tear down anything. Parameters of the space named `data.*` are hyperparameters of the datamodule: a trial
+then gets a new datamodule, and for the winner the given one is rebuilt in place. After a trial the data and their
+generators are as they were before (`generators`, `data_snapshot`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _REMEDY = "Call `self.save_hyperparameters()` in the datamodule's `__init__`."
 
 
 def split_architecture(architecture: Architecture) -> tuple[Architecture, Architecture]:
-    """The module's part, and the datamodule's part without its prefix; what callbacks are made of is left out.
+    """The module's part, and the datamodule's part without its prefix; parameters of callbacks are left out.
 
     >>> split_architecture({"width": 8, "data.batch_size": 32, "trainer.accumulate_grad_batches": 2})
     ({'width': 8}, {'batch_size': 32})
@@ -67,11 +67,11 @@ class TrialData:
         )
 
     def check(self, names: Mapping[str, Any], example: Architecture) -> None:
-        """Before the first trial: the `data.*` names (given without prefix) can be set.
+        """Check before the first trial that the `data.*` names (given without prefix) can be set.
 
         Raises:
-            SearchError: there is no datamodule, or it cannot be made again.
-            SpaceError: a name that is no argument of its `__init__`.
+            SearchError: there is no datamodule, or it cannot be built again.
+            SpaceError: a name is not an argument of its `__init__`.
         """
         if not names:
             return
@@ -85,7 +85,7 @@ class TrialData:
         check_binds(constructor.cls, what, constructor.arguments(example), _REMEDY)
 
     def check_taken(self, draws: Iterable[Architecture]) -> None:
-        """The datamodule that is made anew takes what is asked; see `rebuilt.check_taken`.
+        """Check that a new datamodule uses the values of the space; see `argument_check.check_taken`.
 
         Raises:
             SearchError: it does not.
@@ -110,7 +110,7 @@ class TrialData:
 
     @contextlib.contextmanager
     def for_trial(self, parameters: Architecture) -> Iterator[dict[str, Any]]:
-        """The keyword arguments of the child's `fit`; afterwards the data are as they were."""
+        """The keyword arguments for the trial's `fit`. After the block the data are as they were before."""
         with self.untouched():
             if self.datamodule is None:
                 yield {"train_dataloaders": self.train, "val_dataloaders": self.val}
@@ -121,7 +121,7 @@ class TrialData:
 
     @contextlib.contextmanager
     def untouched(self) -> Iterator[None]:
-        """Whatever is done meanwhile, the data and the generators that they hold are afterwards as they were."""
+        """Restore the data and their generators after the block, whatever it does to them."""
         roots = {"train": self.train, "val": self.val, "datamodule": self.datamodule}
         with kept(roots), state_kept(roots):
             yield
@@ -137,7 +137,7 @@ class TrialData:
         return TrialData(datamodule)
 
     def train_loader(self, module: LightningModule | None = None) -> Any:
-        """The training loaders, from wherever they come."""
+        """The training loaders, whether they were given or a hook makes them."""
         if self.train is not None:
             return self.train
         holder = self.datamodule or module
@@ -170,7 +170,7 @@ class TrialData:
 
 
 def _unsaved_and_other(constructor: Constructor, datamodule: LightningDataModule) -> list[str]:
-    """Arguments that are not saved, and that the datamodule has otherwise than one that is made anew."""
+    """Arguments that are not saved, and whose value differs between the datamodule and a new one."""
     try:
         fresh = constructor.make({})
     except Exception:  # trials say what is wrong with it
@@ -180,7 +180,7 @@ def _unsaved_and_other(constructor: Constructor, datamodule: LightningDataModule
 
 
 def facade(datamodule: LightningDataModule) -> LightningDataModule:
-    """A datamodule that shares all that a prepared one holds and is of its class, but prepares nothing anew."""
+    """A datamodule of the same class that shares all attributes of a prepared one, and prepares nothing again."""
     front = copy.copy(datamodule)
     hooks = dict.fromkeys(("prepare_data", "setup", "teardown"), _do_nothing)
     front.__class__ = type(type(datamodule).__name__, (type(datamodule),), hooks)

@@ -50,7 +50,7 @@ _PLAIN = (bool, int, float, complex, str, bytes, tuple, type(None))
 
 @contextlib.contextmanager
 def state_kept(roots: Mapping[str, Any]) -> Iterator[None]:
-    """What hangs below the roots is after the block as it was before."""
+    """Restore everything that is reachable from the roots after the block."""
     undo = _Snapshot(roots).undo
     try:
         yield
@@ -60,10 +60,10 @@ def state_kept(roots: Mapping[str, Any]) -> Iterator[None]:
 
 
 class _Snapshot:
-    """Walks breadth first, so that the limit on objects cuts off what lies deep.
+    """Walks breadth first, so that the limit on the number of objects leaves out the deepest.
 
     Attributes:
-        undo: functions that put back one object each.
+        undo: functions that restore one object each.
     """
 
     def __init__(self, roots: Mapping[str, Any]) -> None:
@@ -179,7 +179,7 @@ def _is_data(cls: type) -> bool:
 
 
 def _is_of_user(cls: type) -> bool:
-    """Whether it is defined neither in an installed package nor in the standard library."""
+    """Whether a class is defined neither in an installed package nor in the standard library."""
     if cls.__module__ == "__main__":  # a script, or a notebook, which has no file
         return True
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)  # built-in modules have none

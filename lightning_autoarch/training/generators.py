@@ -1,8 +1,9 @@
-"""Generators that the user's objects hold: a loader's or sampler's `generator`, one of a dataset or a module.
+"""Random number generators of the user's objects: the `generator` of a loader or sampler, of a dataset or a module.
 
-They are part of a trial's random state like the global ones (`isolation`): a trial starts from where they stood before
-the search, whatever ran in between, and continues from where its checkpoint saw them. Found by following attributes,
-lists and dicts; known by the path to them, which a later process finds again. States are tensors and plain Python.
+They are part of a trial's random state, like the global ones (`isolation`): a trial starts from their states before the
+search, whatever ran in between, and a resumed trial from those in its checkpoint. They are found by following
+attributes, lists and dicts, and named by that path, by which a later process finds them again. States are tensors and
+plain Python.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _ELSEWHERE = (Trainer, LightningDataModule, random.SystemRandom)  # not of the o
 
 
 def held(roots: Mapping[str, Any]) -> dict[str, Any]:
-    """Path -> generator below the roots, the first of several paths to one.
+    """Path -> generator, for all that are reachable from the roots; one that has several paths is under the first.
 
     >>> list(held({"data": {"rngs": [random.Random(0)]}}))
     ['data.rngs.0']
@@ -44,10 +45,10 @@ def states(generators: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restore(generators: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """Put back what `states` returned, where there is something of that path.
+    """Restore what `states` returned, for the generators that exist here.
 
     Raises:
-        CheckpointError: a state is none that its generator can have.
+        CheckpointError: a state is not valid for its generator.
     """
     for path in generators.keys() & saved.keys():
         try:
@@ -58,7 +59,7 @@ def restore(generators: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def kept(roots: Mapping[str, Any]) -> Iterator[None]:
-    """The generators below the roots return to where they were."""
+    """Restore the generators that are reachable from the roots after the block."""
     generators = held(roots)
     before = states(generators)
     try:
@@ -68,7 +69,7 @@ def kept(roots: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _below(name: str, root: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    """Breadth first, so that the limit cuts off what lies deep."""
+    """Breadth first, so that the limit leaves out the deepest objects."""
     waiting = deque(_parts(name, root))
     for _ in range(MOST_OBJECTS):
         if not waiting:

@@ -1,4 +1,4 @@
-"""What a trial must not leave behind in the process, and the random numbers that it must not share.
+"""Isolate a trial from the process: restore what it changes, and give it random numbers of its own.
 
 Every trial draws from a seed of its own, made of the search's seed and the trial's number, so a trial gives the same
 result whenever and wherever it runs. RNG states in a checkpoint are tensors and plain Python: they load with
@@ -33,7 +33,7 @@ def trial_seed(seed: int, number: int) -> int:
 
 @contextlib.contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Run a trial from `seed`; RNG, environment, signal handlers, log levels, filters and backend flags return."""
+    """Run a trial from `seed`, then restore RNG, environment, signal handlers, log levels, filters, backend flags."""
     environment = dict(os.environ)
     in_main_thread = threading.current_thread() is threading.main_thread()
     handlers = {s: signal.getsignal(s) for s in _SIGNALS} if in_main_thread else {}
@@ -59,9 +59,9 @@ def _restore_environment(before: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Children are silent: the search prints one line for all of them.
+    """Silence Lightning in trials, for each of which the search prints one line.
 
-    `rank_zero.log` is another's where `pytorch_lightning` has been imported too: the last one imported sets it.
+    `rank_zero.log` is the logger of `lightning` or of `pytorch_lightning`, whichever was imported last.
     """
     names = ("lightning", "lightning.pytorch", "lightning.fabric", rank_zero.log.name)
     loggers = [logging.getLogger(name) for name in names]

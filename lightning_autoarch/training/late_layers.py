@@ -1,4 +1,4 @@
-"""A candidate as a Trainer has it when training begins, without training: after `setup` and `configure_model`.
+"""Make the layers that a candidate only has when training begins: run `setup` and `configure_model` without training.
 
 Both hooks may make layers, and may ask the Trainer for what they need (`self.trainer.datamodule`, `world_size`,
 `max_epochs`, ...). So they are called as Lightning calls them, on a module that is attached to a Trainer with the
@@ -20,12 +20,12 @@ from lightning_autoarch.training.trial_logger import TrialLogger
 
 
 def is_made_late(module: LightningModule) -> bool:
-    """Whether a hook between `__init__` and training may make layers."""
+    """Whether the module overrides a hook between `__init__` and training that may make layers."""
     return is_overridden("setup", module) or is_overridden("configure_model", module)
 
 
 def prepare_(module: LightningModule, trainer_arguments: Mapping[str, Any], data: TrialData) -> None:
-    """Run the hooks; the module belongs to no Trainer afterwards, the data and the process are as before."""
+    """Run the hooks. Afterwards the module is attached to no Trainer, and the data and the process are as before."""
     logger = TrialLogger(None)
     ours = {"logger": logger, "callbacks": [], "enable_checkpointing": False, "use_distributed_sampler": False}
     with isolated(0), data.for_trial({}) as loaders:

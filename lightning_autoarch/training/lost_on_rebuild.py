@@ -1,15 +1,15 @@
-"""What a rebuild loses: all that a module has and its saved hyperparameters do not bring back.
+"""What a rebuild loses: everything in a module that its saved hyperparameters do not restore.
 
-Candidates and the winner are made by `__init__` from the saved hyperparameters. So an argument that was not saved
-returns to its default, and what was done after `__init__` is undone. The module is compared with one that is freshly
-built of its own hyperparameters, part by part:
+Candidates and the winner are made by `__init__` from the saved hyperparameters. An argument that was not saved
+returns to its default, and what was done after `__init__` is lost. So the module is compared, part by part, with one
+that is freshly built from its own hyperparameters:
 
-    attributes and parts         missing, of another class or configuration (`Dropout(p=0.5)`), other plain values
+    attributes and parts         missing, another class or configuration (`Dropout(p=0.5)`), other plain values
     parameters and buffers       shape, dtype, `requires_grad`; values that were written since
     state of parts               train or eval mode, hooks, `torch.compile`
 
-None of this is an error, as the search is useful without: there is a warning before it begins. What also differs
-between two fresh builds, such as a random identifier, is not mentioned.
+Such a loss is not an error, since the search may be useful in spite of it: a warning is issued before it begins.
+Differences that two fresh builds have too, such as a random identifier, are not mentioned.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MODE, _KIND, _HOOKED, _COMPILED = "train/eval mode", "", "hooks", "torch.compil
 
 
 def lost_names(module: LightningModule, fresh: LightningModule) -> list[str]:
-    """Names that `module` holds and `fresh` does not; nothing where layers are made only for the fit."""
+    """Names that `module` holds and `fresh` does not; empty if the layers are only made for the fit."""
     if _is_completed_later(module):
         return []
     held = [*module.__dict__, *module._modules, *module._buffers, *module._parameters]
@@ -48,7 +48,7 @@ def lost_on_rebuild(
     fresh: LightningModule,  # built of the same hyperparameters
     build: Callable[[], LightningModule],  # makes another one
 ) -> list[str]:
-    """Descriptions of what a rebuild loses, the most important first; empty where it loses nothing."""
+    """Descriptions of what a rebuild loses, the most important first; empty if nothing is lost."""
     lost = lost_names(module, fresh)
     shapes = [] if _is_completed_later(module) else _other_shapes(module, fresh)
     lost += [name for name in shapes if name.partition(".")[0] not in lost]
@@ -66,7 +66,7 @@ def changed_weights(module: LightningModule, fresh: LightningModule) -> list[str
     """Names of weights and buffers that were written to more often than those of `fresh`, and differ from them.
 
     PyTorch counts the writes: `__init__` makes the same number each time, `load_state_dict` and training add some.
-    What the count does not show (a module copied or assigned after that) is not mentioned.
+    What the count does not show (a module that was copied or assigned later) is not mentioned.
     """
     then = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers())}
     held = [*module.named_parameters(), *module.named_buffers()]
@@ -74,7 +74,7 @@ def changed_weights(module: LightningModule, fresh: LightningModule) -> list[str
 
 
 def described(module: nn.Module) -> Described:
-    """All that is compared, as text."""
+    """Everything that is compared, as text."""
     texts: dict[tuple[str, str], str] = {}
     for name, part in module.named_modules():
         texts |= {(name, what): text for what, text in _of_part(part, is_root=not name).items()}
@@ -95,7 +95,7 @@ def _of_part(part: nn.Module, is_root: bool) -> dict[str, str]:
 
 
 def as_text(value: Any) -> str:
-    """A plain value as it is; of others the name, or the class."""
+    """The `repr` of a plain value; the name or the class of any other."""
     if value is None or isinstance(value, bool | int | float | complex | str | torch.dtype):
         return repr(value)
     if isinstance(value, list | tuple) and len(value) <= 20:
@@ -125,7 +125,7 @@ def _shortened(names: list[str]) -> list[str]:
 
 
 def _is_below(part: str, replaced: list[str]) -> bool:
-    """Whether a part of another class stands for this difference already."""
+    """Whether the difference is inside of a part that is reported as a whole, since its class differs."""
     return any(part == other or part.startswith(f"{other}.") for other in replaced)
 
 
@@ -139,7 +139,7 @@ def _other_shapes(module: LightningModule, fresh: LightningModule) -> list[str]:
 
 
 def _shapes(module: LightningModule) -> dict[str, torch.Size]:
-    """Of the parameters, each once where they are tied; nothing of a module that a first batch will shape."""
+    """Shapes of the parameters, tied ones once; empty for a module whose first batch decides them."""
     parameters = dict(module.named_parameters())
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in parameters.values()):
         return {}

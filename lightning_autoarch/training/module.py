@@ -1,9 +1,9 @@
-"""Making the user's module again with another architecture: a fresh one for a trial, or the same object in place.
+"""Build the user's module with another architecture: a new one for a trial, or the same object in place.
 
 An architecture is a set of `__init__` arguments over the module's saved hyperparameters, which are copied once and then
 again for every candidate (a module among them would otherwise be shared by all candidates and changed by each).
 Rebuilding in place runs `__init__` on an emptied `__dict__`: references to the module stay valid, and on any error the
-old content returns.
+old content is restored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _REMEDY = f"Call `self.save_hyperparameters()` at the top of `__init__`, or give
 
 @dataclass(frozen=True)
 class ModuleBuilder:
-    """How to make candidates of one module.
+    """Builds candidates from one module.
 
     Attributes:
         constructor: the module's class and saved hyperparameters.
@@ -52,7 +52,7 @@ class ModuleBuilder:
         return cls(Constructor.of(module), factory, carried_optimizers(module))
 
     def check(self, names: Mapping[str, Any], architecture: Architecture, elsewhere: Iterable[str] = ()) -> None:
-        """Before the first trial: every name of the space is an argument, and `architecture` can be built.
+        """Check that every name of the space is an argument and `architecture` can be built, before the first trial.
 
         `elsewhere` are names that a space may have beside those of the module, for a hint.
 
@@ -72,7 +72,7 @@ class ModuleBuilder:
         check_binds(made.cls, what, made.arguments(architecture), _REMEDY)
 
     def check_taken(self, module: LightningModule, draws: Iterable[Architecture]) -> None:
-        """Every name is taken by what is built; see `rebuilt.check_taken`."""
+        """Check that the module uses every value of the space; see `argument_check.check_taken`."""
         if self.factory is None:
             check_taken(self.constructor, self.build, module, draws)
 
@@ -89,7 +89,7 @@ class ModuleBuilder:
         return module
 
     def rebuild_(self, module: LightningModule, architecture: Architecture) -> None:
-        """Make `module` itself one of this architecture, freshly initialised; on any error it is as before."""
+        """Rebuild `module` in place with this architecture, freshly initialised. On any error it is as before."""
         old, trainer = dict(module.__dict__), trainer_of(module)
         try:
             module.__dict__.clear()
@@ -107,9 +107,10 @@ class ModuleBuilder:
         module.trainer = trainer  # the setter reaches the LightningModules inside it too
 
     def warn_of_lost(self, module: LightningModule, example: Architecture) -> None:
-        """Warn of all that candidates and the winner will not have of `module`; see `lost_on_rebuild.py`.
+        """Warn about everything in `module` that candidates and the winner will lack; see `lost_on_rebuild.py`.
 
-        With a factory only whole attributes are compared: what it makes of `example` is of another architecture.
+        With a factory only the names of attributes are compared, since what it builds from `example` has another
+        architecture.
         """
         try:
             fresh = self.build(example if self.factory is not None else {})

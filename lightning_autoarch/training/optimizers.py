@@ -1,4 +1,4 @@
-"""Optimizers that LightningCLI made from a config, made anew for every candidate.
+"""Optimizers that LightningCLI made from a config, made again for every candidate.
 
 LightningCLI binds a `configure_optimizers` to the *instance*, holding an optimizer over the parameters that the module
 had then. Kept after a rebuild it would step parameters that no longer exist: training would silently do nothing.
@@ -43,7 +43,7 @@ class LateOptimizers:
 
 
 def carried_optimizers(module: LightningModule) -> LateOptimizers | None:
-    """What the instance has in place of the class's `configure_optimizers`, ready for other modules; else None."""
+    """The `configure_optimizers` that was bound to the instance, ready for other modules; None if there is none."""
     bound = module.__dict__.get("configure_optimizers")
     if bound is None:
         return None
@@ -57,7 +57,7 @@ def carried_optimizers(module: LightningModule) -> LateOptimizers | None:
 
 
 def check_optimizers_hold_the_module(trainer: Trainer, module: LightningModule) -> None:
-    """After the strategy made the optimizers: every parameter in them is the module's.
+    """Check, once the strategy has made the optimizers, that every parameter in them is the module's.
 
     Raises:
         SearchError: an optimizer made before the rebuild is still there; it would train nothing.

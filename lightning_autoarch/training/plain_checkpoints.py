@@ -1,4 +1,4 @@
-"""A trial's checkpoint holds data alone, so that it can be read without running code: seen to when it is written.
+"""Make sure that a trial's checkpoint contains data only, when it is written, so that reading it runs no code.
 
 What a trial needs to go on (weights, optimizers, states of callbacks) has to be plain: tensors, numbers, strings, lists
 and dicts. Otherwise the search ends at its first checkpoint, not after hours when one is read. Hyperparameters are not
@@ -29,14 +29,14 @@ OMITTED = "lightning_autoarch.omitted"  # the entries of the module that a trial
 
 
 def check_reads_back(path: Path, content: Mapping[str, Any] | None) -> None:
-    """See that a checkpoint that was just written can be read as data; it is removed if it cannot.
+    """Check that a checkpoint that was just written can be read as data, and remove it if it cannot.
 
     Args:
         path: of the file.
-        content: what is in it; None: not known.
+        content: what it contains; None if that is not known.
 
     Raises:
-        CheckpointNotPlain: it cannot; the message names the obstacle.
+        CheckpointNotPlain: it cannot be read as data; the message names the object that prevents it.
     """
     if content is not None and first_strange(content) is None:
         return
@@ -73,11 +73,11 @@ def describe_hyperparameters(checkpoint: dict[str, Any]) -> bool:
 
 
 def omit_objects(checkpoint: dict[str, Any], own: Iterable[str]) -> list[str]:
-    """Leave out the entries of a checkpoint that the module has added and that cannot be read as data.
+    """Remove the entries of a checkpoint that the module has added and that cannot be read as data.
 
     Args:
         checkpoint: changed in place; `OMITTED` then lists what it was written without.
-        own: the keys that are the module's.
+        own: the keys that the module has added.
 
     Returns:
         The keys that were left out.
@@ -107,7 +107,7 @@ def _parts(content: Any) -> list[tuple[Any, Any]]:
 
 
 def _reason(error: CheckpointError) -> str:
-    """Every name that is not known to be safe: those of what an object holds as well as its own."""
+    """Every name that is not known to be safe, of the object and of the objects inside of it."""
     if not isinstance(error, UnknownNames):
         return str(error)
     return "it needs " + ", ".join(f"`{shown(name)}`" for name in error.names[:SHOWN])

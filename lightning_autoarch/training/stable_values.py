@@ -1,9 +1,9 @@
-"""What of a value may be another at each start of one and the same script, and says nothing about the scores.
+"""Leave out of a value what may differ between two runs of the same script without any effect on the scores.
 
 names       `num_workers`, `run_name`, `log_dir`, `download`, ...: where and how it runs, and what it is called
 the time    of the start, as a number or in a text: `run_2026-01-31_12-00-00`
 texts       UUIDs and memory addresses, `<function f at 0x7f...>`
-paths       down to their last part, and temporary directories altogether
+paths       all but their last part, and temporary directories entirely
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def is_of_machine(name: object) -> bool:
 
 
 def stable_number(value: int | float) -> int | float | str:
-    """A number that is not finite as text, and the present time, in (nano-, milli-)seconds since 1970, as a word."""
+    """A number; as text if it is not finite, or the present time in (nano-, milli-)seconds since 1970."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     now = time.time()
@@ -59,7 +59,7 @@ def stable_number(value: int | float) -> int | float | str:
 
 
 def stable_text(text: str) -> str:
-    """A text without what is another one at each start.
+    """A text without the parts that differ between two runs.
 
     >>> stable_text("/home/me/data/digits"), stable_text("<function f at 0x7f0123456789>")
     ('digits', '<function f at 0x>')
@@ -80,7 +80,7 @@ def _last_part(path: str) -> str:
 
 
 def _unless_present(found: re.Match[str]) -> str:
-    """A date of today, or a day from it, is when the script was started; others may be a range of the data."""
+    """Replace a date within a day of today, when the script was started; other dates may be a range of the data."""
     try:
         date = datetime.date(int(found[1]), int(found[3]), int(found[4]))
     except ValueError:  # digits that are no date

@@ -1,4 +1,4 @@
-"""The logger of a trial: modules may log to it, draw on it and write beside it, and nothing leaves the trial."""
+"""The logger of a trial: modules may log to it, plot with it and write into its directory, and nothing is kept."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lightning.pytorch.loggers import Logger
 
 
 class TrialLogger(Logger):
-    """Takes everything and keeps nothing; its directory is the trial's own, so that `trainer.log_dir` is too.
+    """Accepts everything and stores nothing. Its directory is the trial's own, and so is `trainer.log_dir`.
 
     Args:
-        directory: of the trial; None makes a temporary one when it is first asked for, which goes with the logger.
+        directory: of the trial; None makes a temporary one when it is first read, and removes it with the logger.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -25,7 +25,7 @@ class TrialLogger(Logger):
 
     @property
     def save_dir(self) -> str:
-        """The directory, which exists."""
+        """The directory, which is created if it does not exist."""
         if self._directory is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="autoarch-", ignore_cleanup_errors=True)
             self._directory = Path(self._temporary.name)
@@ -70,7 +70,7 @@ class TrialLogger(Logger):
 
 
 class Absorbing:
-    """Anything can be called, read, set, indexed and iterated over on it, to no effect."""
+    """Accepts any call, attribute, index and iteration, without effect."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Absorbing:
         return self
