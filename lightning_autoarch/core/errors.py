@@ -112,14 +112,14 @@ class UnsupportedVersionError(AutoArchError, RuntimeError):
 
 
 def shown(value: object, limit: int = 120) -> str:
-    """A name or a value of a file, study or config as it may be in a message.
+    """A name or a value from a file, study or config, made safe for a message.
 
-    Control characters, line breaks among them, are escaped, and the middle of what is long is left out. Whatever is
-    neither text nor a plain number is named by its type: the `repr` of a small file's content can be of any length.
+    Control characters and line breaks are escaped, and long text loses its middle. Anything but text and plain numbers
+    is named by its type, because the `repr` of a small file's content can have any length.
 
     Args:
-        value: of any type; text is not put in quotes.
-        limit: characters to show of it.
+        value: of any type; text is not quoted.
+        limit: most characters to show.
 
     >>> shown("layer.0.weight"), shown("\\x1b[2Jfine"), shown("a" * 1000, limit=9), shown(("a", "b"))
     ('layer.0.weight', '\\\\x1b[2Jfine', 'aaa...aaa', 'a tuple')
@@ -144,11 +144,11 @@ def _escaped(character: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`" Did you mean `width`?"` for the nearest known name, or an empty string when none is near.
+    """`" Did you mean `width`?"` for the closest known name, or an empty string if none is close.
 
-    Near are names below this one (`layers/norm` for `layers`), the same name after a prefix (`data.batch_size` for
+    Candidates are names below this one (`layers/norm` for `layers`), the same name with a prefix (`data.batch_size` for
     `batch_size`), similar spellings, and initials (`lr` for `learning_rate`, and the reverse). Only the first
-    `CANDIDATES` names of up to `LONGEST` characters are compared: a file may have a million of them.
+    `CANDIDATES` names of up to `LONGEST` characters are compared, because a file may contain a million names.
     """
     names = [other for other in itertools.islice(known, CANDIDATES) if len(other) <= LONGEST]
     near = [other for other in names if other.startswith(f"{name}/") or other.endswith(f".{name}")]

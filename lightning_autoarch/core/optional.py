@@ -1,4 +1,4 @@
-"""Packages that only some functions need: imported when they are, and named with the command that installs them."""
+"""Optional packages: imported when a function needs them; the error names the command that installs them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def needed(
     purpose: str,  # "Writing ONNX"
     install: str,  # what pip is to install
 ) -> ModuleType:
-    """The module.
+    """Import a module.
 
     Raises:
         MissingPackageError: it cannot be imported.

@@ -1,14 +1,14 @@
-"""What a state must look like before anything is made of it.
+"""Check that a stored state is well formed before anything is restored from it.
 
-A checkpoint or a study may be damaged, of another version, or of somebody else. So each state that this package writes
-declares a `Schema` beside the code that writes it: a version, and a check for each field. `Schema.read` gives back a
-state that is well formed, or raises one error that names its owner and the field.
+A checkpoint or a study may be damaged, written by another version, or written by another program. Each state that this
+package writes therefore declares a `Schema` next to the code that writes it: a version, and a check for each field.
+`Schema.read` returns a well-formed state or raises one error that names its owner and the field.
 
     SCHEMA = Schema("TrialRecorder", 1, {"epochs": whole(), "failure": optional(text())})
     SCHEMA.read(state)["epochs"]
 
-The version is the field "format". A state without one is of before there were versions, and read as version 1. Fields
-that are not declared are left alone, so that a newer version may add some.
+The version is the field "format"; a state without one is read as version 1. Fields that are not declared are not
+checked, so that a newer version may add some.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from torch import Tensor
 
 from lightning_autoarch.core.errors import AutoArchError, CheckpointError, shown
 
-Check: TypeAlias = Callable[[Any, str], None]  # (value, where it stands); raises Mismatch
+Check: TypeAlias = Callable[[Any, str], None]  # (value, its position); raises Mismatch
 
 VERSION = "format"
-DEEPEST = 32  # levels of containers in data of no fixed form: far below Python's own limit
+DEEPEST = 32  # nested containers in data without a schema: far below Python's recursion limit
 LONGEST = 60  # characters of a value in a message
 
 
 class Mismatch(Exception):
-    """A value is not what was expected; where it stands, and what would be."""
+    """A value is not what was expected: its position, the expectation and the value."""
 
     def __init__(self, where: str, expected: str, got: object) -> None:
         super().__init__(f"expected `{shown(where)}` to be {expected}, got {described(got)}")
@@ -40,14 +40,14 @@ class Mismatch(Exception):
 
 @dataclass(frozen=True)
 class Schema:
-    """The form of one state.
+    """The form of one stored state.
 
     Attributes:
-        owner: whose state it is, as messages name it.
-        version: of the form that is written now; older ones are read too.
+        owner: the class that the state belongs to, as named in messages.
+        version: of the form that is written; older versions are read too.
         required: field -> check.
-        extra: likewise, of fields that may be missing.
-        kind: what it is, as messages name it.
+        extra: the same for fields that may be missing.
+        kind: what is stored, as named in messages.
     """
 
     owner: str
@@ -57,10 +57,10 @@ class Schema:
     kind: str = "state"
 
     def read(self, state: object, error: type[AutoArchError] = CheckpointError) -> dict[str, Any]:
-        """The state, known to be well formed.
+        """Return the state if it is well formed.
 
         Raises:
-            AutoArchError: it is not, or a newer version has written it; of the class `error`.
+            AutoArchError: of the class `error`: it is malformed, or a newer version has written it.
         """
         try:
             self._check(state)
@@ -86,12 +86,12 @@ class Schema:
 
 
 def is_empty(state: object) -> bool:
-    """Whether there is no state: what a callback that has nothing to store writes."""
+    """Whether nothing was stored, as by a callback that has no state."""
     return state is None or (isinstance(state, Mapping) and not state)
 
 
 def record(required: Mapping[str, Check], extra: Mapping[str, Check] | None = None) -> Check:
-    """A dict with these fields, and maybe others."""
+    """A dict with these fields; others are ignored."""
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, Mapping):
@@ -109,7 +109,7 @@ def record(required: Mapping[str, Check], extra: Mapping[str, Check] | None = No
 
 
 def mapping(inner: Check) -> Check:
-    """A dict of strings to values that all pass a check."""
+    """A dict from strings to values, each of which passes the check."""
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, Mapping):
@@ -123,7 +123,7 @@ def mapping(inner: Check) -> Check:
 
 
 def sequence(inner: Check, length: int | None = None) -> Check:
-    """A list or tuple whose items all pass a check; of `length` items, where that is known."""
+    """A list or tuple of `length` items (None: any number), each of which passes the check."""
 
     def check(value: Any, where: str) -> None:
         _check_length(value, where, length)
@@ -145,7 +145,7 @@ def items(*inner: Check) -> Check:
 
 
 def optional(inner: Check) -> Check:
-    """None, or what passes a check."""
+    """None, or a value that passes the check."""
 
     def check(value: Any, where: str) -> None:
         if value is not None:
@@ -155,7 +155,7 @@ def optional(inner: Check) -> Check:
 
 
 def whole(low: int = 0, high: int = 2**63 - 1) -> Check:
-    """An int, no bool, in [low, high]."""
+    """An int in [low, high], but not a bool."""
 
     def check(value: Any, where: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -165,7 +165,7 @@ def whole(low: int = 0, high: int = 2**63 - 1) -> Check:
 
 
 def real(low: float = -math.inf, high: float = math.inf, *, finite: bool = True) -> Check:
-    """An int or float, no bool, in [low, high]; NaN and the infinities only where it need not be `finite`."""
+    """An int or float in [low, high], but not a bool; NaN and infinities pass only with `finite=False`."""
 
     def check(value: Any, where: str) -> None:
         number = not isinstance(value, bool) and isinstance(value, int | float) and _is_float(value)
@@ -196,7 +196,7 @@ def text() -> Check:
 
 
 def tensor(dtype: torch.dtype | None = None, dims: int | None = None) -> Check:
-    """A plain dense tensor with memory of its own: one that claims more than it has is refused."""
+    """A plain dense tensor; one whose shape needs more memory than its storage has does not pass."""
 
     def check(value: Any, where: str) -> None:
         kind = "a plain dense tensor" if dtype is None else f"a plain dense tensor of {dtype}"
@@ -209,7 +209,7 @@ def tensor(dtype: torch.dtype | None = None, dims: int | None = None) -> Check:
 
 
 def data() -> Check:
-    """Any plain data: None, bools, numbers, strings, tensors; lists, tuples and dicts of them, not too deep."""
+    """Plain data: None, bools, numbers, strings, tensors; lists, tuples and dicts of them, at most `DEEPEST` deep."""
 
     def check(value: Any, where: str) -> None:
         found = first_strange(value)
@@ -220,7 +220,7 @@ def data() -> Check:
 
 
 def first_strange(value: Any, depth: int = DEEPEST) -> tuple[str, Any] | None:
-    """Where in nested data something is not plain, and what is there; None where all is.
+    """The position of the first value in nested data that is not plain, and that value; None if all are plain.
 
     >>> first_strange({"a": [1, 2.5, None]})
     >>> first_strange({"a": [1, object]})[0]
@@ -245,7 +245,7 @@ def first_strange(value: Any, depth: int = DEEPEST) -> tuple[str, Any] | None:
 
 
 def is_plain_tensor(value: Any) -> bool:
-    """Whether it is a dense tensor whose storage holds all of its numbers."""
+    """Whether this is a dense tensor whose storage holds all of its elements."""
     if not isinstance(value, Tensor) or type(value) not in (Tensor, torch.nn.Parameter):
         return False
     if value.layout is not torch.strided or value.is_quantized or value.is_meta:
@@ -254,7 +254,7 @@ def is_plain_tensor(value: Any) -> bool:
 
 
 def described(value: object) -> str:
-    """A value in a message: short, in one line, without control characters, and never read as a whole.
+    """A value as it appears in a message: short, on one line, without control characters.
 
     >>> described("a" * 1000)[:12], described(10**5000), described([1, 2]), described(2.5)
     ("'aaaaaaaaaaa", 'a whole number of 16610 bits', 'a list of 2', '2.5')

@@ -1,9 +1,9 @@
-"""Whether two computations of the same values agree: to half of the digits that their dtype has.
+"""Whether two computations of the same values agree to half of the digits of their dtype.
 
     |a - b| <= sqrt(eps) max(1, max |b|)        float64 1.5e-8   float32 3.5e-4   float16 3.1e-2   bfloat16 8.8e-2
 
-Another runtime adds in another order and fuses other steps, which costs a few of the last digits; a wrong weight or a
-lost layer costs the first. Integers and booleans must be equal, NaN and infinities in the same places.
+Another runtime adds in another order and fuses other steps, which changes a few of the last digits; a wrong weight or a
+missing layer changes the first. Integers and booleans must be equal, NaN and infinities in the same positions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def difference(got: Tensor, expected: Tensor) -> float:
-    """The largest |got - expected|: infinity where one is NaN and the other is not, and where shapes differ.
+    """The largest |got - expected|; infinity if only one of them is NaN somewhere, or if the shapes differ.
 
     >>> nan = float("nan")
     >>> difference(torch.tensor([1.0, nan]), torch.tensor([1.5, nan])), difference(torch.ones(1), torch.ones(2))
@@ -35,7 +35,7 @@ def allowed(
     expected: Tensor,
     tolerance: float | None = None,  # instead of sqrt(eps)
 ) -> float:
-    """What `difference` from these values may be.
+    """The largest `difference` from these values that is accepted.
 
     >>> allowed(torch.tensor([3])), round(allowed(torch.tensor([-4.0])), 6)
     (0.0, 0.001381)

@@ -1,7 +1,7 @@
-"""Tensors as plain ones: without attributes of their own, with indices that were checked, as large as fits the file.
+"""Plain tensors: without attributes of their own, with checked indices, and no larger than the file suggests.
 
-A tensor with a stride of 0, or a sparse one, has more elements than numbers in its file. Nothing is made dense here,
-but it may be later, so what all of them together would take is limited by the size of the file.
+A tensor with a stride of 0, or a sparse one, has more elements than its file has numbers. It is not made dense here,
+but may be later, so the dense size of all tensors together is limited by the size of the file.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ COMPRESSED = (torch.sparse_csr, torch.sparse_bsr, torch.sparse_csc, torch.sparse
 
 
 def plain_tensor(name: str, tensor: Tensor, origin: str, *, from_file: bool) -> Tensor:
-    """The same numbers in the same memory, without gradient or attributes that hide a tensor's own methods.
+    """The same values in the same memory, without gradient and without attributes that hide the methods of a tensor.
 
     Args:
         name: of the tensor, for errors.
         tensor: of any kind.
-        origin: where from, for errors.
-        from_file: whether somebody else may have made it; one of the user's may be of a class of its own, or on the
-            meta device.
+        origin: where it comes from, for errors.
+        from_file: whether it comes from a file of unknown origin; a tensor of the user may be of a subclass, or on
+            the meta device.
 
     Raises:
         CheckpointError: nested, without values, of a class of its own, or sparse with indices outside of its shape.

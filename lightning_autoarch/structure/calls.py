@@ -1,7 +1,7 @@
-"""What a training step does with a module, where its `forward` alone does not say it.
+"""Which calls a training step makes of a module, where its `forward` alone does not tell.
 
 A step may flatten a batch before `forward`, call `encoder` and `decoder` apart, or have its net in `self.model` and no
-`forward` at all. Then the calls that it makes are recorded, the outermost ones, and followed one by one. What happens
+`forward` at all. Then the outermost calls that it makes are recorded and followed one by one. What happens
 between two calls is not seen, so the results of each keep their channels: only those inside of a call may change.
 
     step ─► CallRecorder ─► Calls ─► followable ─► trace, remove_channels_    as `example_inputs`
@@ -25,10 +25,10 @@ MOST_CALLS = 8  # of one submodule, with arguments of different shapes
 
 
 class ModuleCall(NamedTuple):
-    """Of one submodule; a pytree, so that its tensors can be moved.
+    """One call of a submodule; a pytree, so that its tensors can be moved.
 
     Attributes:
-        path: of the submodule; "" is the module itself.
+        path: of the submodule; "" for the module itself.
         args: positional arguments.
         kwargs: keyword arguments.
     """
@@ -39,7 +39,7 @@ class ModuleCall(NamedTuple):
 
 
 class Calls(NamedTuple):
-    """Wherever `example_inputs` are expected: instead of `forward`, these submodules run one after the other."""
+    """Accepted wherever `example_inputs` are: instead of `forward`, these submodules run one after the other."""
 
     calls: tuple[ModuleCall, ...]
 
@@ -48,7 +48,7 @@ def run_on(module: nn.Module, example_inputs: Any) -> Any:
     """Call a module with a tensor (the one argument), a tuple or list (positional ones), a dict (keywords) or `Calls`.
 
     Returns:
-        What `forward` returns; of `Calls` a list of the results.
+        What `forward` returns; for `Calls`, the list of results.
     """
     if isinstance(example_inputs, Calls):
         return [module.get_submodule(path)(*args, **kwargs) for path, args, kwargs in example_inputs.calls]
@@ -71,19 +71,19 @@ def rehearse(module: nn.Module, example_inputs: Any) -> None:
 
 
 class CallRecorder:
-    """Records the outermost calls of submodules while it is entered; the module is used as ever.
+    """Context manager that records the outermost calls of submodules; the module can be used as usual.
 
-    Left out are calls that have nothing to lose: of modules without parameters, of those that `skip` names, and of
-    those that do not learn by the call (a teacher, a target network), unless `still_too`.
+    Calls of modules without parameters and of those for which `skip` returns True are not recorded. Neither are calls
+    in which nothing is trained (of a teacher, a target network), unless `still_too`.
 
     Args:
         module: whose submodules are watched, and itself.
         skip: modules whose calls and parts are not recorded, such as metrics.
-        still_too: record those that do not learn too.
-        inside: path of a submodule, of which not the call itself is recorded but those that it makes.
+        still_too: also record calls in which nothing is trained.
+        inside: path of a submodule; instead of its call, those that it makes are recorded.
 
     Attributes:
-        still: paths of what ran and did not learn in any of its calls.
+        still: paths of submodules that ran, but were not trained in any call.
     """
 
     def __init__(
@@ -103,18 +103,18 @@ class CallRecorder:
 
     @property
     def still(self) -> tuple[str, ...]:
-        """Paths of what ran and never learned."""
+        """Paths of submodules that ran, but were never trained."""
         return tuple(path for path, learns in self._learning.items() if not learns)
 
     @property
     def calls(self) -> Calls:
-        """The different ones, in the order of their first appearance."""
+        """The distinct calls, in the order of their first appearance."""
         found = self._found.values()
         return Calls(tuple(call for call in found if self._still_too or self._learning[call.path]))
 
     @property
     def is_on(self) -> bool:
-        """Whether it records."""
+        """Whether it is recording."""
         return bool(self._handles)
 
     def __deepcopy__(self, memo: object) -> CallRecorder:
@@ -157,7 +157,7 @@ class CallRecorder:
 
 
 def _shape_of(value: Any) -> tuple[object, ...]:
-    """What two calls that do the same have in common: the structure, and the shapes of the tensors."""
+    """The structure and the shapes of the tensors, which are equal for calls that do the same."""
     leaves, structure = tree_flatten(value)
     return (str(structure), *(_shape_of_leaf(leaf) for leaf in leaves))
 

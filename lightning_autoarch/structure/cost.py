@@ -1,4 +1,4 @@
-"""What a module costs: parameters, FLOPs of a forward, seconds of one."""
+"""The cost of a module: its parameters, and the FLOPs and seconds of a forward."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from lightning_autoarch.structure.calls import run_on
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one module and one input.
+    """The cost of one module for one input.
 
     Attributes:
-        parameters: how many numbers.
-        flops: of a forward; a multiplication and an addition are two.
+        parameters: number of parameters.
+        flops: of a forward; a multiplication and an addition count as two.
         seconds: of a forward in eval mode, the median; None where it was not measured.
     """
 
@@ -36,7 +36,7 @@ class Cost:
 
 
 def cost_of(module: nn.Module, example_inputs: Any, *, latency: bool = False) -> Cost:
-    """Parameters and FLOPs, and seconds where `latency`; the module is left as it is."""
+    """Parameters and FLOPs, and with `latency` also seconds; the module is unchanged afterwards."""
     parameters = sum(parameter.numel() for parameter in module.parameters())
     seconds = seconds_of(module, example_inputs) if latency else None
     with left_unchanged(module):
@@ -44,7 +44,7 @@ def cost_of(module: nn.Module, example_inputs: Any, *, latency: bool = False) ->
 
 
 def _flops_of_copy(module: nn.Module, example_inputs: Any) -> int:
-    """Without memory, or with where the forward looks at values."""
+    """On the meta device, or with memory where the forward reads values."""
     try:
         return count_flops(run_on, meta_copy(module).eval(), moved_to(example_inputs, META))
     except RuntimeError:
@@ -52,7 +52,7 @@ def _flops_of_copy(module: nn.Module, example_inputs: Any) -> int:
 
 
 def count_flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
-    """Of a call, without gradients. The same on every device: kernels that hide their matrix products are not taken."""
+    """FLOPs of a call without gradients, the same on every device: kernels that hide their products are disabled."""
     with torch.no_grad(), _composed(), FlopCounterMode(display=False) as counter:
         function(*args, **kwargs)
     return int(counter.get_total_flops())
@@ -63,9 +63,9 @@ def flops_by_density(
     example_inputs: Any,
     densities: Mapping[str, float],  # path of a module -> share of its weights that is not 0
 ) -> tuple[int, int]:
-    """Of a forward: all, as in `cost_of`, and those that multiply with a weight other than 0.
+    """FLOPs of a forward: all of them, as in `cost_of`, and those that multiply with a weight other than 0.
 
-    The second is what kernels could save that pass over zeros; those of torch do not.
+    The difference is what kernels could save that skip zeros; those of torch do not.
     """
     with left_unchanged(module), torch.no_grad():
         copied, inputs = cheap_copy(module, example_inputs)
@@ -79,9 +79,9 @@ def flops_by_density(
 
 
 def cheap_copy(module: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
-    """A copy in eval mode that a forward can be tried with, and its inputs: without memory, on the meta device.
+    """A copy in eval mode for trying forwards, and its inputs: on the meta device, without memory.
 
-    Where a forward looks at values, as language models do for padding, there are none to look at: then as it is.
+    A forward that reads values, as language models do for padding, cannot run there: then both have memory.
     """
     meta, inputs = meta_copy(module).eval(), moved_to(example_inputs, META)
     try:
@@ -93,12 +93,12 @@ def cheap_copy(module: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
 
 
 def seconds_of(module: nn.Module, example_inputs: Any, runs: int = 15) -> float:
-    """The median of some forwards in eval mode, on the device and with the threads that there are."""
+    """The median seconds of `runs` forwards in eval mode, on the device of the module."""
     return seconds_of_each([module], example_inputs, runs)[0]
 
 
 def seconds_of_each(modules: Sequence[nn.Module], example_inputs: Any, runs: int = 15) -> list[float]:
-    """As `seconds_of`, in turns: what else the machine does slows down all alike."""
+    """`seconds_of` each module, run in turns so that other load on the machine affects all of them alike."""
     times: list[list[float]] = [[] for _ in modules]
     with torch.no_grad(), ExitStack() as stack:
         for module in modules:
@@ -116,7 +116,7 @@ def seconds_of_each(modules: Sequence[nn.Module], example_inputs: Any, runs: int
 
 @contextmanager
 def _composed() -> Iterator[None]:
-    """Recurrent layers, attention and encoder layers of torch made of operations that are counted."""
+    """Let recurrent, attention and encoder layers of torch run as operations that are counted."""
     onednn, fast = torch.backends.mkldnn.enabled, torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mkldnn.enabled = False  # type: ignore[assignment]

@@ -1,10 +1,10 @@
-"""The state of following channels through a forward: layouts of tensors, what parameters were used for, the record.
+"""What is known while channels are followed through a forward: layouts of tensors, uses of parameters, operations.
 
-A *rule* says for one ATen operation which channels have to agree and where they lie in its outputs:
+A *rule* says, for one ATen operation, which channels have to agree and where they are in its outputs:
 
-    rule(call) -> factors of each output          rules.RULES: name of the operation -> rule
+    rule(call) -> factors of each output          tracer.RULES: name of the operation -> rule
 
-An operation without a rule fixes every channel that touches it, with its name as the reason: conservative, never wrong.
+An operation without a rule fixes every channel that it reads, with its name as the reason: conservative, never wrong.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RESCALED, SUMMED = "rescaled", "summed"
 
 @dataclass(frozen=True)
 class Product:
-    """A multiplication of tensors as torch's FLOP counter sees it, with layouts in the place of tensors."""
+    """A multiplication of tensors as torch's FLOP counter sees it, with layouts instead of tensors."""
 
     formula: Callable[..., int]
     args: tuple[Any, ...]
@@ -44,9 +44,9 @@ class OpStep:
         op: its name.
         module: the path of the module that ran it.
         outputs: their layouts.
-        numbers: that it computed with; a scale may be made of sizes.
-        inputs: the layouts of the tensors that it took.
-        product: what to count its FLOPs by; None: it has none.
+        numbers: its scalar arguments; a scale may be computed from sizes.
+        inputs: the layouts of its input tensors.
+        product: what its FLOPs are counted from; None if it has none.
     """
 
     op: str
@@ -58,7 +58,7 @@ class OpStep:
 
     @property
     def place(self) -> str:
-        """For messages."""
+        """Where it ran, for messages."""
         return place(self.op, self.module)
 
 
@@ -74,7 +74,7 @@ def place(op: str, module: str) -> str:
 
 @dataclass
 class Flow:
-    """What is known so far. Tensors are known by identity; they are kept alive so that an id stays theirs."""
+    """What is known so far. Tensors are identified by `id`, and kept alive so that no `id` is reused."""
 
     sets: LabelSets
     tensors: Mapping[str, tuple[Tensor, tuple[Labels, ...]]]  # parameters and buffers, labels of each dimension
@@ -100,13 +100,13 @@ class Flow:
             self.set(tensor, ChannelLayout(shape, factors, name))
 
     def set(self, tensor: Tensor, layout: ChannelLayout) -> None:
-        """Remember where the channels of a tensor lie."""
+        """Record the layout of a tensor."""
         if id(tensor) not in self._layouts:
             self._alive.append(tensor)
         self._layouts[id(tensor)] = layout
 
     def of(self, tensor: Tensor) -> ChannelLayout:
-        """Where the channels of a tensor lie; a tensor from elsewhere is neutral."""
+        """The layout of a tensor; that of an unknown tensor has no channels."""
         return self._layouts.get(id(tensor)) or ChannelLayout(tuple(tensor.shape))
 
     def step(self, step: OpStep, inputs: Iterable[Tensor], made: Iterable[Tensor]) -> None:

@@ -1,9 +1,8 @@
-"""`ChannelGraph`: a module followed once, and all that can be asked of it afterwards without running it.
+"""`ChannelGraph`: a module traced once, and what can be computed from the trace without running it again.
 
-groups        which units there are
-parameters    what it would cost with fewer of them: sizes of tensors, and of every product that ran
-flops
-remove_       take them out, with proof, or say which groups it failed for
+groups             the groups of coupled channels
+parameters, flops  the cost with fewer units, from the sizes of tensors and of every product that ran
+remove_            remove units and verify the result, or name the groups for which that failed
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ class ChannelGraph:
     """The coupled channels of a module.
 
     Attributes:
-        module: that was followed. When it has been resized, make a new graph.
-        example_inputs: with which.
+        module: that was traced. After resizing it, create a new graph.
+        example_inputs: that it was traced with.
     """
 
     module: nn.Module
@@ -49,17 +48,17 @@ class ChannelGraph:
 
     @classmethod
     def of(cls, module: nn.Module, example_inputs: Any) -> ChannelGraph:
-        """Follow the forward once in each mode; arguments and errors as for `trace`."""
+        """Trace the forward once in each mode; arguments and errors as for `trace`."""
         seen = trace(module, example_inputs)
         return cls(module, example_inputs, seen, groups_of(seen))
 
     @property
     def groups(self) -> list[ChannelGroup]:
-        """All groups, those that are fixed too."""
+        """All groups, including those that are fixed."""
         return [group for group, _ in self._groups]
 
     def parameters(self, keep: Keep) -> int:
-        """How many numbers the module would have."""
+        """The number of parameters that the module would have."""
         alive = self._alive(keep)
         tensors = self._seen.tensors.values()
         return sum(
@@ -69,9 +68,9 @@ class ChannelGraph:
         )
 
     def flops(self, keep: Keep) -> int:
-        """Of a forward in eval mode: of each product that ran, with the sizes that it would have.
+        """FLOPs of a forward in eval mode: of every product that ran, with the sizes that it would have.
 
-        Without the FLOPs of operations that only the kernels of the dense module have.
+        Operations that only the kernels of the dense module run are not counted.
         """
         alive, total = self._alive(keep), 0.0
 
@@ -84,11 +83,11 @@ class ChannelGraph:
         return round(total)
 
     def remove_(self, keep: Keep, optimizers: Iterable[Optimizer] = ()) -> Resized:
-        """Take all units of some groups but those given out of the module; see `remove_channels_`.
+        """Remove all units of the named groups except those given; see `remove_channels_`.
 
         Raises:
-            ResizeError: the forward does not follow; it names the groups at fault.
-            StructureError: a bad request. Everything is as before then.
+            ResizeError: the forward is not the planned one; the error names the groups that may be the cause.
+            StructureError: the request is invalid. In both cases the module is unchanged.
         """
         counts = {name: _kept(find_group(self._groups, name), units) for name, units in keep.items()}
         if all(all(count) for count in counts.values()):
@@ -121,7 +120,7 @@ class ChannelGraph:
         return tuple(shape)
 
     def _rows_of(self, layout: ChannelLayout) -> list[tuple[int, Labels]]:
-        """Dimensions that have channels, with the root of every index."""
+        """Dimensions with channels, and the root of every index."""
         if id(layout) not in self._rows:
             sets = self._seen.sets
             small = [squeezed(sets, factor) for factor in layout.factors]
@@ -129,7 +128,7 @@ class ChannelGraph:
         return self._rows[id(layout)]
 
     def _at_fault(self, error: ResizeError, keep: Keep) -> tuple[str, ...]:
-        """Of the groups that were to lose units: those in the step that went wrong, or else in those around it."""
+        """Those of the reduced groups that occur in the step that differs, or else in the steps around it."""
         if error.position is None:
             return tuple(keep)
         mode, number = error.position
@@ -161,13 +160,13 @@ def remove_channels_(
     keep: Mapping[str, Sequence[int]],
     optimizers: Iterable[Optimizer] = (),
 ) -> Resized:
-    """Remove all units of some groups but those given.
+    """Remove all units of the named groups except those given, in place.
 
     Args:
-        module: any; it becomes smaller in place. Its parameters stay the same objects, with `grad` cut.
+        module: any. Its parameters stay the same objects, with a smaller `grad`.
         example_inputs: as for `trace`.
-        keep: name of a group of `channel_groups` -> its units that stay, in any order; at least one.
-        optimizers: whose state is cut along.
+        keep: name of a group of `channel_groups` -> the units to keep, at least one, in any order.
+        optimizers: whose state is reduced as well.
 
     Raises:
         StructureError: no such group or unit, a fixed group, nothing to remove, or a forward that does not follow (a

@@ -1,7 +1,7 @@
-"""`channel_groups`: channels that are of one kind, and where each of them is in which parameter.
+"""`channel_groups`: which channels are coupled, and the position of each of them in every parameter.
 
-A *unit* is what goes together: one channel, a head with all its rows, a hidden unit of an LSTM with its four gates.
-A *group* is the units that are found in the same dimensions of the same tensors: the width of a layer.
+A *unit* is what can only be removed together: one channel, all rows of an attention head, or the four gates of a hidden
+unit of an LSTM. A *group* consists of the units in the same dimensions of the same tensors: the width of a layer.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Member:
     """One dimension of one parameter or buffer.
 
     Attributes:
-        name: as in the state_dict (of a tied parameter the first).
-        dim: of it.
-        role: "producer": a channel is computed from this slice; "consumer": it is multiplied by it and summed;
-            "along": it is scaled, shifted or normalised by it; "tied": both producer and consumer.
-        index: for each unit, its places in the dimension: H * W columns after a flatten, 4 rows of an LSTM.
+        name: as in the state_dict; the first name of a tied parameter.
+        dim: dimension of that tensor.
+        role: "producer": this slice computes the channel; "consumer": it is multiplied with the channel and summed;
+            "along": it scales, shifts or normalises the channel; "tied": both producer and consumer.
+        index: for each unit, its indices in the dimension: H * W columns after a flatten, 4 rows of an LSTM.
     """
 
     name: str
@@ -42,16 +42,16 @@ class Member:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Coupled channels.
+    """Channels that have to be removed or replicated together.
 
     Attributes:
-        name: the parameter that first produces them, "encoder.0.weight".
-        width: how many units.
-        members: every dimension that shrinks or grows with them.
-        fixed: why they have to stay, None if they may go.
-        exact: removing a unit is the same as never reading it. False where a norm or mean is taken over the units.
-        replicable: a unit can be replicated, its consumers sharing what they had: False where units are summed without
-            a parameter.
+        name: of the parameter that first produces them, such as "encoder.0.weight".
+        width: number of units.
+        members: every dimension that shrinks or grows with the group.
+        fixed: why no unit can be removed; None if units can be.
+        exact: whether removing a unit equals setting it to zero; False where a norm or mean is taken over the units.
+        replicable: whether a unit can be replicated while its consumers share their weights; False where units are
+            summed without a parameter.
     """
 
     name: str
@@ -63,19 +63,19 @@ class ChannelGroup:
 
     @property
     def unit(self) -> int:
-        """Rows of a unit in the parameter that the group is named after: the size of a head, 1 of a plain channel."""
+        """Rows of one unit in the parameter that names the group: the head size, or 1 for a plain channel."""
         return len(self.members[0].index[0])
 
 
 def channel_groups(module: nn.Module, example_inputs: Any) -> list[ChannelGroup]:
-    """Every group of coupled channels, those that are fixed too.
+    """All groups of coupled channels, including those that are fixed.
 
     Args:
-        module: any; it is left as it is.
+        module: any; it is unchanged afterwards.
         example_inputs: as for `trace`.
 
     Raises:
-        StructureError: the forward cannot be followed, naming the place.
+        StructureError: the forward cannot be followed; the message names the operation.
     """
     return [group for group, _ in groups_of(trace(module, example_inputs))]
 

@@ -1,11 +1,11 @@
-"""A recipe: how a fresh dense module gets the shapes of a resized one, as plain data that JSON takes.
+"""A recipe: how a new dense module gets the shapes of a resized one, as plain data for JSON.
 
     {"format": 1,
      "tensors": {"conv.weight": {"shape": [64, 3, 3, 3], "index": {"0": [[0, 10], [12, 30]]}}},
      "attributes": {"conv": {"out_channels": 28}}}
 
-An index is the old places of the new indices, as half-open ranges in order. Nothing is traced: only names, shapes and
-attributes have to be those of the module that the recipe was made for.
+An index lists the old indices in their new order, as half-open ranges. Nothing is traced: only names, shapes and
+attributes have to be those of the module for which the recipe was made.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from lightning_autoarch.structure.resize import Resized, Transaction, apply_chan
 from lightning_autoarch.structure.resize_plan import Change, Index
 
 FORMAT = 1
-MOST_GROWTH = 64  # of a dimension, by a recipe: far more than any widening, far less than would fill a machine
+MOST_GROWTH = (
+    64  # factor by which a recipe may enlarge a dimension: beyond any widening, within the memory of a machine
+)
 Recipe = dict[str, Any]
 
 
@@ -38,7 +40,7 @@ SCHEMA = Schema("a resized module", FORMAT, _FIELDS, kind="recipe")
 
 
 def recipe_of(module: nn.Module, resized: Resized) -> Recipe:
-    """The recipe of what was done to a module, under every name of its tensors."""
+    """The recipe of a resize, under every name of each tensor."""
     changed = {change.name: change for change in resized.changes}
     names = _names(module)
     first = {id(tensor): name for name, tensor in reversed(names.items())}

@@ -3,8 +3,8 @@
 A `Transaction` restores tensors, gradients, attributes and optimizer states if anything raises.
 
 Parameters keep their identity: only their data changes. Autograd allows it (`Module.to` does the same), an optimizer's
-param_groups, ties, and whoever else holds the parameter see the smaller one, and of an optimizer only the state has to
-be cut. A graph that was recorded before is stale; see `set_data`.
+param_groups, tied parameters and all other references see the new data, and only the state of an optimizer has to be
+adapted. A graph that was recorded before is stale; see `set_data`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from lightning_autoarch.structure.trace import Trace
 
 
 class Transaction:
-    """Remembers what resizing touches; on an exception puts it back.
+    """Remember everything that resizing may change, and restore it on an exception.
 
     Args:
-        module: all of whose attributes are remembered.
-        tensors: whose data and gradients may be replaced. Data is never written into, so a reference is enough.
+        module: whose attributes are restored.
+        tensors: whose data and gradients may be replaced. Data is never modified in place, so a reference suffices.
         optimizers: whose state may be replaced.
     """
 
@@ -71,10 +71,10 @@ def _restore(state: dict[str, Any], before: Mapping[str, Any]) -> None:
 
 
 def set_data(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
-    """Give a parameter or buffer other data, of another shape too, and a gradient of it.
+    """Replace the data of a parameter or buffer, possibly by data of another shape, and its gradient.
 
-    A graph that is still alive keeps the parameter's accumulator, made for the old shape, and a later backward would
-    meet it. Torch renews an accumulator when the dtype changes, so the data passes through another dtype.
+    A graph that is still alive keeps the gradient accumulator of the parameter, which expects the old shape and would
+    be used by a later backward. Torch creates a new accumulator when the dtype changes, so the dtype changes twice.
     """
     tensor.grad = None
     if tensor.requires_grad and tensor.is_leaf:
@@ -86,11 +86,11 @@ def set_data(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
 
 @dataclass(frozen=True)
 class Resized:
-    """What was done to a module.
+    """The changes made to a module.
 
     Attributes:
-        changes: of each parameter and buffer that changed.
-        attributes: path of a module -> attribute -> its value now.
+        changes: one for each parameter and buffer that changed.
+        attributes: path of a module -> attribute -> its new value.
     """
 
     changes: tuple[Change, ...]
@@ -105,11 +105,11 @@ def resize_(
     optimizers: Iterable[Optimizer] = (),
     scales: Mapping[str, Tensor] | None = None,  # what a tensor is multiplied by afterwards
 ) -> Resized:
-    """Carry out a plan and prove it, or put everything back.
+    """Carry out a plan and verify it with a forward, or restore everything.
 
     Raises:
-        ResizeError: the forward does not follow.
-        StructureError: the state of an optimizer cannot be carried along.
+        ResizeError: the forward is not the planned one.
+        StructureError: the state of an optimizer cannot be adapted.
     """
     changed, labels = changes(seen, planned)
     tensors = {name: (tensor, labels[name]) for name, (tensor, _) in seen.tensors.items()}

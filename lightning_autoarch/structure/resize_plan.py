@@ -1,9 +1,9 @@
-"""A plan: what becomes of every unit, and from that of every index of every dimension.
+"""The plan of a resize: what happens to every unit, and therefore to every index of every dimension.
 
-    unit removed: no copy      unit kept: itself      unit replicated: itself and new labels
+    removed unit: no copy      kept unit: itself      replicated unit: itself and new labels
 
-A dimension is a row of units, in runs: [a a b b c c | a a b b c c]. Each run is written as often as its unit has
-copies, so the layout of the dimension (blocks of gates, heads, concatenation, flattened pixels) stays what it was.
+A dimension is a row of units, in runs: [a a b b c c | a a b b c c]. Each run is repeated as often as its unit has
+copies, which keeps the layout of the dimension (blocks of gates, heads, concatenation, flattened pixels).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Index = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Change:
-    """What becomes of one parameter or buffer.
+    """The change of one parameter or buffer.
 
     Attributes:
-        name: of it.
-        shape: that it had.
-        index: for each dimension that changes, the old index of every new one.
+        name: in the state_dict.
+        shape: before the change.
+        index: for each dimension that changes, the old index of every new index.
     """
 
     name: str
@@ -40,24 +40,24 @@ class Change:
 
     @property
     def new_shape(self) -> tuple[int, ...]:
-        """That it gets."""
+        """The shape after the change."""
         return tuple(len(self.index[d]) if d in self.index else n for d, n in enumerate(self.shape))
 
     @property
     def grows(self) -> bool:
-        """Whether something is there twice."""
+        """Whether an old index occurs more than once."""
         return any(len(set(i)) < len(i) for i in self.index.values())
 
 
 @dataclass(frozen=True)
 class ResizePlan:
-    """For units that do not stay as they are: the labels that they have afterwards."""
+    """The labels that each changed unit has afterwards."""
 
-    copies: Mapping[int, Sequence[int]]  # root -> labels; a root that is absent stays
-    known: int  # labels below are channels that are known to be different
+    copies: Mapping[int, Sequence[int]]  # root -> labels; an absent root is unchanged
+    known: int  # labels below this are channels that are known to differ
 
     def row(self, roots: Labels) -> tuple[Labels, Labels]:
-        """Of a dimension with these roots: the old index and the label of every new index."""
+        """For a dimension with these roots, the old index and the label of every new index."""
         if self._gone is not None:
             index = np.flatnonzero(~self._gone[roots])
             return index, roots[index]
@@ -87,9 +87,9 @@ class ResizePlan:
 def plan(
     seen: Trace,
     groups: Sequence[tuple[ChannelGroup, tuple[int, ...]]],
-    counts: Mapping[str, Sequence[int]],  # of each group: how often each unit is there afterwards
+    counts: Mapping[str, Sequence[int]],  # of each group: the number of copies of each unit afterwards
 ) -> ResizePlan:
-    """The plan in which every unit of the named groups is there so many times."""
+    """The plan that gives every unit of the named groups these numbers of copies."""
     known = seen.sets.size
     copies: dict[int, list[int]] = {}
     for group, roots in groups:
@@ -101,7 +101,7 @@ def plan(
 
 
 def changes(seen: Trace, planned: ResizePlan) -> tuple[list[Change], dict[str, tuple[Labels, ...]]]:
-    """What becomes of every tensor, and the labels of all their dimensions afterwards."""
+    """The change of every tensor, and the labels of all dimensions afterwards."""
     changed: list[Change] = []
     labels: dict[str, tuple[Labels, ...]] = {}
     for name, (tensor, rows) in seen.tensors.items():
@@ -122,10 +122,10 @@ def find_group(
     groups: Sequence[tuple[ChannelGroup, tuple[int, ...]]],
     name: str,
 ) -> ChannelGroup:
-    """The group of a name, if it may change.
+    """The group of that name.
 
     Raises:
-        StructureError: there is none, or it is fixed.
+        StructureError: there is no such group, or it is fixed.
     """
     named = {group.name: group for group, _ in groups}
     if name not in named:

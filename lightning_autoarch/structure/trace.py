@@ -54,29 +54,29 @@ class Trace:
 
     @property
     def flows(self) -> tuple[Flow, ...]:
-        """Of every mode that ran."""
+        """One for every mode that ran."""
         return (self.flow,) if self.other is None else (self.flow, self.other)
 
     @property
     def unreached(self) -> tuple[str, ...]:
-        """Names of parameters that no forward touched."""
+        """Names of parameters that no forward used."""
         reached = set().union(*(flow.reached for flow in self.flows))
         return tuple(n for n, (x, _) in self.tensors.items() if isinstance(x, nn.Parameter) and n not in reached)
 
 
 def trace(module: nn.Module, example_inputs: Any) -> Trace:
-    """Follow every channel of `module`; the module, its buffers and the random state are left as they are.
+    """Follow every channel through the forward of `module`, which is unchanged afterwards.
 
-    Only what the forward runs is seen. Where a training_step calls parts of a module in another way, follow a small
-    module whose forward does both and returns both results.
+    Only what the forward runs is seen. Where a `training_step` calls parts of the module in another way, pass recorded
+    `Calls`, or trace a small module whose forward does both and returns both results.
 
     Args:
-        module: any; a LightningModule's forward is traced as any other.
+        module: any; the forward of a LightningModule is traced like any other.
         example_inputs: a tensor (the one argument), a tuple or list (positional arguments) or a dict (keyword
             arguments). Only shapes, dtypes and devices matter.
 
     Raises:
-        StructureError: the forward cannot be followed, naming the module and the operation.
+        StructureError: the forward cannot be followed; the message names the module and the operation.
     """
     tensors = _labelled(named_tensors(module))
     sets = LabelSets(sum(sum(x.shape) for x, _ in tensors.values()))
@@ -147,14 +147,14 @@ def _cut_along_first(sets: LabelSets, factor: Labels) -> int:
 
 
 def followable(module: nn.Module, calls: Calls) -> tuple[Calls, dict[str, str]]:
-    """Calls that can be followed: those given, or, of each that cannot be, those that it makes.
+    """The calls that can be traced; one that cannot is replaced by the calls that it makes.
 
     Args:
-        module: a copy to try it with, as what cannot be followed really runs.
+        module: a copy for trying, because a call that cannot be traced is really run.
         calls: as recorded.
 
     Returns:
-        The calls, and path -> why, of those that were replaced.
+        The calls, and path -> reason for those that were replaced.
     """
     try:
         trace(module, calls)
@@ -172,7 +172,7 @@ def followable(module: nn.Module, calls: Calls) -> tuple[Calls, dict[str, str]]:
 
 
 def _inside(module: nn.Module, call: ModuleCall) -> Calls:
-    """The outermost calls that a call makes; none where it raises."""
+    """The outermost calls that a call makes, also before it raises."""
     recorder = CallRecorder(module, still_too=True, inside=call.path)
     # Whatever a forward raises: what it called before may do.
     with left_unchanged(module), torch.no_grad(), contextlib.suppress(Exception), recorder:

@@ -1,11 +1,11 @@
 """`widen_`: more channels, the same function (Net2WiderNet; Chen, Goodfellow & Shlens 2016, equation 4).
 
-A unit u that is there r times afterwards is copied where it is produced, and the consumers share what they had:
+A unit u that is present r times afterwards is copied where it is produced, and its consumers share their weights:
 
     producer  W[j, :] = W[u, :]     consumer  V[:, j] = s_j V[:, u],   sum of the s_j of one u = 1
 
-The paper has s_j = 1 / r. Copies that are alike in all would have equal gradients for ever (the paper adds noise, and
-loses exactness); shares that differ break the tie and keep the function.
+The paper has s_j = 1 / r. Identical copies would have equal gradients forever. The paper adds noise, which is no longer
+exact; here the shares differ, which breaks the symmetry and keeps the function.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ def widen_(
     spread: float = 0.5,
     optimizers: Iterable[Optimizer] = (),
 ) -> Resized:
-    """Make groups wider in place: in eval mode, the outputs stay as they are up to rounding.
+    """Widen groups in place; in eval mode the outputs stay the same up to rounding.
 
     Args:
         module: any. Its parameters stay the same objects; their `grad` is dropped.
         example_inputs: as for `trace`.
         widths: name of a group of `channel_groups` -> its new number of units. Where a norm or mean is taken over the
-            group, a multiple of the old one: only then do its statistics stay.
-        generator: which units are copied, and the shares; the global one by default.
-        spread: in [0, 1): shares are within (1 ± spread) / r before they are made to sum to 1. 0: equal.
-        optimizers: whose state is carried along: copies take the moments of their unit.
+            group, this has to be a multiple of the old number, which keeps its statistics.
+        generator: for the choice of units to copy and for the shares; None: the global generator.
+        spread: in [0, 1): shares are drawn from (1 ± spread) / r and then normalised to sum to 1; 0: equal shares.
+        optimizers: whose state is adapted: copies get the moments of their unit.
 
     Raises:
-        StructureError: no such group, a width that is not larger, a group that cannot be widened exactly. Everything
-            is as before then.
+        StructureError: there is no such group, a width is not larger, or a group cannot be widened exactly. The module
+            is unchanged then.
     """
     if not 0 <= spread < 1:
         raise StructureError(f"Expected `spread` in [0, 1), got {spread}.")
