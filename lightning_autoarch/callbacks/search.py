@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-import weakref
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
-from lightning_autoarch.callbacks.flavour import check_flavour
-from lightning_autoarch.callbacks.outer import (
-    callback_state,
-)
+from lightning_autoarch.callbacks.base import AutoArchCallback
+from lightning_autoarch.callbacks.outer import callback_state
 from lightning_autoarch.callbacks.search_config import (
     After,
     Mode,
@@ -34,7 +31,7 @@ from lightning_autoarch.callbacks.search_config import (
 from lightning_autoarch.callbacks.search_fit import SearchFit, Winner
 from lightning_autoarch.callbacks.unique import check_unique
 from lightning_autoarch.core.errors import SearchError, SpaceError
-from lightning_autoarch.core.schema import VERSION, Schema, data, is_empty, mapping, optional, real, whole
+from lightning_autoarch.core.schema import Schema, data, is_empty, mapping, optional, real, whole
 from lightning_autoarch.seam.lightning import callbacks_of, checkpoint_path
 from lightning_autoarch.search.board import html_table
 from lightning_autoarch.search.choices import written
@@ -53,14 +50,9 @@ if TYPE_CHECKING:
 
 
 COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")  # by `torch.compile`
-SCHEMA = Schema(
-    "ArchitectureSearch",
-    1,
-    {"architecture": mapping(data()), "score": optional(real(finite=False)), "trial": optional(whole())},
-)
 
 
-class ArchitectureSearch(Callback):
+class ArchitectureSearch(AutoArchCallback):
     """Searches an architecture in `setup(stage="fit")` and rebuilds the module in place as the best one.
 
     An architecture is a set of the module's `__init__` arguments. A module that calls `save_hyperparameters()` works as
@@ -125,6 +117,17 @@ class ArchitectureSearch(Callback):
         L.Trainer(max_epochs=20, callbacks=[search]).fit(model, datamodule=dm)
     """
 
+    schema = Schema(
+        "ArchitectureSearch",
+        1,
+        {"architecture": mapping(data()), "score": optional(real(finite=False)), "trial": optional(whole())},
+    )
+    error = SearchError
+    remedy = (
+        "They would rebuild the same module: put the names of both spaces into one search, or search one after the "
+        "other, each with a Trainer of its own."
+    )
+
     def __init__(
         self,
         space: Mapping[str, Any],
@@ -163,40 +166,28 @@ class ArchitectureSearch(Callback):
         self.optuna_study: optuna.Study | None = None
         self.links: Links | None = None
         self._winner: int | None = None  # the number of its trial
-        self._searched: weakref.ref[LightningModule] | None = None
         self._fit: SearchFit | None = None
 
     @property
     def state_key(self) -> str:
-        key = "lightning_autoarch.ArchitectureSearch"
-        remedy = (
-            "They would rebuild the same module: put the names of both spaces into one search, or search one after the "
-            "other, each with a Trainer of its own."
-        )
-        check_unique(self, key, remedy, SearchError)
+        key = "lightning_autoarch.ArchitectureSearch"  # of subclasses too
+        check_unique(self, key, self.remedy, self.error)
         return key
 
-    def state_dict(self) -> dict[str, Any]:
+    def save_state(self) -> dict[str, Any] | None:
         if self.best_architecture is None:
-            return {}
-        return {
-            VERSION: SCHEMA.version,
-            "architecture": written(self.best_architecture),
-            "score": self.best_score,
-            "trial": self._winner,
-        }
+            return None
+        return {"architecture": written(self.best_architecture), "score": self.best_score, "trial": self._winner}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not is_empty(state_dict):
-            self._take(state_dict)
+    def restore_state(self, state: dict[str, Any]) -> None:
+        self._take(state)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles know nothing of this process: neither the module that was searched nor its fit."""
-        return {**self.__dict__, "_searched": None, "_fit": None, "links": None}
+    def fit_attributes(self) -> dict[str, object]:
+        return {"_fit": None, "links": None}
 
     def has_searched(self, module: LightningModule) -> bool:
         """Whether it has rebuilt this module already, and leaves it alone."""
-        return self._searched is not None and self._searched() is module
+        return self.is_bound_to(module)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the leaderboard once there is a study, else what will be searched."""
@@ -223,11 +214,11 @@ class ArchitectureSearch(Callback):
             return
         if any(isinstance(cb, TrialRecorder) for cb in callbacks_of(trainer)):
             return  # a trial of ours, whose module brings the search along in its `configure_callbacks`
-        check_flavour(self, trainer, pl_module, SearchError)
+        super().setup(trainer, pl_module, stage)
         self._fit = fit = SearchFit.of(self, self, trainer, pl_module, self.links)
         fit.rebuild_(self._resumed(trainer) or self._found(fit))
         fit.set_up_again(self)
-        self._searched = weakref.ref(pl_module)
+        self.bind(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_optimizers_hold_the_module(trainer, pl_module)
@@ -285,7 +276,7 @@ class ArchitectureSearch(Callback):
 
     def _take(self, state: Mapping[str, Any]) -> Architecture:
         """The winner that a state holds: its arguments have to be of the space, or they could be any at all."""
-        known = SCHEMA.read(state)
+        known = self.schema.read(state)
         try:
             self.space.flatten(known["architecture"])
         except SpaceError as error:

@@ -60,8 +60,10 @@ def check_names(callback: AutoArchCallback, names: Iterable[str]) -> None:
     """Check that each name is a declared tunable, and that no two of them set the same.
 
     Raises:
+        SearchError: the callback cannot be made again.
         SpaceError: names the first that is not, and the nearest that is.
     """
+    callback.arguments()  # raises if the callback cannot be made again with other values
     given = list(names)
     settings = {name: setting_of(callback, name) for name in given}
     for name, setting in settings.items():

@@ -115,7 +115,7 @@ class TestStates:
         content = self.rounds()
         states = content["callbacks"]
         states[f"{KEY}.two"] = {"recipe": {**states[f"{KEY}.one"]["recipe"], "attributes": {}}}
-        with pytest.raises(PruneValueError, match="recipes of which each follows another, got 2 states"):
+        with pytest.raises(PruneValueError, match="recipes that follow one another, got 2 states"):
             load_pruned(net(), content)
 
     def test_that_are_damaged(self) -> None:
