@@ -67,7 +67,7 @@ PLACES = {
     "lightning_autoarch._C": {"prune._ops"},
     "lightning_autoarch.seam.lightning": {"training", "callbacks", "cli", "seam"},
     "lightning_autoarch.seam.lightning_cli": {"cli"},
-    "lightning_autoarch.seam.optuna": {"training", "search", "callbacks", "cli", "report"},
+    "lightning_autoarch.seam.optuna": {"execution", "training", "search", "callbacks", "cli", "report"},
 }
 
 STRUCTURE = Path(__file__).parent.parent / "benchmarks" / "structure.py"

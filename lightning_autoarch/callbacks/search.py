@@ -1,4 +1,4 @@
-"""`ArchitectureSearch`: add it to a Trainer, and `fit` leaves the module as the best architecture found, trained."""
+"""`ArchitectureSearch`: with it, `Trainer.fit` searches, rebuilds the module as the best architecture and trains it."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ class ArchitectureSearch(AutoArchCallback):
         return self.is_bound_to(module)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the leaderboard once there is a study, else what will be searched."""
+        """The leaderboard once there is a study, else what will be searched; for notebooks."""
         if self.optuna_study is not None:
             return html_table(self.optuna_study)
         names = ", ".join(f"<code>{escape(name)}</code>" for name in self.space.parameters)

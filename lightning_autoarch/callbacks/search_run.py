@@ -35,12 +35,12 @@ from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.search.study import Ledger
 from lightning_autoarch.training.callback_protocols import fresh
 from lightning_autoarch.training.data import TrialData, split_architecture
-from lightning_autoarch.training.facts import ModuleFacts
 from lightning_autoarch.training.inheritance import Parents
 from lightning_autoarch.training.isolation import trial_seed
 from lightning_autoarch.training.limits import Limits, check_sizes_can_be_met
 from lightning_autoarch.training.links import Links
 from lightning_autoarch.training.module import ModuleBuilder
+from lightning_autoarch.training.module_facts import ModuleFacts
 from lightning_autoarch.training.trainer_settings import (
     SEARCHABLE,
     check_ends,

@@ -24,12 +24,11 @@ from lightning_autoarch.seam.lightning import datamodule_of, fast_dev_run
 from lightning_autoarch.search.conditions import Conditions
 from lightning_autoarch.search.opening import StudyDefinition, open_study
 from lightning_autoarch.search.samplers import named_sampler
-from lightning_autoarch.search.storage import open_storage
-from lightning_autoarch.search.storage_errors import storage_errors_translated
+from lightning_autoarch.search.storage import open_storage, storage_errors_translated
 from lightning_autoarch.search.study import Ledger, turn
-from lightning_autoarch.training.conditions import conditions_of
-from lightning_autoarch.training.facts import ModuleFacts
 from lightning_autoarch.training.limits import Limits
+from lightning_autoarch.training.module_facts import ModuleFacts
+from lightning_autoarch.training.score_conditions import conditions_of
 from lightning_autoarch.training.trial import RETRIED, TrialSpec
 from lightning_autoarch.training.trial_files import inside
 

@@ -32,7 +32,7 @@ from lightning_autoarch.execution.records import Checkpoints, Observer, Reportin
 from lightning_autoarch.seam.optuna import heartbeat, is_enqueued, stop_redirected, stored
 from lightning_autoarch.search.choices import written
 from lightning_autoarch.search.space import Architecture
-from lightning_autoarch.search.storage_errors import storage_errors_translated
+from lightning_autoarch.search.storage import storage_errors_translated
 from lightning_autoarch.search.study import Ledger
 from lightning_autoarch.training.limits import Limits
 from lightning_autoarch.training.trial import TrialSpec

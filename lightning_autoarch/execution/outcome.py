@@ -1,4 +1,4 @@
-"""What came of the trials: the winner, or the reasons why there is none."""
+"""The outcome of a search: the winner, or the reasons why there is none."""
 
 from __future__ import annotations
 

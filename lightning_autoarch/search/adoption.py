@@ -1,9 +1,9 @@
-"""Which trials of a study are architectures of a space, whoever made them.
+"""Which trials of a study are architectures of a space, whichever program made them.
 
-A trial of a search holds its architecture in JSON form. One of a plain Optuna run, or one that was added with
-`study.add_trial`, has parameters alone: the space folds them into an architecture where all that are active are known.
-Trials of a space that has since been changed may lie outside of the one that is searched now. What is no architecture
-of the space is ignored, and `reasons` says why.
+A trial of a search holds its architecture in JSON form. A trial of a plain Optuna run, or one that was added with
+`study.add_trial`, has parameters only: the space folds them into an architecture if all active ones are known. Trials
+of an earlier space may be outside of the present one. Trials that are no architecture of the space are ignored, and
+`reasons` says why.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from lightning_autoarch.core.errors import SearchError
@@ -27,6 +26,7 @@ from lightning_autoarch.search.observations import (
     Flat,
     FlatKey,
     Observations,
+    Outcomes,
     clip,
     flat_key,
     observe,
@@ -34,6 +34,7 @@ from lightning_autoarch.search.observations import (
 )
 from lightning_autoarch.search.sampling import (
     ArchitectureSampler,
+    Ask,
     Feasible,
     RandomArchitectureSampler,
     SeededByTrial,
@@ -100,24 +101,18 @@ class BayesianSampler(ArchitectureSampler):
         self._facts_memo: dict[FlatKey, dict[str, float]] = {}
         self._belongs_memo: dict[FlatKey, bool] = {}
 
-    def _propose(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        trials: Sequence[FrozenTrial],
-        encoding: Encoding,
-        rng: np.random.Generator,
-    ) -> Flat:
-        seen = observe([t for t in trials if self._belongs(t, encoding)], sign_of(study))
+    def _propose(self, ask: Ask) -> Flat:
+        encoding, rng = ask.encoding, ask.rng
+        seen = observe([t for t in ask.trials if self._belongs(t, encoding)], sign_of(ask.study))
         n_finished = len(seen.values) + len(seen.bounds) + len(seen.failed)
         proposal: dict[str, Any] = {"origin": "random"}
         flat = None
         if n_finished >= self.n_startup and seen.values and encoding.group_names:
-            flat, proposal = self._bayesian(seen, _last_hyperparameters(trials), encoding, rng)
+            flat, proposal = self._bayesian(seen, _last_hyperparameters(ask.trials), encoding, rng)
         if flat is None:
             flat = self.random_new(encoding, seen.seen, rng)
             proposal = {**proposal, "origin": "random"}
-        set_system_attr(study, trial, PROPOSAL, proposal)
+        set_system_attr(ask.study, ask.trial, PROPOSAL, proposal)
         return flat
 
     def _bayesian(
@@ -129,7 +124,7 @@ class BayesianSampler(ArchitectureSampler):
         from lightning_autoarch.search.hyperposterior import Hyperparameters
 
         with torch.device("cpu") if torch.get_default_device().type != "cpu" else nullcontext():  # the mode costs 20 %
-            facts = Facts(self._facts, seen.complete + seen.pruned + seen.failed)
+            facts = FactColumns(self._facts, seen.complete + seen.pruned + seen.failed)
             hyperparameters = None if start is None else Hyperparameters.from_json(start)
             problem = _problem(seen, encoding, facts, hyperparameters, rng)
             stored = {"hyperparameters": problem.surrogate.hyperparameters.to_json()}
@@ -168,7 +163,7 @@ class BayesianSampler(ArchitectureSampler):
         return self._facts_memo[key]
 
 
-class Facts:
+class FactColumns:
     """Facts as columns, standardised over the architectures observed; a fact that an architecture lacks is average."""
 
     def __init__(self, facts_of: Callable[[Flat], dict[str, float]], flats: Sequence[Flat]) -> None:
@@ -188,7 +183,7 @@ class Facts:
 
 
 def _problem(
-    seen: Observations, encoding: Encoding, facts: Facts, start: Hyperparameters | None, rng: np.random.Generator
+    seen: Observations, encoding: Encoding, facts: FactColumns, start: Hyperparameters | None, rng: np.random.Generator
 ) -> Problem:
     from lightning_autoarch.search.acquisition import Problem
     from lightning_autoarch.search.surrogate import fit
@@ -203,15 +198,14 @@ def _problem(
     groups = np.concatenate([encoding.groups, len(encoding.group_names) + np.arange(len(facts.names))])
     complete, pruned, failed = (embed(flats) for flats in (seen.complete, seen.pruned, seen.failed))
     Y, Yvar = clip(np.array(seen.values)), np.array(seen.variances)
-    bounded, bounded_var = _impute_pruned(
-        complete[1], Y, Yvar, pruned[1], np.array(seen.bounds), groups, names, start, rng
-    )
+    finished = Outcomes(complete[1], Y, Yvar, groups, names)
+    bounded, bounded_var = _impute_pruned(finished, pruned[1], np.array(seen.bounds), start, rng)
     worst = min([*Y, *bounded])
     rows, Z = (np.vstack([part[i] for part in (complete, pruned, failed)]) for i in (0, 1))
     Y = np.concatenate([Y, bounded, np.full(len(seen.failed), worst)])
     Yvar = np.concatenate([Yvar, bounded_var, np.zeros(len(seen.failed))])
     kept = _kept(Y)
-    surrogate = fit(Z[kept], Y[kept], Yvar[kept], groups, names, rng, start)
+    surrogate = fit(Outcomes(Z[kept], Y[kept], Yvar[kept], groups, names), rng, start)
     pending = embed(seen.pending)[1]
     return Problem(encoding, surrogate, rows[kept], Z[kept], pending, len(facts.names), seen.seen)
 
@@ -226,24 +220,19 @@ def _kept(Y: Array) -> NDArray[np.int64]:
 
 
 def _impute_pruned(
-    Z: Array,
-    Y: Array,
-    Yvar: Array,
-    Z_pruned: Array,
-    bounds: Array,
-    groups: NDArray[np.int64],
-    names: Sequence[str],
+    finished: Outcomes,
+    Z: Array,  # (p, columns) of the pruned trials
+    bounds: Array,  # (p,)
     start: Hyperparameters | None,
     rng: np.random.Generator,
-) -> tuple[Array, Array]:
-    """Belief about pruned trials, from the completed ones alone, truncated to [bound, best]."""
+) -> tuple[Array, Array]:  # (p,), (p,)
+    """Mean and variance of the outcomes of pruned trials, predicted from complete ones, truncated to [bound, best]."""
     from lightning_autoarch.search.surrogate import fit
 
     if len(bounds) == 0:
         return bounds, bounds
-    surrogate = fit(Z, Y, Yvar, groups, names, rng, start, refit=False)
-    mean, std = surrogate.predict(Z_pruned)
-    return truncated_moments(mean, std, np.maximum(bounds, Y.min()), float(Y.max()))
+    mean, std = fit(finished, rng, start, refit=False).predict(Z)
+    return truncated_moments(mean, std, np.maximum(bounds, finished.Y.min()), float(finished.Y.max()))
 
 
 def _belongs(trial: FrozenTrial, encoding: Encoding) -> bool:

@@ -49,7 +49,7 @@ class Board:
         columns: further columns by their heading, with an entry for each row; those that no trial fills are left out.
         varied: of each row, the parameters that differ between the rows.
         common: the parameters that are the same in all rows.
-        last: what became of all trials.
+        last: how all trials ended.
     """
 
     monitor: str
@@ -96,7 +96,7 @@ class Board:
 
 
 def summary(study: Study) -> str:
-    """What became of all trials: `40 trials: 34 complete, 6 ignored (not of this space).`"""
+    """How all trials ended: `40 trials: 34 complete, 6 ignored (not of this space).`"""
     placement, trials = Placement.of_study(study), study.get_trials(deepcopy=False)
     inside = [trial for trial in trials if not placement.is_outside(trial)]
     n_outside = len(trials) - len(inside)
@@ -106,7 +106,7 @@ def summary(study: Study) -> str:
 
 
 def leaderboard(study: Study, k: int = 10, *, columns: int = 100) -> str:
-    """The `k` best trials as a text table, and what became of all of them in a last line.
+    """The `k` best trials as a text table, with a last line on how all trials ended.
 
     Args:
         study: any Optuna study with one objective.

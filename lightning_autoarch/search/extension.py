@@ -1,15 +1,15 @@
-"""A study whose space has been changed: the trials that lie in the new one stay.
+"""Change the space of a study: the trials that are in the new space are kept.
 
-Optuna ties a categorical parameter to one list of choices for the life of a study, and its samplers pass over trials
-with another range. So the study is written anew under its own name, the trials with the distributions of the new space:
+Optuna binds a categorical parameter to one list of choices for the life of a study, and its samplers ignore trials with
+another range. So the study is rewritten under its own name, its trials with the distributions of the new space:
 
     1. `NAME (being extended)` gets every trial, in the same order and so with the same numbers, then a mark that it is
-       whole
-    2. `NAME` is deleted, and made again from that one
+       complete
+    2. `NAME` is deleted, and created again from that copy
     3. `NAME (being extended)` is deleted
 
-A process that dies in between leaves one study that is whole, with which `recover` begins again. What a trial that lies
-outside had as parameters is kept in its user attribute `autoarch:params`: a later space may hold it again.
+A process that dies in between leaves one complete study, from which `recover` starts again. The parameters of a trial
+outside of the space are kept in its user attribute `autoarch:params`: a later space may contain it again.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _goes_on(old: BaseDistribution, new: BaseDistribution) -> bool:
 
 
 def recover(storage: BaseStorage, name: str) -> None:
-    """End what a process that has died had begun; see the module's docstring."""
+    """Complete what a process that has died had begun; see the module's docstring."""
     names = [study.study_name for study in storage.get_all_studies()]
     if name + _COPY not in names:
         return
@@ -109,7 +109,7 @@ def recover(storage: BaseStorage, name: str) -> None:
 
 
 def extend(study: optuna.Study, space: SearchSpace, known: Mapping[str, Any]) -> None:
-    """Write a study anew, of which no trial is being worked on; it has to be loaded again.
+    """Rewrite a study, of which no trial may be running; it has to be loaded again.
 
     Args:
         study: in its storage.

@@ -1,4 +1,4 @@
-"""The trials of a study in order of merit: which ones count, what became of the others, and how they are shown.
+"""The trials of a study ranked by score: which ones count, how the others ended, and how all are displayed.
 
 A trial is ranked when it is complete, finite, feasible and no duplicate. Best first; among equals the earlier trial.
 Everything reads plain Optuna trials: what another program did not store is left out.
@@ -27,7 +27,7 @@ SHARES = ("sparsity", "removed", "transferred")  # of the net, by callbacks; use
 
 
 def fate(trial: FrozenTrial) -> Fate:
-    """What became of a trial. A score that is not finite is a failure, whatever Optuna calls it."""
+    """How a trial ended. A score that is not finite is a failure, whatever Optuna calls it."""
     if "duplicate_of" in trial.user_attrs:
         return "duplicate"
     if "refused" in trial.user_attrs:
@@ -152,7 +152,7 @@ def seconds_of(trial: FrozenTrial) -> float | None:
 
 
 def heritage(trial: FrozenTrial) -> tuple[str, str]:
-    """Of a trial that took over weights: its parent with the share of its parameters, and all epochs they have seen."""
+    """Of a trial that inherited weights: its parent with the share of its parameters, and all epochs they have seen."""
     parent, share, epochs = (real(trial.user_attrs.get(name)) for name in ("parent", "inherited", "total_epochs"))
     if parent is None or share is None:
         return "", ""
@@ -160,7 +160,7 @@ def heritage(trial: FrozenTrial) -> tuple[str, str]:
 
 
 def shares(trial: FrozenTrial) -> tuple[str, ...]:
-    """What callbacks have made of the net, each in percent or empty: weights masked, gone, taken over."""
+    """The shares of the net that callbacks have changed, each in percent or empty: masked, removed, transferred."""
     values = [real(trial.user_attrs.get(name)) for name in SHARES]
     return tuple("" if value is None else f"{value:.1%}" for value in values)
 

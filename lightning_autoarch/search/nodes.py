@@ -1,6 +1,6 @@
 """The flat parameters of a space: one node for each scalar, with the conditions under which it exists.
 
-A `Repeat` is unrolled to its largest count; a parent stands before the parameters that depend on it.
+A `Repeat` is unrolled to its largest count; a parent precedes the parameters that depend on it.
 """
 
 from __future__ import annotations

@@ -33,6 +33,25 @@ LARGEST = 1e100  # standard error: its square is still a number
 CLIP = 2.0  # chosen on NAS-Bench-201 with seeds the benchmark does not use
 
 
+@dataclass(frozen=True)
+class Outcomes:
+    """What a surrogate is fitted to.
+
+    Attributes:
+        Z: (n, columns) embeddings of architectures, with facts beside them.
+        Y: (n,) outcomes, larger is better.
+        Yvar: (n,) their known variances, 0 where unknown.
+        groups: (columns,) index of each column's group.
+        names: of the groups.
+    """
+
+    Z: NDArray[np.float64]
+    Y: NDArray[np.float64]
+    Yvar: NDArray[np.float64]
+    groups: NDArray[np.int64]
+    names: Sequence[str]
+
+
 @dataclass
 class Observations:
     """Flat points by what is known of them; `sign` is 1 to maximise, -1 to minimise, and already in the values."""

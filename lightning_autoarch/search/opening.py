@@ -1,7 +1,7 @@
-"""Opening a study: a new one, or a stored one that must be of the same search.
+"""Create a study, or open a stored one, which must be of the same search.
 
-What may differ is the space: ranges and choices can be extended, and trials outside of it are ignored. The score, its
-direction and the conditions under which trials were scored must be the same.
+The space may differ: ranges and choices can be extended, and trials outside of it are ignored. The score, its direction
+and the conditions under which trials were scored must be the same.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ UNREADABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, Recu
 
 @contextlib.contextmanager
 def readable(name: str) -> Iterator[None]:
-    """What Optuna raises over records that are damaged, or that another program has changed, is one error of ours."""
+    """Raise what Optuna raises for damaged or foreign records as one SearchError."""
     import sqlalchemy.exc
 
     try:

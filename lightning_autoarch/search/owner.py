@@ -1,4 +1,4 @@
-"""Which process works on a trial, and whether it is still there."""
+"""Which process runs a trial, and whether it is still alive."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from lightning_autoarch.search.space import Architecture, SearchSpace
 
 SAMPLERS = ("random", "bayesian", "genetic")
 
-MODULES_BUILT = 16  # to propose one; each takes a module's `__init__` and a walk over it, 1 to 2 ms for a small net
+MODULES_BUILT = 16  # for one proposal; each costs a module's `__init__` and a walk over it, 1 to 2 ms for a small net
 POPULATION = 10  # NSGA-II's own 50 would make a search of 40 trials purely random
 
 

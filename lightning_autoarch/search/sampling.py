@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -32,6 +33,25 @@ Feasible: TypeAlias = Callable[[dict[str, Any]], bool]
 MAX_DRAWS = 10_000  # random architectures looked at before a search gives up
 DRAWS_AT_ONCE = 200  # after as many rejected draws a small finite space is enumerated
 ENUMERABLE = 50_000  # architectures in a small finite space
+
+
+@dataclass(frozen=True)
+class Ask:
+    """All that the proposal of one trial depends on.
+
+    Attributes:
+        study: of the trial.
+        trial: to be given an architecture.
+        trials: with smaller numbers.
+        encoding: of the space.
+        rng: random numbers of this trial.
+    """
+
+    study: Study
+    trial: FrozenTrial
+    trials: Sequence[FrozenTrial]
+    encoding: Encoding
+    rng: np.random.Generator
 
 
 class ArchitectureSampler(BaseSampler):
@@ -66,7 +86,7 @@ class ArchitectureSampler(BaseSampler):
             return {}
         trials = earlier_trials(study, trial)
         encoding, rng = Encoding(self._nodes(trials)), generator(self.seed, trial.number)
-        flat = self._propose(study, trial, trials, encoding, rng)
+        flat = self._propose(Ask(study, trial, trials, encoding, rng))
         return with_fixed(encoding, flat, fixed_params(trial), rng)
 
     def sample_independent(
@@ -105,14 +125,7 @@ class ArchitectureSampler(BaseSampler):
             f"None of {MAX_DRAWS} random architectures is feasible and new: relax the constraints or widen the space."
         )
 
-    def _propose(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        trials: Sequence[FrozenTrial],
-        encoding: Encoding,
-        rng: np.random.Generator,
-    ) -> Flat:
+    def _propose(self, ask: Ask) -> Flat:
         raise NotImplementedError
 
     def _nodes(self, trials: Sequence[FrozenTrial]) -> Sequence[NodeLike]:
@@ -148,15 +161,8 @@ class RandomArchitectureSampler(ArchitectureSampler):
     def __init__(self, space: SearchSpace, feasible: Feasible | None = None, seed: int = 0) -> None:
         super().__init__(space, feasible, seed)
 
-    def _propose(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        trials: Sequence[FrozenTrial],
-        encoding: Encoding,
-        rng: np.random.Generator,
-    ) -> Flat:
-        return self.random_new(encoding, frozenset(flat_key(t.params) for t in trials), rng)
+    def _propose(self, ask: Ask) -> Flat:
+        return self.random_new(ask.encoding, frozenset(flat_key(t.params) for t in ask.trials), ask.rng)
 
 
 class SeededByTrial(BaseSampler):

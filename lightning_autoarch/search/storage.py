@@ -1,11 +1,13 @@
-"""Where studies are kept: any storage of Optuna, or the path of an SQLite file."""
+"""Storages of studies, any of Optuna's or the path of an SQLite file, and the error when one is lost."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sqlite3
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +96,29 @@ def without_password(url: str) -> str:
     head, at, tail = url.rpartition("@")
     scheme, slashes, credentials = head.partition("://")
     return f"{scheme}{slashes}{credentials.partition(':')[0]}:***@{tail}" if at else url
+
+
+@contextlib.contextmanager
+def storage_errors_translated() -> Iterator[None]:
+    """Raise what Optuna and its databases raise as one error, which says that the trials so far are kept.
+
+    Raises:
+        SearchError: the storage cannot be read or written.
+    """
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, OSError) as error:
+        raise _lost_storage(error) from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "sqlalchemy":  # which a storage of another kind does not need
+            raise
+        raise _lost_storage(error) from error
+
+
+def _lost_storage(error: Exception) -> SearchError:
+    cause = error.__cause__ or error
+    reason = next(iter(str(cause).strip().splitlines()), "")
+    return SearchError(
+        f"The study cannot be read or written: {type(cause).__name__}: {reason}. What it holds is kept: "
+        "free some space, or make its storage writable or reachable, then start the same script again to go on."
+    )

@@ -1,8 +1,8 @@
-"""The ledger: an Optuna study that several processes may share and any of them may die in.
+"""The ledger: an Optuna study that several processes may share, any of which may die.
 
-A trial belongs to the process that its `owner` record names (host, pid, start time). Owners that are gone leave their
-trial RUNNING; the next process takes it over under its own number. On one host a dead owner is seen at once; on another
-host an RDB storage's heartbeat tells, and without one the trial is left alone.
+A trial belongs to the process that its `owner` record names (host, pid, start time). The trial of a process that has
+died stays RUNNING; the next process continues it under the same number. On one host a dead owner is recognised at once;
+on another host by the heartbeat of an RDB storage, and without one the trial is not continued.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Ledger:
         return trial, begun
 
     def release(self, trial: optuna.Trial) -> None:
-        """Leave a trial for whoever comes next; its own process may live on."""
+        """Give up the ownership of a trial, so that any process can continue it."""
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             trial.set_user_attr("owner", None)
 
@@ -134,13 +134,13 @@ class Ledger:
         return sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
 
     def enqueue(self, architectures: Sequence[Architecture]) -> None:
-        """Let these architectures be tried first, each once over all resumes."""
+        """Try these architectures first, each once over all resumes."""
         for architecture in architectures:
             flat = self.space.flatten(architecture, partial=True)
             self.study.enqueue_trial(flat, skip_if_exists=True)
 
     def retry(self, kinds: Collection[str]) -> int:
-        """Let finished trials whose `failure` is of these kinds count no more, and try their architectures again.
+        """Stop counting finished trials whose `failure` is of these kinds, and try their architectures again.
 
         Returns how many there are.
         """
@@ -201,7 +201,7 @@ def _age_seconds(trial: FrozenTrial) -> float:
 
 @contextlib.contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Optuna's own lines a trial are left out; its verbosity returns."""
+    """Silence the line that Optuna logs for each trial; its verbosity is restored."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

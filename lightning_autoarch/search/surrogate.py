@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +26,11 @@ from botorch.posteriors.fully_bayesian import MCMC_DIM, GaussianMixturePosterior
 from gpytorch.constraints import GreaterThan
 from gpytorch.kernels import Kernel
 from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.search.hyperposterior import MIN_LENGTHSCALE, MIN_NOISE, Array, Data, Hyperparameters, infer
+from lightning_autoarch.search.observations import Outcomes
 
 MIN_FIXED_NOISE = 1e-6  # GPyTorch raises smaller ones itself, with a warning
 SAMPLES = 3  # beside the mode: 4 members; each adds about 10 ms to a proposal at 50 trials
@@ -100,26 +99,20 @@ class Surrogate:
 
 
 def fit(
-    Z: Array,  # (n, columns)
-    Y: Array,  # (n,), larger is better
-    Yvar: Array,  # (n,) known variances, 0 where unknown
-    groups: NDArray[np.int64],  # (columns,)
-    names: Sequence[str],  # of the groups
-    rng: np.random.Generator,
-    start: Hyperparameters | None = None,
-    refit: bool = True,
+    outcomes: Outcomes, rng: np.random.Generator, start: Hyperparameters | None = None, refit: bool = True
 ) -> Surrogate:
     """The surrogate of these outcomes, continued from `start`; without `refit` its hyperparameters are `start`'s own.
 
     Raises:
         SearchError: inputs that are not finite, or a covariance that is not positive definite wherever a fit begins.
     """
+    Z, Y, Yvar, names = outcomes.Z, outcomes.Y, outcomes.Yvar, outcomes.names
     if not (np.isfinite(Z).all() and np.isfinite(Y).all() and np.isfinite(Yvar).all()):
         raise SearchError("Expected finite inputs to the surrogate; a feature or a score is NaN or infinite.")
     location, scale = float(Y.mean()), float(Y.std())
     scale = scale if scale > 1e-12 * max(1.0, abs(location)) else max(1e-12, abs(location) * 1e-6)
     noise = np.clip(Yvar / scale**2, MIN_FIXED_NOISE, 1e6)
-    data = Data(Z, (Y - location) / scale, noise, groups, len(names))
+    data = Data(Z, (Y - location) / scale, noise, outcomes.groups, len(names))
     if refit or start is None:
         effort = min(1.0, FULL_EFFORT / len(Y))
         hyperparameters = infer(data, names, start, max(1, round(SAMPLES * min(1.0, 3 * effort))), rng, effort)

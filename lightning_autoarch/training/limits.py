@@ -1,4 +1,4 @@
-"""What an architecture must keep to before it is trained: sizes, the user's constraints, checks of callbacks."""
+"""Limits that are checked before an architecture is trained: sizes, the user's constraints, checks of callbacks."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 from lightning_autoarch.core.errors import SearchError, did_you_mean
 from lightning_autoarch.search.encoding import Encoding
 from lightning_autoarch.search.space import Architecture, SearchSpace
-from lightning_autoarch.training.facts import ModuleFacts
+from lightning_autoarch.training.module_facts import ModuleFacts
 
 SIZES = ("params", "flops")
 Constraint = Callable[[Architecture], bool]
 Check = Callable[[Architecture], str | None]
 
-DRAWS = 200  # random architectures that are looked at before limits count as unmet: 0.4 s for a small net
+DRAWS = 200  # random architectures that are tried before the limits count as unmet: 0.4 s for a small net
 
 
 class Limits:
-    """What an architecture must keep to before it is trained.
+    """The limits of a search.
 
     Args:
         facts: measures candidates.
         sizes: the largest allowed "params" and "flops".
         constraints: each returns whether an architecture is allowed.
-        checks: each returns why an architecture cannot be, None where it can.
+        checks: each returns why an architecture cannot be trained, or None.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Limits:
         return bool(self._most)
 
     def unmet(self) -> str:
-        """The limits that nothing so far has kept to, with the smallest size seen; empty if there are none."""
+        """The limits that every architecture so far has exceeded, with the smallest size seen; empty if none."""
         sizes = [
             f"`limits.{name}={most:,.0f}`: the smallest has {self._smallest[name]:,.0f}"
             for name, most in self._most.items()
@@ -144,13 +144,13 @@ def checked_sizes(given: Mapping[str, float] | None) -> dict[str, float]:
 
 
 def check_sizes_can_be_met(limits: Limits, space: SearchSpace) -> None:
-    """Before the first trial: the sizes in the space are not all above a limit.
+    """Check before the first trial that some architecture of the space is within the limits.
 
-    The point with all parameters at their lowest is nearly always the smallest; where it is too large, so must be many
-    random ones before the search is refused.
+    The point with all parameters at their lowest is nearly always the smallest. If it exceeds a limit, random ones are
+    tried before the search is refused.
 
     Raises:
-        SearchError: none of those keeps to the limits; the message names them, and the smallest size seen.
+        SearchError: none of those is within the limits; the message names them, and the smallest size seen.
     """
     if not limits.has_sizes:
         return

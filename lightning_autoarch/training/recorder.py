@@ -1,12 +1,13 @@
-"""The callback inside every trial: follows the monitored value, keeps the trial continuable, and ends it early.
+"""The callback in every trial: records the monitored value, writes checkpoints, and ends the trial early on request.
 
-At each epoch's end, after every other callback: the value joins the history, `last.ckpt` is replaced atomically (the
-best epoch's file is a hard link to it), and the value is reported; the report may ask to stop. While a callback is not
-settled, values neither count nor are reported: of a net that is being pruned, an early, dense epoch would be the best.
+At the end of each epoch, after every other callback, the value is appended to the history, `last.ckpt` is replaced
+atomically (the best epoch's file is a hard link to it), and the value is reported; the report may ask to stop. While a
+callback is not settled, values neither count nor are reported: in a trial that prunes, an early, dense epoch would
+otherwise be the best.
 
-A killed trial continues from `last.ckpt` bit for bit: the checkpoint carries the RNG states, restored in `on_fit_start`
-(later is too late: the loader's iterator has drawn its seed), and the step of metric-driven schedulers, which Lightning
-skips on resume.
+A killed trial continues from `last.ckpt` bit for bit. The checkpoint holds the RNG states, which are restored in
+`on_fit_start` (later, the loader's iterator has already drawn its seed), and the metrics that drive schedulers, whose
+step Lightning skips on resume.
 """
 
 from __future__ import annotations
@@ -68,21 +69,21 @@ class TrialRecorder(Checkpoint):
     Args:
         monitor: the name of the logged value that is the score.
         mode: "min" or "max".
-        directory: where `last.ckpt` and `best.ckpt` go; None writes nothing.
+        directory: for `last.ckpt` and `best.ckpt`; None writes nothing.
         report: called with each new value.
-        on_nan: "fail": a monitored value that is not finite makes the trial worthless and ends it; "ignore": such a
-            value does not count and is not reported, and the trial goes on.
+        on_nan: "fail": a monitored value that is not finite fails and ends the trial; "ignore": such a value does not
+            count and is not reported, and the trial continues.
 
     Attributes:
         history: the monitored values so far; their index is the step.
-        awaited: the callbacks that were not settled at the last value; none: it counts.
-        stopped: somebody (a pruner, EarlyStopping) asked to end the trial.
-        pruned: it was `report`.
-        shares: what callbacks had made of the net (`training/callback_protocols.py`) at the best value that counts.
-        metrics: all that had been logged by the end of that value's epoch.
-        built: whether the module has been made.
-        failure: why the trial is worthless, None as long as it is not.
-        validated: whether a validation has run to its end.
+        awaited: the callbacks that were not settled at the last value; the value counts if there are none.
+        stopped: whether a pruner or a callback such as EarlyStopping asked to end the trial.
+        pruned: whether it was `report` that asked.
+        shares: of the net that callbacks had changed (`training/callback_protocols.py`) at the best value that counts.
+        metrics: everything that had been logged by the end of that value's epoch.
+        built: whether the module has been built.
+        failure: why the trial has failed; None if it has not.
+        validated: whether a validation has been completed.
     """
 
     def __init__(self, monitor: str, mode: str, directory: Path | None, report: Report, on_nan: OnNan = "fail") -> None:
@@ -93,7 +94,7 @@ class TrialRecorder(Checkpoint):
         self.shares: dict[str, float] = {}
         self.metrics: dict[str, float] = {}
         self._counts: list[bool] = []  # of `history`
-        self._awaited_at_start: list[str] = []  # of the epoch: what training logs is of all of it
+        self._awaited_at_start: list[str] = []  # of the epoch, to all of which a value logged in training belongs
         self.stopped = self.pruned = False
         self.failure: str | None = None
         self.validated = self.built = False
@@ -131,7 +132,7 @@ class TrialRecorder(Checkpoint):
 
     @property
     def dirpath(self) -> str | None:
-        """What modules ask `trainer.checkpoint_callback`, of which this is the trial's: as ModelCheckpoint has it."""
+        """As ModelCheckpoint has it: modules read it from `trainer.checkpoint_callback`, which this is in a trial."""
         return None if self.directory is None else str(self.directory)
 
     @property
@@ -234,7 +235,7 @@ class TrialRecorder(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._at_validation and self.monitor in trainer.callback_metrics:
             self._record(trainer, self._awaited_at_start)
-        if self._best_is_new:  # what training logs of the epoch is there only now
+        if self._best_is_new:  # values logged in training are available only now
             self.metrics |= _floats(trainer.callback_metrics)
             self._best_is_new = False
         self._epochs = trainer.current_epoch + 1
@@ -256,7 +257,7 @@ class TrialRecorder(Checkpoint):
                 self.failure = f"`{self.monitor}` became {value} in epoch {trainer.current_epoch + 1}"
                 trainer.should_stop = True
             return
-        if awaited or self.best_step == step:  # what one tells only at first, as what was taken over, stays
+        if awaited or self.best_step == step:  # a share that is counted only at first, such as `transferred`, is kept
             self.shares |= shares(trainer)
         if awaited:
             return
@@ -290,13 +291,13 @@ class TrialRecorder(Checkpoint):
             self._improved = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """In a checkpoint of this trial, hyperparameters that are no plain data are replaced by descriptions."""
+        """Replace hyperparameters that are not plain data by descriptions, in checkpoints of this trial only."""
         if self._saving is trainer:
             describe_hyperparameters(checkpoint)
             self._content, self._before_module = checkpoint, frozenset(checkpoint)  # the module's hook comes next
 
     def _omit_objects(self, trainer: Trainer, path: Path) -> None:
-        """Write the checkpoint again without what the module's own hook has put into it and is no data."""
+        """Write the checkpoint again without objects that the module's own hook has added to it."""
         if self._content is None:
             return
         described = describe_hyperparameters(self._content)
@@ -317,7 +318,7 @@ def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """`target` becomes another name of `source`, or a copy where the file system has no links; never half of it."""
+    """Make `target` another name of `source`, or a copy where the file system has no links; atomically."""
     part = target.with_suffix(".part")
     part.unlink(missing_ok=True)
     try:
@@ -332,7 +333,7 @@ def _holders(trainer: Trainer) -> dict[str, Any]:
 
 
 def _restore_generators(trainer: Trainer, module: LightningModule, saved: Mapping[str, Any]) -> None:
-    """Put back the module's generators, and those of the loaders once these exist, before they are iterated over."""
+    """Restore the module's generators now, and those of the loaders when they are created, before the first batch."""
     restore(held({"module": module}), saved)
     once_loaded(trainer, "train", lambda loaders: restore(held({"train": loaders}), saved))
     once_loaded(trainer, "val", lambda loaders: restore(held({"val": loaders}), saved))

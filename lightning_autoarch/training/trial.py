@@ -1,8 +1,8 @@
 """One trial: build a candidate, train it, return its score. A function of a picklable spec.
 
-Nothing of it touches the study, so it runs wherever an executor puts it. Whatever goes wrong inside one candidate (an
-impossible architecture, NaN, no memory) becomes a failed result with a reason; only Ctrl-C, a monitor that nobody
-logs, and a checkpoint that cannot be written go through.
+It does not use the study, so an executor can run it anywhere. Whatever goes wrong within one candidate (an impossible
+architecture, NaN, too little memory) becomes a failed result with a reason. Only Ctrl-C, a monitor that is not logged
+and a checkpoint that cannot be written are raised.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from lightning_autoarch.training.trial_logger import TrialLogger
 
 State = Literal["complete", "pruned", "failed"]
 Failure = Literal["value", "memory", "build", "code"]
-RETRIED: tuple[Failure, ...] = ("build", "code")  # by the next start of a search: the code may have been mended
+RETRIED: tuple[Failure, ...] = ("build", "code")  # by the next start of a search: the code may have been fixed
 
 
 _NO_VALIDATION = (
@@ -62,17 +62,17 @@ class TrialSpec:
     """All that a trial depends on.
 
     Attributes:
-        architecture: the module's arguments, those of the datamodule with the prefix `data.`. What else has a prefix
-            is not the trial's: `callbacks` are made of it already.
+        architecture: the module's arguments, and those of the datamodule with the prefix `data.`. Values with other
+            prefixes are not used here: `trainer` and `callbacks` have been made from them.
         builder: makes the module.
-        data: where batches come from.
+        data: gives the batches.
         trainer: arguments of the trial's Trainer.
         callbacks: copied for the trial.
         monitor, mode: the score.
         seed: of this trial.
-        on_nan: "fail" ends it at the first monitored value that is not finite; "ignore" lets it go on.
-        directory: for its checkpoints; None writes nothing and cannot continue.
-        parent: a trial whose weights it starts from.
+        on_nan: "fail" ends it at the first monitored value that is not finite; "ignore" lets it continue.
+        directory: for its checkpoints. None: nothing is written, and the trial cannot continue.
+        parent: the trial whose weights it starts from; None: fresh weights.
         folds: how its training set is split for cross-validation; None trains it once.
     """
 
@@ -96,18 +96,18 @@ class TrialResult:
 
     Attributes:
         state: "complete", "pruned" (stopped early by the report) or "failed".
-        score: the best monitored value that counts (of a net that is pruned: once it is); None when failed.
-        history: the monitored value at each validation (or epoch), those that do not count included.
-        epochs: trained, those before an interruption included.
-        seconds: of training, likewise.
+        score: the best monitored value that counts (in a trial that prunes: at the final sparsity); None when failed.
+        history: the monitored value at each validation (or epoch), including those that do not count.
+        epochs: trained, including those before an interruption.
+        seconds: of training, including those before an interruption.
         checkpoint: Lightning checkpoint of the best epoch.
         error: the reason of a failure.
         failure: its kind: "value" (the score is worthless), "memory" (there was too little), "build" (the module's
             `__init__` raised) or "code" (anything else that raised).
         stderr, fold_scores: with cross-validation.
         inherited: with a parent.
-        shares: what callbacks had made of the net at that score: "sparsity", "removed", "transferred", in [0, 1].
-        metrics: all that was logged in the epoch of that score.
+        shares: of the net that callbacks had changed at that score: "sparsity", "removed", "transferred", in [0, 1].
+        metrics: everything that was logged in the epoch of that score.
     """
 
     state: State
@@ -129,10 +129,10 @@ def run_trial(spec: TrialSpec, report: Report) -> TrialResult:
     """Train one candidate from its last checkpoint on.
 
     Raises:
-        KeyboardInterrupt: the user wants the search to stop; the trial's last checkpoint stays.
+        KeyboardInterrupt: the user stops the search; the trial's last checkpoint is kept.
         MonitorMissing: it trained, but `monitor` was not logged.
         CheckpointUnwritable: the trial's checkpoint cannot be written, as when the disk is full.
-        CheckpointNotPlain: its checkpoint would hold something that only running code gives back.
+        CheckpointNotPlain: its checkpoint would hold an object that cannot be read as plain data.
     """
     recorder = TrialRecorder(spec.monitor, spec.mode, spec.directory, report, spec.on_nan)
     heritage = None if spec.parent is None else WeightInheritance(spec.parent)
@@ -159,9 +159,9 @@ def _run(spec: TrialSpec, recorder: TrialRecorder, heritage: Sequence[WeightInhe
 
 
 def saved_states(directory: Path | None) -> dict[str, Any]:
-    """The states of the callbacks in a trial's last checkpoint, the recorder's among them; empty where it has none.
+    """The states of the callbacks in a trial's last checkpoint, including the recorder's; empty where it has none.
 
-    A checkpoint from which the trial cannot continue, damaged or of another program, is left alone with a warning.
+    A checkpoint from which the trial cannot continue (damaged, or of another program) is ignored with a warning.
     """
     path = None
     try:
@@ -226,7 +226,7 @@ def _trainer_arguments(spec: TrialSpec, callbacks: Sequence[Callback]) -> dict[s
 
 
 def _own(argument: Any) -> Any:
-    """A copy for this trial, as of a plugin that scales gradients; what cannot be copied is shared."""
+    """A copy for this trial, for example of a plugin that scales gradients; what cannot be copied is shared."""
     try:
         return copy.deepcopy(argument)
     except Exception:  # whatever `__deepcopy__` and `__reduce__` raise

@@ -1,7 +1,7 @@
-"""The files of a trial: where they may lie, and how they are read.
+"""The files of a trial: where they may be, and how they are read.
 
-A study and its folder may come from somebody else. So nothing that a study says is followed out of the folder that the
-user named: not an absolute path, not `..`, not a symbolic link. Checkpoints are read as data, no code in them is run.
+A study and its directory may come from somebody else. No path in a study is followed out of the directory that the user
+named: neither an absolute path, nor `..`, nor a symbolic link. Checkpoints are read as data; no code in them is run.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ def trial_directory(directory: Path, number: int) -> Path:
 
 
 def own_directory(directory: Path, number: int) -> Path:
-    """The directory of a trial, made if it is not there.
+    """The directory of a trial, created if it does not exist.
 
     Raises:
-        SearchError: a symbolic link makes it another one, outside of the search's.
+        SearchError: a symbolic link leads out of the search's directory.
     """
     return make_inside(directory, trial_directory(directory, number))
 
 
 def make_inside(directory: Path, path: Path) -> Path:
-    """Make a directory inside of another one, if it is not there.
+    """Create a directory inside of another one, if it does not exist.
 
     Raises:
-        SearchError: a symbolic link makes it one that lies elsewhere.
+        SearchError: a symbolic link leads elsewhere.
     """
     if inside(directory, path) is None:
         raise SearchError(
@@ -47,7 +47,7 @@ def make_inside(directory: Path, path: Path) -> Path:
 
 
 def inside(directory: Path, path: object) -> Path | None:
-    """A path with all links followed, where it then lies in the directory; None elsewhere. Relative ones start there.
+    """A path with all links resolved if that is in the directory, else None; relative paths start in the directory.
 
     >>> inside(Path("study"), "../secret.ckpt") is inside(Path("study"), "/etc/passwd") is None
     True
@@ -64,12 +64,12 @@ def inside(directory: Path, path: object) -> Path | None:
 
 
 def kept_checkpoint(directory: Path, number: int, stored: object) -> Path | None:
-    """The checkpoint of a trial's best epoch: its own, or where the study says that it is; None where none is inside.
+    """The checkpoint of a trial's best epoch: its own, or the one that the study names; None if neither is inside.
 
     Args:
         directory: of the search.
         number: of the trial.
-        stored: the trial's attribute `checkpoint`, which anybody may have written.
+        stored: the trial's attribute `checkpoint`, which is not trusted.
     """
     places = (inside(directory, trial_directory(directory, number) / BEST), inside(directory, stored))
     return next((place for place in places if place is not None and _is_file(place)), None)
@@ -79,7 +79,7 @@ def weights_of(directory: Path, number: int, stored: object) -> Path:
     """The checkpoint of a winner's best epoch.
 
     Raises:
-        SearchError: it is not in the search's directory; the message says where the study has it, and what to do.
+        SearchError: it is not in the search's directory; the message says which path the study names, and what to do.
     """
     found = kept_checkpoint(directory, number, stored)
     if found is not None:
@@ -95,7 +95,7 @@ def weights_of(directory: Path, number: int, stored: object) -> Path:
 
 
 def last_checkpoint(directory: Path) -> Path | None:
-    """The checkpoint that a trial with this directory goes on from; None where there is none.
+    """The checkpoint from which a trial with this directory continues; None where there is none.
 
     Raises:
         CheckpointError: it is a symbolic link that leads elsewhere.
@@ -109,10 +109,10 @@ def last_checkpoint(directory: Path) -> Path | None:
 
 
 def read_lightning(path: Path) -> dict[str, Any]:
-    """What a Lightning checkpoint holds, its tensors mapped. No code in it is run.
+    """The content of a Lightning checkpoint, with its tensors memory-mapped. No code in it is run.
 
     Raises:
-        CheckpointError: broken, no Lightning checkpoint, or more than data.
+        CheckpointError: the file is damaged, is no Lightning checkpoint, or holds more than data.
     """
     try:
         content = read_archive(path)
@@ -122,7 +122,7 @@ def read_lightning(path: Path) -> dict[str, Any]:
 
 
 def checked_lightning(content: object, name: str) -> dict[str, Any]:
-    """What was read, if it has the form of a Lightning checkpoint.
+    """Check that what was read has the form of a Lightning checkpoint, and return it.
 
     Raises:
         CheckpointError: it has not; `name` is that of the file.

@@ -18,10 +18,10 @@ from lightning_autoarch.execution.loop import SearchLoop, TrialBudget
 from lightning_autoarch.search.space import SearchSpace
 from lightning_autoarch.search.study import Ledger
 from lightning_autoarch.training.data import TrialData
-from lightning_autoarch.training.facts import ModuleFacts
 from lightning_autoarch.training.folds import Folds
 from lightning_autoarch.training.limits import Limits
 from lightning_autoarch.training.module import ModuleBuilder
+from lightning_autoarch.training.module_facts import ModuleFacts
 from lightning_autoarch.training.recorder import Report
 from lightning_autoarch.training.trainer_settings import SILENT
 from lightning_autoarch.training.trial import TrialResult, TrialSpec

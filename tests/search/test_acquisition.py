@@ -12,7 +12,7 @@ from botorch.acquisition.analytic import LogExpectedImprovement
 from lightning_autoarch.search.acquisition import Problem, noisy_improvement, propose
 from lightning_autoarch.search.acquisition import _screen as screen
 from lightning_autoarch.search.encoding import Encoding
-from lightning_autoarch.search.observations import Flat, flat_key
+from lightning_autoarch.search.observations import Flat, Outcomes, flat_key
 from lightning_autoarch.search.parameters import Categorical, Float
 from lightning_autoarch.search.space import SearchSpace
 from lightning_autoarch.search.surrogate import fit
@@ -33,9 +33,8 @@ def _problem(n: int = 25, pending: int = 0, n_facts: int = 0) -> Problem:
     groups = np.concatenate([encoding.groups, len(encoding.group_names) + np.arange(n_facts)])
     waiting = np.hstack([encoding.embed(encoding.random(pending, rng)), np.zeros((pending, n_facts))])
     seen = frozenset(flat_key(encoding.decode(row)) for row in rows)
-    return Problem(
-        encoding, fit(Z, Y, np.zeros(n), groups, names, np.random.default_rng(0)), rows, Z, waiting, n_facts, seen
-    )
+    surrogate = fit(Outcomes(Z, Y, np.zeros(n), groups, names), np.random.default_rng(0))
+    return Problem(encoding, surrogate, rows, Z, waiting, n_facts, seen)
 
 
 def _anything(flat: Flat) -> np.ndarray:

@@ -15,6 +15,7 @@ import torch
 from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.search.encoding import Encoding
 from lightning_autoarch.search.hyperposterior import Data, Hyperparameters, prior, sample
+from lightning_autoarch.search.observations import Outcomes
 from lightning_autoarch.search.parameters import Categorical, Float
 from lightning_autoarch.search.space import SearchSpace
 from lightning_autoarch.search.surrogate import Surrogate, build, fit
@@ -30,7 +31,8 @@ def _data(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fit(Z: np.ndarray, Y: np.ndarray, Yvar: np.ndarray | None = None, **kwargs: Any) -> Surrogate:
-    return fit(Z, Y, np.zeros(len(Y)) if Yvar is None else Yvar, GROUPS, NAMES, np.random.default_rng(0), **kwargs)
+    outcomes = Outcomes(Z, Y, np.zeros(len(Y)) if Yvar is None else Yvar, GROUPS, NAMES)
+    return fit(outcomes, np.random.default_rng(0), **kwargs)
 
 
 def _values(*thetas: np.ndarray, names: Sequence[str] = NAMES) -> Hyperparameters:

@@ -1,9 +1,9 @@
 """What the scores of a search depend on beside the architecture, as plain values that a later start can compare.
 
-Taken are the trials' Trainer arguments, hyperparameters that the space leaves alone, folds, callbacks, and of the data
-what is cheap to see: classes, arguments, lengths, sketches of tensors, a few samples, and the module-level data and
-numbers that the methods which make the loaders refer to. Those methods are not called, as calls may have effects. Not
-taken is what may change between two starts of one search (`varying`).
+They include the trials' Trainer arguments, hyperparameters that are not in the space, folds, callbacks, and properties
+of the data that are cheap to read: classes, arguments, lengths, sketches of tensors, a few samples, and module-level
+data and numbers to which the methods that create loaders refer. Those methods are not called, since calls may have side
+effects. Values that may change between two starts of one search are left out (`varying`).
 """
 
 from __future__ import annotations

@@ -23,11 +23,11 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, TensorDataset, 
 
 from lightning_autoarch import ArchitectureSearch, Int, SearchError
 from lightning_autoarch.search.conditions import condition_differences
-from lightning_autoarch.training.conditions import conditions_of
 from lightning_autoarch.training.data import TrialData
 from lightning_autoarch.training.description import describe, flat, sketch
 from lightning_autoarch.training.folds import Folds
 from lightning_autoarch.training.module import ModuleBuilder
+from lightning_autoarch.training.score_conditions import conditions_of
 
 
 class Read(Dataset[Any]):

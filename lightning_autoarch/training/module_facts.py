@@ -1,8 +1,8 @@
-"""What a candidate shows before training: parameters, FLOPs, layers.
+"""Facts of a candidate that are known before training: parameters, FLOPs, layers.
 
-Counted on the meta device, where nothing is computed and no memory is taken; a candidate whose forward looks at values
-is built once more and run. FLOPs are those of torch's `FlopCounterMode`: two per multiply-add, of one forward pass of
-the example (`structure.cost.count_flops`).
+They are counted on the meta device, where nothing is computed and no memory is allocated. A candidate whose forward
+depends on values is built once more and run. FLOPs are those of torch's `FlopCounterMode`, two per multiply-add, of one
+forward pass of the example (`structure.cost.count_flops`).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class ModuleFacts:
 
     Args:
         builder: makes the candidates.
-        data: gives the first batch where a module has no `example_input_array`, and is what hooks see that make layers.
+        data: gives the first batch where a module has no `example_input_array`; hooks that create layers see it too.
         flops: measure FLOPs too: `True`, or `None` for "where `example_input_array` makes it possible".
         trainer: arguments of the Trainer that such hooks see.
-        completed: adds arguments that follow from those of an architecture.
+        completed: adds arguments that follow from others to an architecture.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ModuleFacts:
     def of(self, architecture: Architecture) -> dict[str, float]:
         """`params`, `layers` (modules without children), a count `layers.Kind` of each kind, and `flops` if measured.
 
-        Of the dense module as it is when training begins, whatever will be pruned.
+        They are those of the module as it is when training begins, before any pruning.
 
         Raises:
             SearchError: FLOPs are needed, but no input for `forward` is known.
@@ -111,14 +111,14 @@ class ModuleFacts:
         return module
 
     def _flops_if_it_runs(self, build: Build, meta: LightningModule, example: Any) -> dict[str, float]:
-        """Nothing where the example does not fit: that is no reason not to know the parameters."""
+        """Empty where the example does not fit the module: its parameters are counted all the same."""
         try:
             return {"flops": self._count_flops(build, meta, example)[0]}
         except Exception:  # whatever a forward raises
             return {}
 
     def _count_flops(self, build: Build, meta: LightningModule, example: Any) -> tuple[int, LightningModule]:
-        """FLOPs, and the module that was run: its lazy layers have their shapes."""
+        """FLOPs, and the module that was run, whose lazy layers now have their shapes."""
         meta.eval()
         if example is not None:
             return self._flops_of(build, meta, arguments_of_array(example))
@@ -136,7 +136,7 @@ class ModuleFacts:
             return count_flops(module, *arguments[0], **arguments[1]), module
 
     def _count_flops_by_trying(self, build: Build, meta: LightningModule) -> tuple[int, LightningModule]:
-        """Find how a batch becomes `forward`'s arguments; the way that works is kept."""
+        """Find how a batch becomes the arguments of `forward`; the first way that works is used from then on."""
         reasons: list[str] = []
         for arguments_of in WAYS:
             try:
