@@ -1,17 +1,17 @@
-"""How to call a constructor again: from the hyperparameters that a LightningModule or LightningDataModule has saved.
+"""Call a constructor again, with the hyperparameters that a LightningModule or LightningDataModule has saved.
 
-What Lightning saves, and how it goes back:
+What Lightning saves, and how it is passed back:
 
     save_hyperparameters()            every argument of `__init__`, those in `**kwargs` by their own names, those in
                                       `*args` not; with those of the base classes that call it too: by name, as far
                                       as `__init__` takes it
     save_hyperparameters("a", "b")    the arguments named
     save_hyperparameters(ignore=...)  the others; the rest have their defaults
-    save_hyperparameters(cfg)         the items of `cfg`: as one object under the argument's name (see `container`)
+    save_hyperparameters(cfg)         the items of `cfg`: as one object (see `hyperparameter_container`)
     save_hyperparameters({...})       items of any dict: by name, as far as `__init__` takes them
 
-Where LightningCLI made the object, what is saved is the config as written: `{"class_path": ...}` where `__init__` takes
-an instance. It is instantiated again, and saved again as written, so that a checkpoint stays free of objects.
+If LightningCLI made the object, the saved values are the config as written: `{"class_path": ...}` where `__init__`
+takes an instance. It is instantiated again, and saved again as written, so that a checkpoint stays free of objects.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _NOT_TAKEN = re.compile(r"got (?:multiple values for|an unexpected keyword) (?:k
 
 @dataclass(frozen=True)
 class Constructor:
-    """How to make objects like one.
+    """Builds objects like a given one.
 
     Attributes:
         cls: their class.
@@ -73,7 +73,7 @@ class Constructor:
 
     @classmethod
     def of(cls, instance: Any) -> Constructor:
-        """From an instance; what is saved is copied deeply."""
+        """The constructor of an instance, with a deep copy of its saved hyperparameters."""
         kind, hparams = type(instance), instance.hparams
         saved = copy.deepcopy(hparams if is_dict_config(hparams) else {**dict(hparams), **_cleaned_away(instance)})
         internal = {name: saved.pop(name) for name in _INTERNAL if name in saved}
@@ -106,12 +106,12 @@ class Constructor:
         return {**copy.deepcopy({name: value for name, value in modules.items() if name not in taken}), **taken}
 
     def make(self, changes: Mapping[str, Any]) -> Any:
-        """A new object."""
+        """Build a new object."""
         with self._saved_as_written(changes):
             return self._call(self.cls, changes)
 
     def initialise_(self, instance: Any, changes: Mapping[str, Any]) -> None:
-        """Run `__init__` on an existing one, whose `__dict__` is emptied."""
+        """Run `__init__` on an existing object whose `__dict__` is empty."""
 
         def initialise(**arguments: Any) -> None:
             kind: Any = type(instance)
@@ -124,7 +124,7 @@ class Constructor:
             self._call(initialise, changes)
 
     def check_names(self, names: Iterable[str], prefix: str = "", elsewhere: Iterable[str] = ()) -> None:
-        """Every name must reach `__init__`.
+        """Check that every name reaches `__init__`.
 
         Args:
             names: of the space, without their prefix.
@@ -132,7 +132,7 @@ class Constructor:
             elsewhere: names that a space may have beside those of this object, for a hint.
 
         Raises:
-            SpaceError: one does not; the message lists those that would, and the nearest.
+            SpaceError: a name does not; the message lists those that do, and suggests the nearest.
         """
         for name in names:
             keys, nested = self._keys(name), "." in name
@@ -162,7 +162,7 @@ class Constructor:
         }
 
     def path(self, name: str) -> Keys:
-        """Where a name of the space leads, among the saved hyperparameters."""
+        """The path to the value of a name of the space, inside of the saved hyperparameters."""
         return self._keys(name)
 
     def unsaved(self) -> list[str]:
@@ -171,10 +171,10 @@ class Constructor:
         return [name for name in self._named if name not in held]
 
     def saved_by(self, instance: Any, name: str) -> Any:
-        """What an instance has saved under a name of the space.
+        """The value that an instance has saved under a name of the space.
 
         Raises:
-            KeyError: nothing.
+            KeyError: it has saved none.
         """
         return value_at(instance.hparams, self._keys(name))
 
@@ -198,7 +198,7 @@ class Constructor:
         return keys[1:] if inside else keys
 
     def _is_beside(self, name: str) -> bool:
-        """Whether it is an argument of its own beside the container."""
+        """Whether a name is an argument of its own in addition to the container."""
         return self.container is not None and name in self._named and name not in self.saved
 
     def _reaches(self, name: str) -> bool:
@@ -272,7 +272,7 @@ class Constructor:
         return saved_as(written, self.internal[INSTANTIATOR])
 
     def _is_possible(self) -> bool:
-        """Whether every hyperparameter has an argument, and the call can be made."""
+        """Whether every hyperparameter has an argument and the signature accepts the call."""
         arguments = self.arguments({})
         try:
             inspect.signature(self.cls).bind(**arguments)
@@ -281,7 +281,7 @@ class Constructor:
         return bool(self.saved) and all(name in arguments for name in self.saved)
 
     def _reproduces(self) -> bool:
-        """Whether what it makes saves the same hyperparameters; draws no random numbers of the caller."""
+        """Whether a new object saves the same hyperparameters. Random states of the caller are restored."""
         try:
             with seeded(0):
                 made = self.make({})
@@ -296,10 +296,10 @@ def check_names(
     what: str,  # how to call the function in a message
     names: Iterable[str],
 ) -> None:
-    """Every name of the space must be an argument.
+    """Check that every name of the space is an argument.
 
     Raises:
-        SpaceError: naming the first that is not, and the nearest that is.
+        SpaceError: a name is not; the message suggests the nearest argument.
     """
     parameters = inspect.signature(function).parameters
     if takes_any(parameters.values()):
@@ -313,10 +313,10 @@ def check_names(
 
 
 def check_keywords(function: Callable[..., Any], what: str, remedy: str) -> None:
-    """Every argument can be given by its name, as saved hyperparameters are.
+    """Check that every argument can be passed by keyword, as saved hyperparameters are.
 
     Raises:
-        SearchError: one is positional-only; the message holds the remedy.
+        SearchError: an argument is positional-only; the message says what to do.
     """
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
@@ -329,10 +329,10 @@ def check_binds(
     arguments: Mapping[str, Any],
     remedy: str,
 ) -> None:
-    """`function(**arguments)` must be a possible call.
+    """Check that the signature of a function accepts `function(**arguments)`.
 
     Raises:
-        SearchError: it is not; the message holds the remedy.
+        SearchError: it does not; the message says what to do.
     """
     try:
         inspect.signature(function).bind(**arguments)
@@ -346,7 +346,7 @@ def takes_any(parameters: Iterable[inspect.Parameter]) -> bool:
 
 
 def _cleaned_away(instance: Any) -> dict[str, Any]:
-    """Hyperparameters that `fit` has removed as they cannot be pickled, such as a lambda; `__init__` takes them."""
+    """Arguments of `__init__` that `fit` has removed from the hyperparameters since they cannot be pickled."""
     from lightning.pytorch.utilities.parsing import is_picklable
 
     now, initial = instance.hparams, instance.hparams_initial

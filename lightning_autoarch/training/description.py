@@ -1,4 +1,4 @@
-"""Values, datasets and loaders as numbers, strings, lists and dicts, the same at each start of one script.
+"""Describe values, datasets and loaders by numbers, strings, lists and dicts, equal in every run of the same script.
 
 An object is described by its class and by those of its constructor's arguments that it keeps under their names, a
 dataset by its length and a few samples too. Samples are read with every generator that the dataset holds seeded; what
@@ -97,7 +97,7 @@ def flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def arguments_of(value: Any) -> dict[str, Any]:
-    """Those arguments of its constructor that an object keeps under their names."""
+    """The arguments of an object's constructor that it keeps as attributes of the same names."""
     kept = {**_in_slots(value), **getattr(value, "__dict__", {})}
     if isinstance(value, nn.Module):  # such as the weights of a loss; parameters are drawn at random
         kept |= {name: buffer for name, buffer in value._buffers.items() if buffer is not None}
@@ -110,7 +110,7 @@ def arguments_of(value: Any) -> dict[str, Any]:
 
 
 def length_of(dataset: Any) -> int | None:
-    """None for a stream of unknown length."""
+    """The length; None for a stream of unknown length."""
     length: Callable[[], int] | None = getattr(dataset, "__len__", None)
     try:
         return None if length is None else int(length())
@@ -193,7 +193,7 @@ def _described_samples(dataset: Any, length: int) -> dict[str, Any]:
 
 
 def _shape(described: Any) -> Any:
-    """Type and shape of an array, None of anything else."""
+    """Type and shape of an array; None for anything else."""
     return described[1:3] if isinstance(described, list) else None
 
 

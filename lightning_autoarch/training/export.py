@@ -1,4 +1,4 @@
-"""The way out: a trained module as a file that other tools open, each reloaded and compared before it is in its place.
+"""Export a trained module to a file for other tools, which is reloaded and compared before it replaces the path.
 
     .pt .pth .safetensors     the plain state_dict             bits compared, and the output where inputs are known
     .sparse.safetensors       the same, zeros as 1 bit         bits compared, and the output where inputs are known
@@ -130,7 +130,7 @@ def _inputs_of(module: nn.Module, given: Any, form: str) -> Inputs | None:
 def _written(
     form: str, module: nn.Module, inputs: Inputs | None, path: Path, dynamic_shapes: Any
 ) -> Callable[[Inputs], list[Tensor]]:
-    """Write the file; what is returned runs what it holds."""
+    """Write the file, and return a function that runs its content."""
     if form not in GRAPHS:
         state = write_weights(form, module, path)
         return lambda given: tensors_in(run_with(module, state, given.args, given.kwargs or {}))
@@ -139,7 +139,7 @@ def _written(
 
 
 def _outputs(module: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """What the module gives.
+    """The outputs of the module.
 
     Raises:
         ExportError: it does not run, or there is nothing to compare.
@@ -156,7 +156,7 @@ def _outputs(module: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 
 def _compared(expected: list[Tensor], got: list[Tensor], tolerance: float | None) -> float:
-    """The largest difference.
+    """The largest difference between the outputs.
 
     Raises:
         ExportError: it is too large.
@@ -175,7 +175,7 @@ def _compared(expected: list[Tensor], got: list[Tensor], tolerance: float | None
 
 
 def _own(inputs: Inputs, module: nn.Module) -> Inputs:
-    """Copies on the module's device: a forward may write to them."""
+    """Copies on the module's device, since a forward may write to them."""
     device = device_of(module)
 
     def copied(value: Any) -> Any:

@@ -1,10 +1,11 @@
-"""The computation with its weights: a graph that runs without the module's Python.
+"""Export the computation with its weights: a graph that runs without the module's Python code.
 
     .pt2      torch.export.export ─► torch.export.save     runs by torch.export.load(path).module()
     .onnx     torch.export.export ─► torch.onnx.export     runs by onnxruntime
 
 Both trace the forward with example inputs, in evaluation mode; sizes are those of the inputs but where
-`dynamic_shapes` says otherwise. Weights of an ONNX graph lie in it up to 1.5 GB, else in `<name>.data` beside it.
+`dynamic_shapes` says otherwise. An ONNX file contains weights of up to 1.5 GB; larger ones
+are in `<name>.data` beside it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Inputs:
 
 
 def check_packages(form: str) -> None:
-    """Before anything is traced.
+    """Check that the packages are installed before anything is traced.
 
     Raises:
         MissingPackageError: one that the format needs is not installed.
@@ -46,7 +47,7 @@ def check_packages(form: str) -> None:
 
 
 def write_graph(form: str, module: nn.Module, inputs: Inputs, path: Path, dynamic_shapes: Any) -> None:
-    """Trace and write.
+    """Trace the module and write the graph.
 
     Raises:
         ExportError: the module cannot be traced, or an operation of it has no counterpart; the place is named.
@@ -64,7 +65,7 @@ def write_graph(form: str, module: nn.Module, inputs: Inputs, path: Path, dynami
 
 
 def run_graph(form: str, path: Path, inputs: Inputs) -> list[torch.Tensor]:
-    """The output tensors of what was written.
+    """Load a graph and return its output tensors.
 
     Raises:
         ExportError: it cannot be loaded or run.

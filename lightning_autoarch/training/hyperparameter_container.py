@@ -1,4 +1,4 @@
-"""The one argument that hyperparameters were saved from, where `__init__` takes them all in one object.
+"""The argument that holds all hyperparameters, if `__init__` takes them in a single object.
 
     def __init__(self, cfg):                                 # a dict, a Namespace, an OmegaConf DictConfig, a dataclass
         self.save_hyperparameters(cfg)                       # or vars(cfg), or dataclasses.asdict(cfg)
@@ -32,7 +32,7 @@ class Container:
 
     Attributes:
         name: of the argument.
-        value: an object such as was given for it; changed copies of it are given to other candidates.
+        value: an object like the one that was passed; candidates get changed copies of it.
     """
 
     name: str
@@ -45,7 +45,7 @@ def own_parameters(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def named_parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """Those that can be given by a name of their own."""
+    """Those parameters that can be passed by keyword."""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {name: p for name, p in own_parameters(cls).items() if p.kind not in variadic}
 
@@ -54,7 +54,7 @@ def container_of(
     instance: Any,
     saved: Any,  # its hyperparameters, a dict or a DictConfig
 ) -> Container | None:
-    """The container that the signature allows; None where hyperparameters go back by their own names."""
+    """The container that the signature allows; None if hyperparameters are passed by their own names."""
     parameters = named_parameters(type(instance))
     name = hyperparameters_name(instance)
     if name not in parameters or name in saved or not _may_hold(parameters[name].default):
@@ -74,7 +74,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _only_unknown(parameters: Mapping[str, inspect.Parameter], saved: Any) -> str | None:
-    """The one required argument that was not saved, where nothing that was saved is an argument."""
+    """The only required argument that was not saved, if nothing that was saved is an argument."""
     required = [name for name, p in parameters.items() if p.default is p.empty and name not in saved]
     return required[0] if len(required) == 1 and not any(name in parameters for name in saved) else None
 
@@ -91,12 +91,12 @@ def _as_given(instance: Any, name: str, saved: Any) -> Any:
 
 
 def _is_object(value: Any) -> bool:
-    """Whether a dict cannot stand in for it."""
+    """Whether it is a container, but not a mapping, so that a dict cannot replace it."""
     return fields_of(value) is not None and not isinstance(value, Mapping)
 
 
 def _plain(value: Any) -> Any:
-    """Its fields, those of dataclasses within as dicts, as `dataclasses.asdict` has them."""
+    """Its fields, with nested dataclasses as dicts, as `dataclasses.asdict` returns them."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {name: _plain(field) for name, field in (fields_of(value) or {}).items()}
     if is_dict_config(value):
@@ -114,7 +114,7 @@ def _annotation(cls: type, name: str) -> Any:
 
 
 def _of_kind(kind: Any, values: dict[str, Any]) -> Any:
-    """An object of an annotated kind; None where the annotation asks for none, or does not say which."""
+    """An object of the annotated type; None if the annotation names no type that can be built."""
     if not isinstance(kind, type):
         return None
     if issubclass(kind, Namespace | SimpleNamespace):

@@ -1,10 +1,10 @@
 """Arguments that a LightningCLI links: `parser.link_arguments("data.batch_size", "model.batch_size")`.
 
 The parser computes the target from its sources once, for the config as given. A candidate changes sources, so its
-targets are computed again, by the same function; else a trial would train another module than `fit` builds of the
-config that the search writes.
+targets are computed again, by the same function. Otherwise a trial would train another module than `fit` builds from
+the config that the search writes.
 
-    applied on parsing          the sources are values of the config, those of the candidate in place of them
+    applied on parsing          the sources are values of the config, or of the candidate where it has them
     applied on instantiation    the source is the datamodule, or an attribute of it, made with the candidate's arguments
 """
 
@@ -32,10 +32,10 @@ class Link:
     """One link between keys of a config.
 
     Attributes:
-        sources: keys whose values it takes.
+        sources: keys whose values it reads.
         target: the key that it sets.
-        compute: makes the target's value of those of the sources; None: it is that of the only one.
-        late: applied on instantiation.
+        compute: computes the target's value from those of the sources; None copies that of the only source.
+        late: whether it is applied on instantiation.
     """
 
     sources: tuple[str, ...]
@@ -44,7 +44,7 @@ class Link:
     late: bool = False
 
     def value(self, sources: Iterable[Any]) -> Any:
-        """Of the target."""
+        """The value of the target."""
         values = list(sources)
         return values[0] if self.compute is None else self.compute(*values)
 
@@ -63,7 +63,7 @@ class Links:
 
     @classmethod
     def of(cls, parser: Any, config: Any) -> Links:
-        """Those of a jsonargparse parser."""
+        """The links of a jsonargparse parser."""
         group = getattr(parser, "_links_group", None)
         actions = [] if group is None else group._group_actions
         links = [
@@ -73,11 +73,11 @@ class Links:
         return cls(tuple(links), config)
 
     def check(self, names: Iterable[str]) -> None:
-        """Before the first trial: the names of a space can be varied.
+        """Check before the first trial that the names of a space can be varied.
 
         Raises:
-            SpaceError: one is the target of a link.
-            SearchError: one is the source of a link whose target trials cannot follow.
+            SpaceError: a name is the target of a link.
+            SearchError: a name is the source of a link whose target trials cannot set.
         """
         searched = list(names)
         for link in self.links:
@@ -136,7 +136,7 @@ class Links:
 
 
 def name_of(key: str) -> str | None:
-    """What a space calls a key of a config; None for a key that it cannot vary.
+    """The name in a space of a key of a config; None for a key that a space cannot vary.
 
     >>> name_of("model.init_args.width"), name_of("data.batch_size"), name_of("optimizer.lr")
     ('width', 'data.batch_size', None)
@@ -155,7 +155,7 @@ def _is_of_data(link: Link) -> bool:
 
 
 def _overlap(name: str, other: str) -> bool:
-    """Whether one is the other, or inside of it; everything of the model's is inside of the empty name."""
+    """Whether one is the other or inside of it. Everything in the model is inside of the empty name."""
     if other == "":
         return prefix_of(name) is None
     return name == other or name.startswith(f"{other}.") or other.startswith(f"{name}.")

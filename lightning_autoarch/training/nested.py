@@ -2,8 +2,8 @@
 
 A dotted name is the path to a value. Each container on the way keeps its type: a dict or AttributeDict, an
 `argparse.Namespace`, a dataclass, a named tuple, an OmegaConf DictConfig (whose interpolations, `${width}`, then follow
-the new value) and what LightningCLI makes of `class_path` and `init_args`. Other objects have no rule by which they
-could be made again with another value, and are refused.
+the new value) and what LightningCLI makes of `class_path` and `init_args`. There is no general way to build other
+objects again with another value, so they are an error.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def is_dict_config(value: Any) -> bool:
 
 
 def fields_of(container: Any) -> dict[str, Any] | None:
-    """What a container holds by name; None for an object that is not one of the known kinds."""
+    """The values in a container, by name; None for an object that is not one of the known containers."""
     if isinstance(container, Mapping) or is_dict_config(container):
         return _items(container)
     if isinstance(container, Namespace | SimpleNamespace):
@@ -48,10 +48,10 @@ def fields_of(container: Any) -> dict[str, Any] | None:
 
 
 def value_at(container: Any, keys: Keys) -> Any:
-    """What a path of keys leads to.
+    """The value at a path of keys.
 
     Raises:
-        KeyError: it leads nowhere.
+        KeyError: there is none.
     """
     for key in keys:
         fields = fields_of(container)
@@ -62,7 +62,7 @@ def value_at(container: Any, keys: Keys) -> Any:
 
 
 def check_keys(container: Any, keys: Keys, name: str) -> None:
-    """A path must lead to a value.
+    """Check that a path leads to a value.
 
     Args:
         container: where it begins.
@@ -107,7 +107,7 @@ def alike(a: Any, b: Any) -> bool:
 
 
 def replaced(container: Any, keys: Keys, value: Any) -> Any:
-    """A container like this one with another value at a path; the given one may be changed in place."""
+    """A container like the given one, which may be changed in place, with another value at a path."""
     if is_dict_config(container):
         return _replaced_in_config(container, keys, value)
     first, rest = keys[0], keys[1:]
@@ -127,7 +127,7 @@ def replaced(container: Any, keys: Keys, value: Any) -> Any:
 
 
 def _replaced_in_dataclass(container: Any, name: str, value: Any) -> Any:
-    """What was set after `__init__`, and does not depend on the new value, is kept.
+    """Keep attributes that were set after `__init__` and do not depend on the new value.
 
     Raises:
         SpaceError: what depends on it cannot be made again, as an `InitVar` is not kept by the dataclass.
@@ -151,7 +151,7 @@ def _replaced_in_dataclass(container: Any, name: str, value: Any) -> Any:
 
 
 def _attributes(instance: Any) -> dict[str, Any]:
-    """All that a dataclass holds, whether in slots or not, whether fields or not."""
+    """All attributes of a dataclass instance, in slots or not, fields or not."""
     names = [f.name for f in dataclasses.fields(instance) if hasattr(instance, f.name)]
     return {**{name: getattr(instance, name) for name in names}, **getattr(instance, "__dict__", {})}
 
@@ -188,7 +188,7 @@ def _missing(key: str, fields: Mapping[str, Any], where: str) -> str:
 
 
 def listed(names: Mapping[str, Any] | Sequence[str], most: int = 20) -> str:
-    """Names for a message, the first of them where there are many."""
+    """Names for a message; of many only the first."""
     quoted = [f"`{name}`" for name in names]
     more = f" and {len(quoted) - most} more" if len(quoted) > most else ""
     return ", ".join(quoted[:most]) + more if quoted else "nothing"

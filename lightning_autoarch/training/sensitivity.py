@@ -1,4 +1,4 @@
-"""Which layers bear pruning: each is pruned alone, to several sparsities, and the module validated without training.
+"""Find out how far each layer can be pruned: prune it alone, to several sparsities, and validate without training.
 
     change(l, s) = score(module with layer l pruned to sparsity s) - score(module)
 
@@ -114,7 +114,7 @@ def _checked(sparsities: Sequence[float]) -> list[float]:
 
 
 def _check_numbers(name: str, weight: Tensor) -> None:
-    """Before the first validation."""
+    """Check the numbers before the first validation."""
     try:
         magnitude_masks([weight], k=0)
     except PruneValueError as error:

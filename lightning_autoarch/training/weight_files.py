@@ -1,7 +1,7 @@
-"""Weights alone: a state_dict that the plain module loads, with nothing in it of how it was trained.
+"""Export the weights only: a state_dict that the plain module loads, without anything about its training.
 
     .pt .pth               torch.save of a dict, loads with weights_only=True
-    .safetensors           complete: a tied weight lies under each of its names, as `load_state_dict` expects it
+    .safetensors           complete: a tied weight is stored under each name, as `load_state_dict` expects it
     .sparse.safetensors    values and 1 bit a weight (`training.sparse_file`)
 
 Tensors are saved from the CPU, contiguous and each without the memory around it. Names are those of the module that
@@ -45,7 +45,7 @@ def write_weights(form: str, module: nn.Module, path: Path) -> State:
 
 
 def run_with(module: nn.Module, state: State, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The output of the module with these weights in the place of its own, which are not touched."""
+    """The output of the module with these weights instead of its own, which are not changed."""
     own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     swapped = {name: state[plain_name(name)].to(own[name].device) for name in own if plain_name(name) in state}
     return torch.func.functional_call(module, swapped, args, kwargs)
