@@ -31,8 +31,8 @@ from lightning_autoarch.seam.lightning import (
     profiler_of,
     spawning_start_method,
 )
+from lightning_autoarch.training.callback_protocols import is_trial
 from lightning_autoarch.training.links import Links
-from lightning_autoarch.training.recorder import TrialRecorder
 from lightning_autoarch.training.trial_files import checked_lightning, read_lightning
 
 Minima = tuple[int | None, int | None]  # epochs, steps
@@ -43,11 +43,6 @@ class Rebuilding(Protocol):
     """A callback that makes a module anew in its `setup`, once each."""
 
     def has_searched(self, module: LightningModule) -> bool: ...
-
-
-def is_trial(trainer: Trainer) -> bool:
-    """Whether it trains a candidate of a search."""
-    return any(isinstance(callback, TrialRecorder) for callback in callbacks_of(trainer))
 
 
 def is_rebuilt_later(callback: Callback, trainer: Trainer, module: LightningModule) -> bool:

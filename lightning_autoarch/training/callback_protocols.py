@@ -19,6 +19,15 @@ from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.seam.lightning import callbacks_of
 
 
+class TrialMark:
+    """Base of the callback by which a Trainer is known to train a candidate of a search."""
+
+
+def is_trial(trainer: Trainer) -> bool:
+    """Whether the Trainer trains a candidate of a search."""
+    return any(isinstance(callback, TrialMark) for callback in callbacks_of(trainer))
+
+
 @runtime_checkable
 class Settling(Protocol):
     """A callback during whose work scores are not yet those of the final network."""

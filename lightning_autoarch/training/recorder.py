@@ -29,7 +29,7 @@ from lightning_autoarch.core.errors import CheckpointUnwritable
 from lightning_autoarch.core.rng import RNG, rng_state, set_rng_state
 from lightning_autoarch.core.schema import VERSION, Schema, data, flag, mapping, optional, real, sequence, text, whole
 from lightning_autoarch.seam.lightning import forget_train_loaders, once_loaded, resume_after_last_epoch
-from lightning_autoarch.training.callback_protocols import shares, unsettled
+from lightning_autoarch.training.callback_protocols import TrialMark, shares, unsettled
 from lightning_autoarch.training.generators import held, restore, states
 from lightning_autoarch.training.plain_checkpoints import check_reads_back, describe_hyperparameters, omit_objects
 from lightning_autoarch.training.trial_files import BEST, LAST
@@ -63,7 +63,7 @@ SCHEMA = Schema(
 )
 
 
-class TrialRecorder(Checkpoint):
+class TrialRecorder(Checkpoint, TrialMark):
     """See the module's docstring.
 
     Args:

@@ -14,8 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_autoarch.callbacks.base import AutoArchCallback
-from lightning_autoarch.callbacks.prune.distilled_step import DistilledStep, is_compiled
-from lightning_autoarch.callbacks.prune.teacher import Given, make_teacher, to_precision_of
+from lightning_autoarch.callbacks.prune.distilled_step import DistilledStep, Given, is_compiled
 from lightning_autoarch.callbacks.prune.trainer import number
 from lightning_autoarch.callbacks.sharding import check_whole_parameters
 from lightning_autoarch.callbacks.unique import check_unique
@@ -110,6 +109,8 @@ class Distillation(AutoArchCallback):
                 "This fit goes on from a checkpoint of one whose teacher was the module as it began, which the "
                 "checkpoint does not hold. Give it: `Distillation(teacher=...)`, a module or the path of a checkpoint."
             )
+        from lightning_autoarch.callbacks.prune.teacher import make_teacher, to_precision_of  # reads checkpoints
+
         teacher = to_precision_of(make_teacher(pl_module, self.teacher, self.layer), pl_module)
         self._was_module = self.teacher is None
         key = f"distillation_loss{number(self, trainer)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from lightning_autoarch.prune.distillation import OutputLoss
 
 Seen = Callable[[tuple[Any, ...], dict[str, Any], Any], None]  # positional arguments, named ones, output
 Step = Callable[..., Any]
+Given = nn.Module | str | Path | None  # as a teacher
 
 
 class DistilledStep:

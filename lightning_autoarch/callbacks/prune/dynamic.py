@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.base import Tunable
 from lightning_autoarch.callbacks.prune.checks import say_short
-from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.core.patterns import Patterns
@@ -26,6 +25,9 @@ from lightning_autoarch.prune.mask_updates import (
 )
 from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.schedule import Moment, check_moment, check_sparsity, step_of
+
+if TYPE_CHECKING:
+    from lightning_autoarch.callbacks.prune.distillation import Distillation
 
 Start = Literal["random", "magnitude"]
 

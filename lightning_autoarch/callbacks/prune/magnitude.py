@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.base import Tunable
 from lightning_autoarch.callbacks.prune.checks import say_short
-from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.rewind import Snapshot
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
@@ -33,6 +32,9 @@ from lightning_autoarch.prune.mask_updates import (
 )
 from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.schedule import IterativeSparsity, SparsitySchedule, check_sparsity
+
+if TYPE_CHECKING:
+    from lightning_autoarch.callbacks.prune.distillation import Distillation
 
 ROUNDING = 1e-9  # of a schedule that comes to its final sparsity by arithmetic
 

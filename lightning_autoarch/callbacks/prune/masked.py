@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -25,7 +25,6 @@ from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.base import AutoArchCallback, Tunable
 from lightning_autoarch.callbacks.optimizer_steps import optimizers_of, overflowed
-from lightning_autoarch.callbacks.outer import is_trial
 from lightning_autoarch.callbacks.prune.checks import (
     check_apart,
     check_trained,
@@ -35,7 +34,6 @@ from lightning_autoarch.callbacks.prune.checks import (
     say_left_dense,
     unseen_steps,
 )
-from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.mask_holding import Holding
 from lightning_autoarch.callbacks.prune.rewind import SNAPSHOT
 from lightning_autoarch.callbacks.prune.trainer import as_ever_trained, assert_ranks_agree, averages, total_steps
@@ -58,6 +56,10 @@ from lightning_autoarch.prune.mask_updates import check_finite
 from lightning_autoarch.prune.masked import MaskedWeights, masks_of
 from lightning_autoarch.prune.targets import Targets, examine_targets
 from lightning_autoarch.seam.lightning import fast_dev_run
+from lightning_autoarch.training.callback_protocols import is_trial
+
+if TYPE_CHECKING:
+    from lightning_autoarch.callbacks.prune.distillation import Distillation
 
 SCHEMA_VERSION = 1
 MASK = record({"shape": sequence(whole()), "words": tensor(torch.uint8, 1)})  # of `BitMask.state`

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import LightningModule
@@ -10,7 +11,6 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_autoarch.callbacks.base import Tunable
-from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.core.errors import PruneValueError
 from lightning_autoarch.core.patterns import Patterns
@@ -19,6 +19,9 @@ from lightning_autoarch.prune.masked import MaskedWeights
 from lightning_autoarch.prune.nm import nm_masks
 from lightning_autoarch.prune.schedule import Moment, check_moment, step_of
 from lightning_autoarch.prune.targets import Targets
+
+if TYPE_CHECKING:
+    from lightning_autoarch.callbacks.prune.distillation import Distillation
 
 
 class SemiStructuredPruning(MaskedTraining):

@@ -11,12 +11,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
+from lightning_autoarch.callbacks.prune.distilled_step import Given
 from lightning_autoarch.core.errors import CheckpointError, PruneTypeError, PruneValueError, shown
 from lightning_autoarch.core.rest import detached_copy
 from lightning_autoarch.reading.archive import read_with_weights, with_plain_weights
 from lightning_autoarch.seam.lightning import load
-
-Given = nn.Module | str | Path | None
 
 
 def make_teacher(module: LightningModule, given: Given, layer: str) -> nn.Module:

@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.base import AutoArchCallback
 from lightning_autoarch.callbacks.flavour import check_flavour
-from lightning_autoarch.callbacks.outer import is_rebuilt_later, is_trial
+from lightning_autoarch.callbacks.outer import is_rebuilt_later
 from lightning_autoarch.callbacks.transfer.course import Block
 from lightning_autoarch.callbacks.transfer.ddp import check_strategy
 from lightning_autoarch.callbacks.transfer.fitting import Fitting
@@ -41,6 +41,7 @@ from lightning_autoarch.callbacks.transfer.sources import Source
 from lightning_autoarch.callbacks.transfer.timing import check_validation, measured, planned
 from lightning_autoarch.core.schema import VERSION, is_empty
 from lightning_autoarch.seam.lightning import checkpoint_path, run_configure_model
+from lightning_autoarch.training.callback_protocols import is_trial
 from lightning_autoarch.transfer.match.report import TransferReport
 from lightning_autoarch.transfer.patterns import Names
 from lightning_autoarch.transfer.tune.clock import Length
