@@ -8,7 +8,7 @@ outer fit   its callback becomes the winner's in place, before its `setup`. Wher
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,9 +156,19 @@ def _varied(
 
 
 def _examples(prefix: str) -> str:
-    """The imported classes that have a prefix, without those that are bases of others or private."""
-    found = [cls for cls in declared_callbacks() if cls.prefix == prefix and not cls.__subclasses__()]
-    return " or ".join(sorted(cls.__name__ for cls in found if not cls.__name__.startswith("_")))
+    """The imported classes that have a prefix, without private ones and bases of others in the same package."""
+    found = [cls for cls in declared_callbacks() if cls.prefix == prefix and _is_public(cls)]
+    return " or ".join(sorted(cls.__name__ for cls in found if not any(map(_is_base(cls), found))))
+
+
+def _is_public(cls: type) -> bool:
+    return not cls.__name__.startswith("_")
+
+
+def _is_base(cls: type) -> Callable[[type], bool]:
+    """Whether a class of the same package derives from `cls`."""
+    package = cls.__module__.partition(".")[0]
+    return lambda other: cls in other.__bases__ and other.__module__.partition(".")[0] == package
 
 
 def _twin(callback: AutoArchCallback, outer_callbacks: Sequence[Callback]) -> AutoArchCallback | None:
