@@ -21,8 +21,12 @@ from torchvision_operators import declare_missing
 read_migrations_once()
 declare_missing()  # before Lightning, which imports torchvision where it is installed
 
+from entry_points import read_entry_points_once
+
 import lightning_autoarch
 from lightning_autoarch.prune import _ops
+
+read_entry_points_once()
 
 # No test is a stopwatch: on a busy machine an example takes as long as it takes.
 hypothesis.settings.register_profile("untimed", deadline=None)
