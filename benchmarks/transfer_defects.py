@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_autoarch import TransferLearning
+from lightning_autoarch.transfer.tune.thawing import Thawing
 
 EPOCHS, THAW = 4, 1  # of a fit; when the backbone thaws
 QUIET: dict[str, Any] = {
@@ -66,7 +67,7 @@ class Theirs(BaseFinetuning):
 
 
 def ours(**options: Any) -> TransferLearning:
-    return TransferLearning(freeze="backbone", unfreeze={THAW: "backbone"}, **options)
+    return TransferLearning(freeze="backbone", thawing=Thawing(unfreeze={THAW: "backbone"}), **options)
 
 
 class AtEpochStart(L.Callback):

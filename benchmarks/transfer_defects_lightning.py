@@ -22,6 +22,7 @@ from torch.optim import Optimizer, lr_scheduler
 from transfer_defects import THAW, AtEpochStart, Make, Net, Theirs, fit, in_optimizer, ours, resumed, trained
 
 from lightning_autoarch import TransferLearning
+from lightning_autoarch.transfer.tune.thawing import Thawing
 
 
 class Fresh(Net):
@@ -209,7 +210,7 @@ class ThawsByEpoch(BaseFinetuning):
 
 
 def gradual() -> TransferLearning:
-    return TransferLearning(freeze="backbone", unfreeze={1: "backbone.[3-4]", 2: "backbone.[0-1]"})
+    return TransferLearning(freeze="backbone", thawing=Thawing(unfreeze={1: "backbone.[3-4]", 2: "backbone.[0-1]"}))
 
 
 def row(name: str, check: Callable[[Make], Seen], theirs: Make = Theirs, own: Make = ours) -> Defect:

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from transfer_defects import Net
 
 from lightning_autoarch.core.errors import CheckpointError
-from lightning_autoarch.transfer import TransferReport, transfer_weights
+from lightning_autoarch.transfer.matching import Matching
+from lightning_autoarch.transfer.transfer_report import TransferReport
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 CLASSES = {4: 0, 1: 1}  # of the old output layer and of the new one: the new task knows two of the old classes
 
@@ -143,7 +145,7 @@ def classes_of_peer() -> Seen:
 
 def classes_of_ours() -> Seen:
     source, module = Eyes(3), Eyes(3, classes=3)
-    transfer_weights(module, weights(source), classes=CLASSES)
+    transfer_weights(module, weights(source), matching=Matching(classes=CLASSES))
     return kept_classes(module, source)
 
 

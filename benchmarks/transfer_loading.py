@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -31,7 +32,7 @@ from torch import nn
 BARS = {"time": 1.3, "memory": 1.1}  # ratios to plain loading
 WIDTH = 1024  # of a layer: 1.05e6 parameters, 4 MB
 KINDS = ("plain", "transfer")
-RULES = [(r"^trunk\.", "encoder."), (r"\.fc\.", ".linear.")]
+RULES = [("trunk", "encoder"), (re.compile(r"\.fc\."), ".linear.")]
 
 
 def net(parameters: int) -> nn.Module:
@@ -58,7 +59,9 @@ def write(folder: Path, parameters: int) -> None:
 
 def run(kind: str, path: Path, parameters: int) -> dict[str, float]:
     """One run, in this process: seconds and peak bytes."""
-    from lightning_autoarch.transfer import transfer_weights  # in both: what an import takes is no part of this
+    from lightning_autoarch.transfer.transfer_weights import (
+        transfer_weights,  # in both: what an import takes is no part of this
+    )
 
     module = made(parameters)
     start = time.perf_counter()

@@ -9,7 +9,7 @@ import lightning as L
 from torch.utils.data import DataLoader, Subset
 
 from lightning_autoarch import TransferLearning
-from lightning_autoarch.callbacks.transfer import fine_tune
+from lightning_autoarch.callbacks.transfer.fine_tune import fine_tune
 from lightning_autoarch.demo import DigitsData, DigitsNet
 from lightning_autoarch.report import write_transfer_report
 

@@ -51,7 +51,8 @@ from lightning_autoarch.structure.recipe import apply_recipe_
 from lightning_autoarch.structure.trace import trace
 from lightning_autoarch.structure.widen import widen_
 from lightning_autoarch.training.sensitivity import sensitivity
-from lightning_autoarch.transfer import transfer_weights
+from lightning_autoarch.transfer.matching import Matching
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 
 class Everything(L.LightningModule):
@@ -136,11 +137,13 @@ VALUES: dict[str, Call] = {
     "apply_masks_": lambda m, _: apply_masks_([m.head.weight], magnitude_masks([m.head.weight], sparsity=0.5)),
     "transfer of tensors": lambda m, _: transfer_weights(m, Everything().state_dict()),
     "transfer of slices": lambda m, _: transfer_weights(
-        m, Everything(8).state_dict(), on_mismatch="slice", example_inputs=X
+        m, Everything(8).state_dict(), on_mismatch="slice", matching=Matching(example_inputs=X)
     ),
-    "widened from a module": lambda m, _: transfer_weights(m, Everything(8), on_mismatch="widen", example_inputs=X),
+    "widened from a module": lambda m, _: transfer_weights(
+        m, Everything(8), on_mismatch="widen", matching=Matching(example_inputs=X)
+    ),
     "widened from tensors": lambda m, _: transfer_weights(
-        m, Everything(8).state_dict(), on_mismatch="widen", example_inputs=X
+        m, Everything(8).state_dict(), on_mismatch="widen", matching=Matching(example_inputs=X)
     ),
 }
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,7 +17,9 @@ from lightning_autoarch.callbacks.search import ArchitectureSearch
 from lightning_autoarch.callbacks.search_config import StudyConfig, TrialConfig
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.prune.schedule import CubicSparsity, SparsitySchedule
-from lightning_autoarch.transfer.tune.thawing import Strategy
+from lightning_autoarch.transfer.matching import Matching
+from lightning_autoarch.transfer.read.checkpoint import source_from
+from lightning_autoarch.transfer.tune.thawing import Strategy, Thawing
 
 ABOUT_OWN = {
     "search": "Search an architecture, write a config with it, train nothing afterwards.",
@@ -70,20 +71,27 @@ class _PruneOptions(MagnitudePruning):
 
 
 class _TransferOptions(TransferLearning):
-    """Start from what is known.
+    """Start from pretrained weights.
 
     Args:
-        checkpoint: a file, a directory, https:// or hf://owner/name; in the subcommand `transfer` also `--ckpt_path`.
+        checkpoint: A file, a directory, https:// or hf://owner/name; in the subcommand `transfer` also `--ckpt_path`.
+            `{path: ..., key: ..., weights: ..., trusted: [...]}` says what to read of it, see `read_checkpoint`.
         strategy: full, linear_probe, lp_ft, gradual or lora.
-        trusted: classes that the checkpoint may hold beside plain data, as `package.module.Class`. What they do when
-            they are loaded is then done: only for a file whose maker you trust.
     """
 
     # Only for jsonargparse to read: a config names files, not modules, and a wrong strategy is an error of one line.
     def __init__(
-        self, checkpoint: str | None = None, *, strategy: str = "full", trusted: Sequence[str] = (), **kwargs: Any
+        self,
+        checkpoint: str | dict[str, Any] | None = None,
+        *,
+        strategy: str = "full",
+        matching: Matching = Matching(),  # noqa: B008  (frozen)
+        thawing: Thawing = Thawing(),  # noqa: B008
+        **kwargs: Any,
     ) -> None:
-        super().__init__(checkpoint, strategy=cast(Strategy, strategy), trusted=trusted, **kwargs)
+        super().__init__(
+            source_from(checkpoint), strategy=cast(Strategy, strategy), matching=matching, thawing=thawing, **kwargs
+        )
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
-from lightning_autoarch.callbacks.transfer.finetune import fine_tune
+from lightning_autoarch.callbacks.transfer.fine_tune import fine_tune
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.cli.options import StateHolder, sections
 from lightning_autoarch.cli.pages import page_path, write_page
@@ -18,7 +17,7 @@ from lightning_autoarch.core.errors import TransferError
 from lightning_autoarch.report.transferred import finetuned_table, write_transfer_report
 from lightning_autoarch.seam.lightning import fast_dev_run
 from lightning_autoarch.seam.lightning_cli import ExtensibleCLI
-from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
+from lightning_autoarch.transfer.read.checkpoint import AnySource, Source, read_checkpoint, source_from
 
 
 class TransferCommand(ExtensibleCLI):
@@ -37,11 +36,11 @@ class TransferCommand(ExtensibleCLI):
         """Take over weights, fine-tune, print the result, save a plain checkpoint.
 
         Args:
-            model: fine-tuned.
-            datamodule: its data.
-            ckpt_path: where its weights come from.
-            output: the checkpoint to write: weights and hyperparameters.
-            report: the HTML page to write; None: beside `output`; empty: none.
+            model: The module to fine-tune.
+            datamodule: Its data.
+            ckpt_path: Where its weights come from.
+            output: The checkpoint to write, with weights and hyperparameters.
+            report: The HTML page to write. None writes it beside `output`, an empty string writes none.
         """
         page = page_path(report, output)
         self._runs = True
@@ -56,7 +55,7 @@ class TransferCommand(ExtensibleCLI):
         if not self.trainer.is_global_zero:
             return
         print(f"\nWrote {output}")
-        assert tuned.report is not None  # there was a checkpoint
+        assert tuned.report is not None  # a checkpoint is required
         write = partial(
             write_transfer_report,
             tuned.report,
@@ -74,36 +73,45 @@ class TransferCommand(ExtensibleCLI):
         written = differs("transfer", given, self.parser_of(self.subcommand))
         listed = [callback for callback in others if isinstance(callback, TransferLearning)]
         if written and listed:
-            raise TransferError("There are two TransferLearning: give `transfer:` or the callback, not both.")
+            raise TransferError("Expected one TransferLearning, got two: pass `transfer:` or the callback, not both.")
         options = top_level(self.instantiated("transfer"))
+        options["checkpoint"] = source_from(options["checkpoint"])
         if self.subcommand != "transfer":
             return TransferLearning(**options) if written else None
         path = self.given("ckpt_path")
         if listed:
-            listed[0].checkpoint = _checkpoint(path, listed[0].checkpoint, listed[0].matching)
+            listed[0].checkpoint = _checkpoint(path, listed[0].checkpoint)
             return None
-        return TransferLearning(**{**options, "checkpoint": _checkpoint(path, options["checkpoint"], options)})
+        return TransferLearning(**{**options, "checkpoint": _checkpoint(path, options["checkpoint"])})
 
 
-def _checkpoint(
-    path: str | None,  # of the command line
-    given: Any,  # in the config
-    options: Mapping[str, Any],  # which of the weights in it, and what it may hold
-) -> Any:
-    """The one that both name; a file that cannot be read is an error before any data are."""
+def _checkpoint(path: str | None, given: AnySource | None) -> AnySource:
+    """The checkpoint that `--ckpt_path` or the config names, read once so that errors come before data are loaded.
+
+    Raises:
+        TransferError: There is none, or there are two.
+        CheckpointError: The file cannot be read.
+    """
     if path is None and given is None:
-        raise TransferError("Nothing to start from: give `--ckpt_path`, or `transfer.checkpoint` in the config.")
-    if path is not None and given is not None and str(given) != path:
-        raise TransferError(f"There are two checkpoints: `--ckpt_path {path}`, and `{given}` in the config. Give one.")
-    source = given if path is None else path
-    if isinstance(source, str) and "://" not in source:
-        read_checkpoint(source, **{name: options[name] for name in ("weights", "key", "trusted")})
+        raise TransferError(
+            "Expected a checkpoint, got none: pass `--ckpt_path`, or `transfer.checkpoint` in the config."
+        )
+    in_config = given.path if isinstance(given, Source) else given
+    if path is not None and in_config is not None and str(in_config) != path:
+        raise TransferError(
+            f"Expected one checkpoint, got `--ckpt_path {path}`, and `{in_config}` in the config. Pass one of them."
+        )
+    source = path if given is None else given
+    assert source is not None
+    held = source.path if isinstance(source, Source) else source
+    if isinstance(held, str) and "://" not in held:
+        source.read() if isinstance(source, Source) else read_checkpoint(held)
     return source
 
 
 @contextlib.contextmanager
 def _in_one_line() -> Iterator[None]:
-    """A table below an error goes to the output, the error itself stays one line."""
+    """Print the table below an error to the output, so that the error itself is one line."""
     try:
         yield
     except TransferError as error:

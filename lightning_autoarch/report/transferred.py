@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_autoarch.callbacks.transfer.course import Block
-from lightning_autoarch.callbacks.transfer.finetune import FineTuned
+from lightning_autoarch.callbacks.transfer.fine_tune import FineTuned
+from lightning_autoarch.callbacks.transfer.tuning_run import Block
 from lightning_autoarch.report.bars import bar_figure, bars, place_bars
 from lightning_autoarch.report.page import (
     Plots,
@@ -27,7 +27,7 @@ from lightning_autoarch.report.page import (
 from lightning_autoarch.report.plot import BLUE, GREEN, GREY, ORANGE, RED, plain
 from lightning_autoarch.report.text import columns, score, score_rows
 from lightning_autoarch.search.leaderboard import count, number
-from lightning_autoarch.transfer.match.report import MEANINGS, TAKEN, TensorReport, TransferReport
+from lightning_autoarch.transfer.transfer_report import MEANINGS, TAKEN, TensorReport, TransferReport
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

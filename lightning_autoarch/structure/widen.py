@@ -1,12 +1,4 @@
-"""`widen_`: more channels, the same function (Net2WiderNet; Chen, Goodfellow & Shlens 2016, equation 4).
-
-A unit u that is present r times afterwards is copied where it is produced, and its consumers share their weights:
-
-    producer  W[j, :] = W[u, :]     consumer  V[:, j] = s_j V[:, u],   sum of the s_j of one u = 1
-
-The paper has s_j = 1 / r. Identical copies would have equal gradients forever. The paper adds noise, which is no longer
-exact; here the shares differ, which breaks the symmetry and keeps the function.
-"""
+"""`widen_`: more channels, the same function. See `replicate` for the rule."""
 
 from __future__ import annotations
 
@@ -21,6 +13,7 @@ from torch.optim import Optimizer
 from lightning_autoarch.core.errors import StructureError
 from lightning_autoarch.structure.groups import ChannelGroup, groups_of
 from lightning_autoarch.structure.labels import Labels
+from lightning_autoarch.structure.replicate import keeps_norms, shares, why_not
 from lightning_autoarch.structure.resize import Resized, resize_
 from lightning_autoarch.structure.resize_plan import ResizePlan, changes, find_group, plan
 from lightning_autoarch.structure.trace import Trace, trace
@@ -68,17 +61,13 @@ def _counts(group: ChannelGroup, width: int, generator: torch.Generator | None) 
     """How often each unit is there afterwards."""
     if width <= group.width:
         raise StructureError(f"Expected a width of `{group.name}` above {group.width}, got {width}.")
-    if not group.replicable:
-        raise StructureError(
-            f"`{group.name}` cannot be widened: its channels are summed where no parameter scales them, or shuffled."
-        )
-    tied = [member.name for member in group.members if member.role == "tied"]
-    if tied:
-        raise StructureError(f"`{group.name}` cannot be widened: `{tied[0]}` is tied, it both makes and reads them.")
+    reason = why_not(group.replicable, (member.name for member in group.members if member.role == "tied"))
+    if reason:
+        raise StructureError(f"The channels of `{group.name}` cannot be widened: {reason}.")
     if group.exact:
         extra = torch.randint(group.width, (width - group.width,), generator=generator)
         return (1 + torch.bincount(extra, minlength=group.width)).tolist()
-    if width % group.width:
+    if not keeps_norms(group.exact, group.width, width):
         raise StructureError(
             f"Expected a width of `{group.name}` that is a multiple of {group.width}, because a norm or mean is taken "
             f"over its channels, got {width}."
@@ -100,18 +89,18 @@ def _check_norms(seen: Trace, groups: Sequence[tuple[ChannelGroup, tuple[int, ..
 
 def _shares(planned: ResizePlan, spread: float, generator: torch.Generator | None) -> dict[int, float]:
     """Of each label that has copies: what its consumers keep."""
-    shares: dict[int, float] = {}
+    found: dict[int, float] = {}
     for labels in planned.copies.values():
         weights = 1 + spread * (2 * torch.rand(len(labels), generator=generator, dtype=torch.float64) - 1)
-        shares.update(zip(labels, (weights / weights.sum()).tolist(), strict=True))
-    return shares
+        found.update(zip(labels, shares(torch.zeros(len(labels), dtype=torch.int64), weights).tolist(), strict=True))
+    return found
 
 
 def _scales(
     seen: Trace,
     planned: ResizePlan,
     groups: Sequence[ChannelGroup],
-    shares: Mapping[int, float],
+    kept: Mapping[int, float],
 ) -> dict[str, Tensor]:
     """What each consumer is multiplied by, broadcasting to its new shape."""
     _, labels = changes(seen, planned)
@@ -120,10 +109,10 @@ def _scales(
     for name, dim in consumers:
         tensor = seen.tensors[name][0]
         shape = [-1 if d == dim else 1 for d in range(tensor.dim())]
-        scale = torch.from_numpy(_row(labels[name][dim], shares)).to(tensor).reshape(shape)
+        scale = torch.from_numpy(_row(labels[name][dim], kept)).to(tensor).reshape(shape)
         scales[name] = scales[name] * scale if name in scales else scale
     return scales
 
 
-def _row(labels: Labels, shares: Mapping[int, float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.array([shares.get(label, 1.0) for label in labels.tolist()])
+def _row(labels: Labels, kept: Mapping[int, float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([kept.get(label, 1.0) for label in labels.tolist()])

@@ -35,7 +35,9 @@ from lightning_autoarch.search.leaderboard import real as finite_number
 from lightning_autoarch.search.space import Architecture
 from lightning_autoarch.search.study import Ledger
 from lightning_autoarch.training.trial_files import kept_checkpoint, read_lightning
-from lightning_autoarch.transfer import TransferReport, transfer_weights
+from lightning_autoarch.transfer.matching import Matching
+from lightning_autoarch.transfer.transfer_report import TransferReport
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 STATE_KEY = "lightning_autoarch.WeightInheritance"
 SCHEMA = Schema("WeightInheritance", 1, {"share": real(0.0, 1.0), "reason": text()})
@@ -165,7 +167,7 @@ def inherit_weights(module: nn.Module, checkpoint: Path, example_inputs: Any) ->
     if example_inputs is not None:
         try:
             return transfer_weights(
-                module, weights, on_mismatch="widen", example_inputs=example_inputs, approximate=True
+                module, weights, on_mismatch="widen", matching=Matching(example_inputs=example_inputs, approximate=True)
             )
         except StructureError:  # the forward cannot be traced: match by names and shapes
             pass

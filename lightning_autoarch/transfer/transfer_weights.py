@@ -1,86 +1,77 @@
-"""`transfer_weights`: everything of a source that a module can use, all at once or not at all.
+"""`transfer_weights`: copy what a module can use from a source, everything at once or nothing at all.
 
-    targets   what the module has         names     which tensor of the source is which
-    shapes    what becomes of it          values    its numbers, dequantised and checked
-    coupling  channels that hang together identity  blocks that are new
-    proof     the same outputs            commit    the copies
+    read      read_checkpoint    ─►  names and tensors
+    match     pair               ─►  which tensor of the source is which of the module
+              decide             ─►  what happens to each: its value, or why it keeps the one that it has
+              summarise          ─►  TransferReport
+    write     check_function     ─►  proof that a widened module computes the same
+              write_all          ─►  the copies
 
-Nothing of the module is touched before the whole plan stands.
+The module is not touched before everything is decided.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from lightning_autoarch.transfer.match.coupled import Axis
-from lightning_autoarch.transfer.match.grids import Grid
-from lightning_autoarch.transfer.match.names import Rule
-from lightning_autoarch.transfer.match.options import OnMismatch, check_min_share, checked_options
-from lightning_autoarch.transfer.match.plan import Plan
-from lightning_autoarch.transfer.match.report import TransferReport, check_share
-from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
+from lightning_autoarch.core.patterns import Patterns
+from lightning_autoarch.transfer.match.decide import decide, fitter_of, writes_of
+from lightning_autoarch.transfer.match.name_matching import Rule
+from lightning_autoarch.transfer.match.pairing import pair
+from lightning_autoarch.transfer.match.summary import summarise
+from lightning_autoarch.transfer.matching import Matching, OnMismatch, TransferOptions, matching_from
+from lightning_autoarch.transfer.read.checkpoint import AnySource, Source, read_checkpoint
+from lightning_autoarch.transfer.transfer_report import TransferReport, check_share
 from lightning_autoarch.transfer.write.commit import write_all
-from lightning_autoarch.transfer.write.proof import check_function
 
 
 def transfer_weights(
     module: nn.Module,
-    source: str | os.PathLike[str] | nn.Module | Mapping[str, Any],
+    source: AnySource,
     *,
     rules: Sequence[Rule] = (),
     on_mismatch: OnMismatch = "skip",
-    classes: Mapping[int, int] | None = None,
-    reinit: Sequence[str] = (),
-    head: str | None = None,
-    groups: Iterable[Sequence[Axis]] | None = None,
-    example_inputs: Any = None,
-    approximate: bool = False,
-    lora_alpha: float | None = None,
-    grid: Grid | None = None,
-    min_share: float | None = None,
-    accept: Callable[[TransferReport], None] | None = None,
+    reinit: Patterns = (),
+    head: Patterns = (),
+    matching: Matching | Mapping[str, Any] | None = None,
 ) -> TransferReport:
-    """Copy weights into a module, in place: parameters stay the same objects, and train if they did.
+    """Copy weights into a module in place. Its parameters stay the same objects, and keep `requires_grad`.
+
+    Patterns are globs over dotted names of tensors, or of modules around them: `backbone`, `encoder.layers.[0-5]`,
+    `*.bias`. A regular expression is given as `re.compile(...)`, or as a string `re:...`.
 
     Args:
-        module: with memory; of any dtype, to which weights are cast, on any device.
-        source: as for `read_checkpoint`, or what it has returned.
-        rules: `(pattern, replacement)` for names of the source, in turn: `("^backbone\\\\.", "encoder.")`. Prefixes of
-            wrappers (`module.`, `_orig_mod.`, `model.`) and the path of a net within another need none.
-        on_mismatch: of shapes or dtypes. "skip" leaves such a tensor as it is, "slice" copies what both have, "widen"
-            replicates channels where the module has more of them, so that it computes what the source's module did, and
-            slices where it has fewer; "error" raises. Position embeddings of images and the first convolution are
-            adapted in all but "error". Those of a sequence are tensors like any other: "slice" copies the first rows.
-        classes: row of the source's output layer -> row of the module's; others stay as they are.
-        reinit: patterns of names in the module that are left as they are.
-        head: pattern of the names of the output layer; by default the last linear or convolution that is registered.
-            Its rows are classes, which "slice" does not cut.
-        groups: for "slice", axes that count the same channels: the most important are kept instead of the first.
-        example_inputs: arguments of the module's forward, as for `structure.channel_groups`. "widen" needs them; with
-            "slice" they find the `groups`. They are given to the forward of a source that is a module, too.
-        approximate: let "widen" come near where the function cannot be kept; the report says where. Of a source that is
-            only tensors, what these do not say is assumed: heads of the same size, norms over as many groups, and the
-            same constants.
-        lora_alpha: of low-rank adapters that the source holds beside its weights, which are then added to them; 0
-            leaves them out. Such a file does not say it.
-        grid: of position embeddings, where it cannot be known from the module: `((14, 14), (16, 12))`, rows and columns
-            in the source and here, or a pattern of names -> that. What rows there are in front of the grid (class,
-            distillation and register tokens) is kept apart. For a table of relative positions, its window. Of one
-            dimension, `((512,), (1024,))`, it stretches the positions of a sequence.
-        min_share: the least share of the parameters that has to come from the source, from 0 to 1; less raises.
-        accept: called with the report before anything is written; what it raises leaves the module as it was.
+        module: Any module whose tensors have memory, on any device. Weights are cast to its dtype.
+        source: A path, a URL, `hf://owner/name`, a module, a mapping of names to tensors, or a `Source`, which says
+            what to read of a checkpoint.
+        rules: Pairs `(pattern, replacement)`, applied in turn to the names of the source: `("backbone", "encoder")`. A
+            glob replaces the shortest leading path that it matches, and each `*` of the replacement is what the `*` of
+            the pattern stood for. Prefixes of wrappers (`module.`, `_orig_mod.`, `model.`) and the path of a network
+            within another one need no rule.
+        on_mismatch: What happens to a tensor of another shape or dtype. "skip" leaves it unchanged. "slice" copies
+            the part that both have. "widen" replicates channels where the module has more of them, so that it computes
+            what the source's module did, and slices where it has fewer; it requires `Matching(example_inputs=...)`.
+            "error" raises. Position embeddings of images and the first convolution are adapted unless it is "error";
+            positions of a sequence are treated like any tensor.
+        reinit: Patterns of tensors of the module that are left unchanged.
+        head: Patterns of the output layer's tensors, whose rows are classes and are not sliced. Default: the last
+            linear layer or convolution that is registered.
+        matching: The less common options, as a `Matching` or a mapping of its arguments.
+
+    Returns:
+        What happened to every tensor of the module and of the source.
 
     Raises:
-        TransferError: bad or unused rules or grids, nothing in common, a mismatch with "error", tied weights of which
-            the source has different ones, adapters without their scale, a share below `min_share`, numbers that do not
-            fit, a function that "widen" cannot keep, or cannot know to be kept. The module is then as it was.
-        StructureError: the forward cannot be followed. Likewise.
-        CheckpointError: the source cannot be read.
+        TransferError: An option is wrong; a rule, pattern or grid matches nothing; the source has nothing in common
+            with the module, a mismatch with "error", different values for tied weights, adapters without their
+            scale, numbers that do not fit, or less than `min_share`; or "widen" cannot keep the function. The module
+            is left unchanged.
+        StructureError: The forward cannot be followed. The module is left unchanged.
+        CheckpointError: The source cannot be read.
 
     >>> old = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> new = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 5))
@@ -88,19 +79,33 @@ def transfer_weights(
     >>> report.counts, f"{report.share:.0%}"
     ({'loaded': 2, 'skipped': 2}, '47%')
     """
-    options = checked_options(
-        rules, on_mismatch, classes, reinit, head, groups=groups, example_inputs=example_inputs,
-        approximate=approximate, lora_alpha=lora_alpha, grid=grid,
-    )  # fmt: skip
-    state = read_checkpoint(source)
+    return transfer(module, source, TransferOptions(rules, on_mismatch, reinit, head, matching_from(matching)))
+
+
+def transfer(
+    module: nn.Module,
+    source: AnySource,
+    options: TransferOptions,
+    check: Callable[[TransferReport], None] | None = None,
+) -> TransferReport:
+    """`transfer_weights` with the options as one value; `check` is called with the report before `accept` is."""
+    state = source.read() if isinstance(source, Source) else read_checkpoint(source)
+    matching = options.matching
     with torch.no_grad():
-        plan = Plan(module, state, options)
-        report = plan.report()
-        check_share(report, check_min_share(min_share))
-        if accept is not None:
-            accept(report)
-        if plan.coupling is not None and not approximate:
-            run = source if isinstance(source, nn.Module) else None
-            check_function(module, plan.writes, run, example_inputs, report, plan.coupling)
-        write_all(plan.writes)
+        pairing = pair(module, state, options)
+        fitter = fitter_of(module, pairing, options)
+        decided = decide(module, fitter)
+        report = summarise(pairing, decided)
+        check_share(report, matching.min_share)
+        for each in (check, matching.accept):
+            if each is not None:
+                each(report)
+        writes = list(writes_of(decided))
+        if fitter.coupling is not None and not matching.approximate:
+            from lightning_autoarch.transfer.write.same_function import check_function
+
+            held = source.path if isinstance(source, Source) else source
+            run = held if isinstance(held, nn.Module) else None
+            check_function(module, writes, run, matching.example_inputs, report, fitter.coupling)
+        write_all(writes)
     return report

@@ -24,7 +24,8 @@ from lightning_autoarch import (
 )
 from lightning_autoarch.core.errors import CheckpointError, TransferError
 from lightning_autoarch.training.sensitivity import sensitivity
-from lightning_autoarch.transfer import transfer_weights
+from lightning_autoarch.transfer.matching import Matching
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CS[RC] tensor support is in beta:UserWarning")
 
@@ -152,7 +153,7 @@ class TestTransfer:
     def test_widened(self, layout: str) -> None:
         source, module, nodes = Graph(4, layout), Graph(8, layout), torch.randn(4, 3)
         for given in (source, source.state_dict()):
-            transfer_weights(module, given, on_mismatch="widen", example_inputs=nodes)
+            transfer_weights(module, given, on_mismatch="widen", matching=Matching(example_inputs=nodes))
             torch.testing.assert_close(module(nodes), source(nodes))
 
     @pytest.mark.parametrize(

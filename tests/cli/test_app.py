@@ -409,7 +409,7 @@ class TestPrune:
 
     def test_joint_search_writes_how_the_winner_was_tuned(self, config: Write, trained: str) -> None:
         init = {"checkpoint": trained, "lr_scale": {"net": 2.0}}
-        callback = {"class_path": "lightning_autoarch.callbacks.transfer.TransferLearning", "init_args": init}
+        callback = {"class_path": "lightning_autoarch.callbacks.transfer.learning.TransferLearning", "init_args": init}
         space = {
             "transfer.strategy": ["gradual", "linear_probe"],
             "transfer.layer_decay": {"low": 0.5, "high": 1.0},

@@ -71,32 +71,42 @@ def test_section_and_options(config: Config, known: dict[str, torch.Tensor], cap
 
 def test_keys_that_are_numbers_and_rules(config: Config, known: dict[str, torch.Tensor]) -> None:
     torch.save({f"old.{name}": tensor for name, tensor in known.items()}, "old.pt")
-    section = {"freeze": ["net.0*"], "unfreeze": {1: ["net.0*"]}, "rules": [["^old\\.", ""]], "checkpoint": "old.pt"}
+    section = {"freeze": ["net.0*"], "thawing": {"unfreeze": {1: ["net.0*"]}}, "rules": [["old", ""]]}
+    section["checkpoint"] = "old.pt"
     cli = AutoArchCLI(args=["transfer", "--config", config(transfer=section)])
     assert transfer_of(cli).report.share == 1.0
     assert [block.epochs for block in transfer_of(cli).blocks] == [(1, 1), (0, 0)]
 
 
 def test_arguments_of_shares_adapters_and_dropout(config: Config, known: dict[str, torch.Tensor]) -> None:
-    section = {"lora_alpha": 8, "frozen_dropout": False}
-    args = ["--ckpt_path", "known.pt", "--transfer.min_share", "0.9", "--trainer.max_epochs", "1", "--report", ""]
+    section = {"matching": {"lora_alpha": 8}, "frozen_dropout": False}
+    args = [
+        "--ckpt_path",
+        "known.pt",
+        "--transfer.matching.min_share",
+        "0.9",
+        "--trainer.max_epochs",
+        "1",
+        "--report",
+        "",
+    ]
     transfer = transfer_of(AutoArchCLI(args=["transfer", "--config", config(transfer=section), *args]))
-    assert transfer.matching["lora_alpha"] == 8 and transfer.matching["min_share"] == 0.9
-    assert not transfer.recipe.frozen_dropout
+    assert transfer.matching.lora_alpha == 8 and transfer.matching.min_share == 0.9
+    assert not transfer.frozen_dropout
 
 
 @pytest.mark.parametrize(
     ("section", "args", "times"),
     [
-        ({"thaw_every": 1}, ["--transfer.unit", "step"], [[1, 1], [0, 0]]),
-        ({"monitor": "val_loss", "mode": "max"}, ["--transfer.patience", "1"], [[2, 2], [0, 0]]),
-        ({"monitor": "val_loss", "min_delta": 99.0}, ["--transfer.thaw_every", "1"], [[1, 1], [0, 0]]),
+        ({"every": 1}, ["--transfer.thawing.unit", "step"], [[1, 1], [0, 0]]),
+        ({"monitor": "val_loss", "mode": "max"}, ["--transfer.thawing.patience", "1"], [[2, 2], [0, 0]]),
+        ({"monitor": "val_loss", "min_delta": 99.0}, ["--transfer.thawing.every", "1"], [[1, 1], [0, 0]]),
     ],
 )
 def test_when_blocks_thaw(
     config: Config, known: dict[str, torch.Tensor], section: Any, args: list[str], times: Any, capsys: Any
 ) -> None:
-    written = config(transfer={"strategy": "gradual", **section})
+    written = config(transfer={"strategy": "gradual", "thawing": section})
     options = ["--ckpt_path", "known.pt", "--trainer.max_epochs", "3", *args]
     transfer = transfer_of(AutoArchCLI(args=["transfer", "--config", written, *options]))
     unit = "steps" if "unit" in args[0] else "epochs"
@@ -147,22 +157,22 @@ def test_searches_and_masks_have_no_part_in_it(config: Config, known: dict[str, 
 @pytest.mark.parametrize(
     ("sections", "options", "code", "said"),
     [
-        ({}, [], 2, "Nothing to start from: give `--ckpt_path`"),
+        ({}, [], 2, "Expected a checkpoint, got none: pass `--ckpt_path`"),
         ({}, ["--ckpt_path", "nothing.ckpt"], 2, "Expected a checkpoint at nothing.ckpt"),
         ({}, ["--ckpt_path", "given.yaml"], 2, "given.yaml"),
         ({}, ["--ckpt_path", "broken.pt"], 2, "broken.pt"),
         ({}, ["--ckpt_path", "foreign.pt"], 1, "Expected weights for Called in foreign.pt, but not one parameter"),
-        ({}, ["--ckpt_path", "known.pt", "--transfer.strategy", "lp"], 2, "Expected `strategy` to be one of full,"),
+        ({}, ["--ckpt_path", "known.pt", "--transfer.strategy", "lp"], 2, "Expected `strategy` to be one of 'full',"),
         ({"transfer": {"layer_decay": 2.0}}, ["--ckpt_path", "known.pt"], 2, "`layer_decay`"),
-        ({"transfer": {"grid": [[2, 2], [3, 2]]}}, ["--ckpt_path", "known.pt"], 1,
-         "got 2x2 in the source and 3x2 here"),
-        ({"transfer": {"min_share": 2.0}}, ["--ckpt_path", "known.pt"], 2, "`min_share`"),
-        ({"transfer": {"min_share": 0.9}}, ["--ckpt_path", "foreign.pt"], 1, "`min_share`"),
-        ({}, ["--ckpt_path", "known.pt", "--transfer.thaw_every", "5"], 2, "`strategy='full'` thaws none"),
+        ({"transfer": {"matching": {"grid": [[2, 2], [3, 2]]}}}, ["--ckpt_path", "known.pt"], 1,
+         "got 2x2 in the source and 3x2 in the module"),
+        ({"transfer": {"matching": {"min_share": 2.0}}}, ["--ckpt_path", "known.pt"], 2, "`min_share`"),
+        ({"transfer": {"matching": {"min_share": 0.9}}}, ["--ckpt_path", "foreign.pt"], 1, "`min_share`"),
+        ({}, ["--ckpt_path", "known.pt", "--transfer.thawing.every", "5"], 2, "`strategy='full'` thaws none"),
         ({"transfer": {"freeze": ["nett*"]}}, ["--ckpt_path", "known.pt"], 1, "`nett*`"),
-        ({"transfer": {"checkpoint": "a.pt"}}, ["--ckpt_path", "known.pt"], 2, "There are two checkpoints"),
+        ({"transfer": {"checkpoint": "a.pt"}}, ["--ckpt_path", "known.pt"], 2, "Expected one checkpoint, got"),
         ({"trainer": {"callbacks": [{"class_path": BY_CLASS, "init_args": {"checkpoint": "a.pt"}}]}},
-         ["--ckpt_path", "known.pt"], 2, "There are two checkpoints"),
+         ["--ckpt_path", "known.pt"], 2, "Expected one checkpoint, got"),
         ({"trainer": {"callbacks": [{"class_path": BY_CLASS}]}, "transfer": {"layer_decay": 0.5}},
          ["--ckpt_path", "known.pt"], 2, "not both"),
         ({}, ["--ckpt_path", "known.pt", "--output", "known.pt/x.ckpt"], 2, "write `output` to known.pt/x.ckpt"),
@@ -215,9 +225,10 @@ def test_help(capsys: Any) -> None:
         main(["transfer", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "--ckpt_path CKPT_PATH" in text and "--transfer.strategy" in text and "--report REPORT" in text
-    for name in ("thaw_every", "unit", "monitor", "mode", "patience", "min_delta", "grid", "min_share", "lora_alpha"):
+    for name in ("thawing.every", "thawing.unit", "thawing.monitor", "thawing.mode", "thawing.patience",
+                 "thawing.min_delta", "matching.grid", "matching.min_share", "matching.lora_alpha"):  # fmt: skip
         assert f"--transfer.{name} " in text
-    assert "a logged value by which" in text
+    assert "A logged metric by which" in text
     with pytest.raises(SystemExit):
         main(["validate", "--help"])
     text = capsys.readouterr().out
@@ -227,12 +238,10 @@ def test_help(capsys: Any) -> None:
 def test_which_weights_of_a_checkpoint(config: Config, known: dict[str, torch.Tensor], capsys: Any) -> None:
     zeros = {name: torch.zeros_like(tensor) for name, tensor in known.items()}
     torch.save({"nets": {"student": zeros}, "ema": known, "args": Namespace(lr=1)}, "many.pt")
-    base = ["transfer", "--config", config(), "--ckpt_path", "many.pt", "--transfer.trusted", "['argparse.Namespace']"]
-    for arguments, first in (
-        (["--transfer.weights", "average"], known),
-        (["--transfer.key", "nets.student"], zeros),
-    ):
-        cli = AutoArchCLI(args=[*base, *arguments, "--trainer.max_epochs", "0"])
+    for options, first in (({"weights": "average"}, known), ({"key": "nets.student"}, zeros)):
+        source = {"path": "many.pt", "trusted": ["argparse.Namespace"], **options}
+        path = config(transfer={"checkpoint": source})
+        cli = AutoArchCLI(args=["transfer", "--config", path, "--trainer.max_epochs", "0"])
         assert "100.0% of 25 parameters taken over" in capsys.readouterr().out
         assert all(torch.equal(cli.model.state_dict()[name], tensor) for name, tensor in first.items())
     with pytest.raises(SystemExit):

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_autoarch.callbacks.transfer.course import Block
-from lightning_autoarch.callbacks.transfer.finetune import FineTuned
+from lightning_autoarch.callbacks.transfer.fine_tune import FineTuned
+from lightning_autoarch.callbacks.transfer.tuning_run import Block
 from lightning_autoarch.report import write_transfer_report
 from lightning_autoarch.report.transferred import finetuned_table
-from lightning_autoarch.transfer import TensorReport, TransferReport, transfer_weights
+from lightning_autoarch.transfer.transfer_report import TensorReport, TransferReport
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 BLOCKS = (Block("body", 20, 0, (2, 2), (0.5, 0.5)), Block("head", 5, 3, (0, 1), (0.7, 1.0)),
           Block("old", 4, 4, None, (1.0, 1.0)), Block("top", 7, 0, None, (1.0, 1.0), (500, 900)))  # fmt: skip

@@ -190,7 +190,7 @@ def _warm() -> None:
     import torch.distributed.checkpoint as dcp
 
     from lightning_autoarch.training.sparse_file import save_sparse
-    from lightning_autoarch.transfer import transfer_weights
+    from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
     module = torch.nn.Linear(2, 2)
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -9,10 +10,19 @@ import nets
 import torch
 from torch import nn
 
+from lightning_autoarch.transfer.tune.thawing import Thawing
+
 QUIET: dict[str, Any] = {
     "logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
     "accelerator": "cpu", "devices": 1,
 }  # fmt: skip
+
+
+def grouped(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `TransferLearning` with those of `Thawing` put into one."""
+    thawing = {name: value for name, value in options.items() if name in Thawing.__dataclass_fields__}
+    others = {name: value for name, value in options.items() if name not in thawing}
+    return {**others, "thawing": Thawing(**thawing)} if thawing else others
 
 
 class Tuned(nets.Net):

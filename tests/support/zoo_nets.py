@@ -71,8 +71,8 @@ def moved(module: nn.Module, before: dict[str, Tensor]) -> set[str]:
 
 def blocks(module: nn.Module, depth: int) -> list[list[str]]:
     """The paths of what is in each block, so many segments of them."""
-    from lightning_autoarch.transfer.patterns import Names
     from lightning_autoarch.transfer.tune.blocks import blocks_of
+    from lightning_autoarch.transfer.tune.trainable import TrainableNames
 
-    found = blocks_of(module, Names(module))
+    found = blocks_of(module, TrainableNames(module))
     return [sorted({".".join(name.split(".")[:depth]) for name in block}) for block in found]

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from lightning_autoarch.core.errors import CheckpointError, TransferError
-from lightning_autoarch.transfer import read_checkpoint, transfer_weights
+from lightning_autoarch.transfer.matching import Matching
+from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 
 def net(width: int = 6, classes: int = 3, channels: int = 3, seed: int = 0) -> nn.Sequential:
@@ -54,10 +56,10 @@ class TestUse:
         assert report.share == 1 and set(report.counts) == {"loaded"}
 
     def test_a_rule_that_leads_nowhere_is_told(self) -> None:
-        report = transfer_weights(net(), net(seed=1), rules=[("^0\\.", "zero.")])
-        assert report["0.weight"].reason == "a rule makes `zero.weight` of it in the source"
+        report = transfer_weights(net(), net(seed=1), rules=[("0", "zero")])
+        assert report["0.weight"].reason == "a rule renames it to `zero.weight` in the source"
         [left] = [each for each in report if each.status == "unexpected" and each.source == "0.weight"]
-        assert left.reason == "`zero.weight` by a rule, which is no name here"
+        assert left.reason == "a rule renames it to `zero.weight`, which the module does not have"
 
     def test_backbone_of_another_net(self) -> None:
         class Student(L.LightningModule):
@@ -68,7 +70,7 @@ class TestUse:
 
         teacher = nn.ModuleDict({"backbone": net()[:2], "fc": nn.Linear(6, 3)})
         student = Student()
-        report = transfer_weights(student, teacher, rules=[("^backbone\\.", "encoder.")])
+        report = transfer_weights(student, teacher, rules=[("backbone", "encoder")])
         assert torch.equal(student.encoder[0].weight, teacher["backbone"][0].weight)
         assert report.names("renamed") == [name for name in student.state_dict() if name.startswith("encoder")]
         assert report.names("missing") == ["head.weight", "head.bias"]
@@ -101,7 +103,7 @@ class TestUse:
     def test_swap_of_two_parts_of_itself(self) -> None:
         module = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
         before = bits(module)
-        transfer_weights(module, module, rules=[("^a", "x"), ("^b", "a"), ("^x", "b")])
+        transfer_weights(module, module, rules=[("a", "x"), ("b", "a"), ("x", "b")])
         assert torch.equal(module["a"].weight, before["b.weight"])
         assert torch.equal(module["b"].weight, before["a.weight"])
 
@@ -143,7 +145,7 @@ class TestShapes:
         report = transfer_weights(module, net())
         assert set(report.names("skipped")) == {name for name in before if name != "5.bias"}
         assert report.names("loaded") == ["5.bias"]
-        assert report["0.weight"].reason == "(6, 3, 3, 3) in the source, (8, 3, 3, 3) here"
+        assert report["0.weight"].reason == "(6, 3, 3, 3) in the source, (8, 3, 3, 3) in the module"
         del before["5.bias"]
         assert_same({name: tensor for name, tensor in bits(module).items() if name != "5.bias"}, before)
 
@@ -156,7 +158,9 @@ class TestShapes:
     def test_error(self) -> None:
         module = net(width=8, seed=1)
         before = bits(module)
-        with pytest.raises(TransferError, match=r"`0\.weight`.*\(6, 3, 3, 3\) in the source, \(8, 3, 3, 3\) here"):
+        with pytest.raises(
+            TransferError, match=r"`0\.weight`.*\(6, 3, 3, 3\) in the source, \(8, 3, 3, 3\) in the module"
+        ):
             transfer_weights(module, net(), on_mismatch="error")
         assert_same(bits(module), before)
 
@@ -193,11 +197,11 @@ class TestShapes:
     def test_output_layer_by_its_name(self) -> None:
         source = nn.ModuleDict({"head": nn.Linear(4, 3), "body": nn.Linear(4, 6)})
         module = nn.ModuleDict({"head": nn.Linear(4, 2), "body": nn.Linear(4, 5)})
-        report = transfer_weights(module, source, on_mismatch="slice", head="^head")
+        report = transfer_weights(module, source, on_mismatch="slice", head="head")
         assert report.names("initialised") == ["head.weight", "head.bias"]
         assert report.names("sliced") == ["body.weight", "body.bias"]
-        with pytest.raises(TransferError, match="Expected `head` to match"):
-            transfer_weights(module, source, head="^tail")
+        with pytest.raises(TransferError, match="The pattern `tail` of `head` matches no tensor"):
+            transfer_weights(module, source, head="tail")
 
     def test_other_number_of_dimensions(self) -> None:
         module = nn.Linear(2, 2)
@@ -210,16 +214,16 @@ class TestClasses:
     def test_rows(self) -> None:
         source, module = net(classes=5), net(classes=4, seed=1)
         before = bits(module)
-        report = transfer_weights(module, source, classes={4: 0, 1: 3})
+        report = transfer_weights(module, source, matching=Matching(classes={4: 0, 1: 3}))
         for leaf in ("weight", "bias"):
             old, new, was = getattr(source[5], leaf), getattr(module[5], leaf), before[f"5.{leaf}"]
             assert torch.equal(new, torch.stack([old[4], was[1], was[2], old[1]]))
         assert report["5.weight"].status == "sliced" and report["5.weight"].taken == 12
-        assert report["5.weight"].reason == "2 of 5 classes in the source, of 4 here"
+        assert report["5.weight"].reason == "2 of 5 classes in the source, of 4 in the module"
 
     def test_equal_sizes_are_mapped_too(self) -> None:
         source, module = net(), net(seed=1)
-        transfer_weights(module, source, classes={0: 2, 1: 1, 2: 0})
+        transfer_weights(module, source, matching=Matching(classes={0: 2, 1: 1, 2: 0}))
         assert torch.equal(module[5].weight, source[5].weight.flip(0))
 
     @pytest.mark.parametrize(
@@ -230,37 +234,39 @@ class TestClasses:
             ({"cat": 0}, "Expected `classes` as"),
             ({True: 0}, "Expected `classes` as"),
             ({-1: 0}, "Expected `classes` as"),
-            ({0: 1, 1: 1}, "row of its own"),
+            ({0: 1, 1: 1}, "different row of the module"),
             ({3: 0}, r"below 3 in the source for `5\.\w+`, got 3"),
             ({0: 4}, r"below 4 in the module for `5\.\w+`, got 4"),
         ],
     )
     def test_what_is_no_mapping(self, classes: Any, message: str) -> None:
         with pytest.raises(TransferError, match=message):
-            transfer_weights(net(classes=4, seed=1), net(), classes=classes)
+            transfer_weights(net(classes=4, seed=1), net(), matching=Matching(classes=classes))
 
     def test_no_such_layer(self) -> None:
         with pytest.raises(TransferError, match="Expected an output layer in the source"):
-            transfer_weights(net(), {k: v for k, v in net().state_dict().items() if k[0] == "0"}, classes={0: 0})
+            transfer_weights(
+                net(), {k: v for k, v in net().state_dict().items() if k[0] == "0"}, matching=Matching(classes={0: 0})
+            )
 
     def test_rows_of_another_width(self) -> None:
         with pytest.raises(TransferError, match="rows of equal size"):
-            transfer_weights(net(width=8), net(), classes={0: 0})
+            transfer_weights(net(width=8), net(), matching=Matching(classes={0: 0}))
 
 
 class TestReinit:
     def test_stays(self) -> None:
         module = net(seed=1)
         before = bits(module)
-        report = transfer_weights(module, net(), reinit=["^5\\."])
+        report = transfer_weights(module, net(), reinit=["5"])
         assert torch.equal(module[5].weight, before["5.weight"])
         assert report.names("initialised") == ["5.weight", "5.bias"]
 
     def test_unused(self) -> None:
-        with pytest.raises(TransferError, match=r"`reinit` to match a name, '\^head' does not"):
-            transfer_weights(net(), net(), reinit=["^head"])
+        with pytest.raises(TransferError, match=r"The pattern `head` of `reinit` matches no tensor"):
+            transfer_weights(net(), net(), reinit=["head"])
 
-    @pytest.mark.parametrize("reinit", ["^5", 3, [3], ["("]])
+    @pytest.mark.parametrize("reinit", ["", 3, [3], ["re:("]])
     def test_what_is_no_list_of_patterns(self, reinit: Any) -> None:
         with pytest.raises(TransferError, match=r"Expected .*`reinit`"):
             transfer_weights(net(), net(), reinit=reinit)
@@ -360,7 +366,7 @@ class TestNumbers:
         real, turned = nn.Linear(2, 2), nn.Linear(2, 2, dtype=torch.complex64)
         assert transfer_weights(turned, real).share == 1 and torch.equal(turned.weight.real, real.weight)
         assert transfer_weights(nn.Linear(2, 2), turned).names("skipped") == ["weight", "bias"]
-        with pytest.raises(TransferError, match=r"torch\.complex64 in the source, torch\.float32 here"):
+        with pytest.raises(TransferError, match=r"torch\.complex64 in the source, torch\.float32 in the module"):
             transfer_weights(real, turned, on_mismatch="error")
 
     def test_integers(self) -> None:
@@ -455,7 +461,7 @@ class TestModules:
     def test_parametrisation_that_makes_another_weight(self) -> None:
         module = parametrizations.orthogonal(nn.Linear(2, 2))
         report = transfer_weights(module, {"weight": torch.ones(2, 2)})
-        assert "makes another weight" in report["parametrizations.weight.original"].reason
+        assert "which changes the weight" in report["parametrizations.weight.original"].reason
 
     def test_compiled_module(self) -> None:
         source, module = net(), net(seed=1)
@@ -560,7 +566,7 @@ class TestAtomic:
         assert_same({k: v.as_subclass(Tensor) for k, v in module.state_dict().items()}, bits(net()))
 
     def test_chunk_that_cannot_be_read(self) -> None:
-        from lightning_autoarch.transfer import LazyStateDict
+        from lightning_autoarch.transfer.read.state_dicts import LazyStateDict
 
         source, module = net(), net(seed=1)
         before = bits(module)
@@ -575,13 +581,13 @@ class TestAtomic:
         assert_same(bits(module), before)
 
     def test_source_that_is_not_what_it_says(self) -> None:
-        from lightning_autoarch.transfer import LazyStateDict
+        from lightning_autoarch.transfer.read.state_dicts import LazyStateDict
 
         module = nn.Linear(2, 2)
         before = bits(module)
         for wrong in (torch.ones(1), torch.ones(2, 2, device="meta")):
             state = LazyStateDict({"weight": torch.ones(2, 2, device="meta")}, lambda name, wrong=wrong: wrong)
-            with pytest.raises(TransferError, match=r"`weight` of shape \(2, 2\) as the source says"):
+            with pytest.raises(TransferError, match=r"`weight` of shape \(2, 2\), as the source declares"):
                 transfer_weights(module, state)
         assert_same(bits(module), before)
 

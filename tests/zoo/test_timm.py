@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from zoo_nets import CLASSES, Wrapped, blocks, fit, images, moved, weights
 
 from lightning_autoarch import ChannelPruning, MagnitudePruning, OneShot, TransferLearning
-from lightning_autoarch.transfer import read_checkpoint, transfer_weights
+from lightning_autoarch.transfer.matching import Matching
+from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 timm = pytest.importorskip("timm", reason="timm is not installed: the extra `zoo` has it")
 
@@ -75,7 +77,7 @@ class TestSaved:
     )
     def test_larger_it_computes_the_same(self, make: Any, options: dict[str, Any], x: Tensor) -> None:
         source, module = make().eval(), make(**options).eval()
-        transfer_weights(module, source, on_mismatch="widen", example_inputs=x)
+        transfer_weights(module, source, on_mismatch="widen", matching=Matching(example_inputs=x))
         with torch.no_grad():
             torch.testing.assert_close(module(x), source(x), rtol=1e-4, atol=1e-5)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo_nets import CLASSES, Wrapped, blocks, fit, images, moved, weights
 
 from lightning_autoarch import ChannelPruning, MagnitudePruning, OneShot, TransferLearning
-from lightning_autoarch.transfer import transfer_weights
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed: the extra `zoo` has it")
 

@@ -20,9 +20,11 @@ from lightning_autoarch import (
     TransferLearning,
     export,
 )
-from lightning_autoarch.callbacks.transfer import merge_lora
+from lightning_autoarch.callbacks.transfer.lora import merge_lora
 from lightning_autoarch.core.errors import TransferError
-from lightning_autoarch.transfer import read_checkpoint, transfer_weights
+from lightning_autoarch.transfer.matching import Matching
+from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: the extra `zoo` has it")
 
@@ -80,7 +82,7 @@ class TestSaved:
     def test_classes_of_the_old_head(self, tmp_path: Path) -> None:
         (source := bert()).save_pretrained(tmp_path)
         module = Wrapped(bert(num_labels=3), tokens())
-        transfer_weights(module, tmp_path, classes={4: 0, 1: 2})
+        transfer_weights(module, tmp_path, matching=Matching(classes={4: 0, 1: 2}))
         expected = source.classifier.weight[[4, 1]]
         assert torch.equal(module.model.classifier.weight[[0, 2]], expected)
 
@@ -112,7 +114,7 @@ class TestSaved:
     )
     def test_wider_it_computes_the_same(self, make: Any, options: dict[str, Any], x: Tensor) -> None:
         source, module = make(), make(**options)
-        transfer_weights(module, source, on_mismatch="widen", example_inputs=x)
+        transfer_weights(module, source, on_mismatch="widen", matching=Matching(example_inputs=x))
         torch.testing.assert_close(logits(module, x), logits(source, x))
 
     @pytest.mark.parametrize(
@@ -125,7 +127,9 @@ class TestSaved:
 
     def test_what_widen_cannot_keep_names_the_reason(self) -> None:
         with pytest.raises(TransferError, match="a norm or mean is taken over them"):
-            transfer_weights(bert(hidden_size=48), bert(), on_mismatch="widen", example_inputs=tokens())
+            transfer_weights(
+                bert(hidden_size=48), bert(), on_mismatch="widen", matching=Matching(example_inputs=tokens())
+            )
 
 
 class TestFineTuned:

@@ -1,15 +1,15 @@
-"""The life of `TransferLearning` in a Trainer: what each hook does.
+"""The hooks of `TransferLearning`, and its state in a checkpoint.
 
-setup            ─► weights taken over, adapters put in; what is ever trained requires a gradient, for
-configure_optimizers and DDP, which see all of it
-on_fit_start     ─► each parameter in one group; groups split by learning rate; frozen as the clock says
-epoch, batch     ─► what the clock says is due thaws, between two optimizer steps
-validation       ─► the clock hears of the metric that blocks thaw by
-optimizer step   ─► the pull of L2-SP before it, warm-up around it
+setup            ─► take weights over, insert adapters; everything that is ever trained requires a gradient, so that
+configure_optimizers and DDP see all of it
+on_fit_start     ─► every parameter in one group; split groups by learning rate; freeze as the clock says
+epoch, batch     ─► thaw what the clock says is due, between two optimizer steps
+validation       ─► give the clock the metric that blocks thaw by
+optimizer step   ─► add the gradient of L2-SP before it, warm up around it
 teardown         ─► the module requires gradients as it did before
 
 What is frozen is a function of the clock's phase (`transfer/tune/clock.py`), which is part of the state, and the groups
-are a function of the arguments: a resumed fit has both again.
+are a function of the arguments, so that a resumed fit has both again.
 """
 
 from __future__ import annotations
@@ -24,181 +24,264 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 from lightning_autoarch.callbacks.base import AutoArchCallback
 from lightning_autoarch.callbacks.flavour import check_flavour
 from lightning_autoarch.callbacks.outer import is_rebuilt_later
-from lightning_autoarch.callbacks.transfer.course import Block
-from lightning_autoarch.callbacks.transfer.ddp import check_strategy
-from lightning_autoarch.callbacks.transfer.fitting import Fitting
-from lightning_autoarch.callbacks.transfer.known import Known, gone_on, taken_over
-from lightning_autoarch.callbacks.transfer.lora import add_lora, check_lora
-from lightning_autoarch.callbacks.transfer.merged import check_averages, restore_adapters, saved_adapters
-from lightning_autoarch.callbacks.transfer.order import check_alone, come_before_tuners
-from lightning_autoarch.callbacks.transfer.recipe import Plan, Recipe
-from lightning_autoarch.callbacks.transfer.resume import SCHEMA, check_state
-from lightning_autoarch.callbacks.transfer.sources import Source
-from lightning_autoarch.callbacks.transfer.timing import check_validation, measured, planned
-from lightning_autoarch.core.schema import VERSION, is_empty
+from lightning_autoarch.callbacks.transfer.freezing import check_strategy
+from lightning_autoarch.callbacks.transfer.lora import (
+    add_lora,
+    check_averages,
+    check_lora,
+    restore_adapters,
+    saved_adapters,
+)
+from lightning_autoarch.callbacks.transfer.plan import Tuning, TuningPlan
+from lightning_autoarch.callbacks.transfer.starting_point import StartingPoint, continued, take_over
+from lightning_autoarch.callbacks.transfer.surroundings import (
+    check_alone,
+    check_validation,
+    come_before_tuners,
+    measured,
+    planned,
+)
+from lightning_autoarch.callbacks.transfer.tuning_run import Block, TuningRun
+from lightning_autoarch.core.errors import TransferError, shown
+from lightning_autoarch.core.schema import (
+    Mismatch,
+    Schema,
+    data,
+    flag,
+    items,
+    mapping,
+    optional,
+    real,
+    record,
+    sequence,
+    tensor,
+    text,
+    whole,
+)
 from lightning_autoarch.seam.lightning import checkpoint_path, run_configure_model
 from lightning_autoarch.training.callback_protocols import is_trial
-from lightning_autoarch.transfer.match.report import TransferReport
-from lightning_autoarch.transfer.patterns import Names
+from lightning_autoarch.transfer.matching import TransferOptions
+from lightning_autoarch.transfer.read.checkpoint import AnySource
+from lightning_autoarch.transfer.transfer_report import TransferReport
 from lightning_autoarch.transfer.tune.clock import Length
+from lightning_autoarch.transfer.tune.trainable import TrainableNames
+
+
+def _setting(value: Any, where: str) -> None:
+    """Plain data without tensors, which can be compared with the current settings."""
+    data()(value, where)
+    held = next((leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)), None)
+    if held is not None:
+        raise Mismatch(where, "numbers, strings, lists and dicts", held)
+
+
+MOMENT = items(whole(), whole(), real(0.0))
+CLOCK = record({"begun": sequence(MOMENT), "best": optional(real(finite=False)), "wait": whole(), "checked": whole(-1)})
+SCHEMA = Schema(
+    "TransferLearning",
+    1,
+    {"epochs": optional(whole()), "groups": mapping(_setting), "start": mapping(tensor())},
+    {"new": sequence(text()), "adapters": mapping(tensor()), "recomputed": flag(), "clock": optional(CLOCK)},
+)
+
+
+def check_state(state: dict[str, Any] | None, tuning: Tuning, *, resumes: bool) -> dict[str, Any] | None:
+    """The callback's state in a checkpoint, if the fit resumes from one.
+
+    Args:
+        state: The state as it was saved; None if the checkpoint has none.
+        tuning: The current arguments.
+        resumes: Whether the fit resumes from a checkpoint.
+
+    Raises:
+        TransferError: The checkpoint has other groups, or not the weights that L2-SP began with.
+    """
+    if state is None or not resumes:
+        if resumes and tuning.l2_sp is not None:
+            raise TransferError(
+                "Expected a checkpoint of a fit with TransferLearning, because `l2_sp` needs the weights that the fit "
+                "began with. To start from another checkpoint pass it as `checkpoint`, not as `ckpt_path`."
+            )
+        return None
+    groups, stored = tuning.groups(), state["groups"]
+    for name in {**groups, **stored}:
+        before, today = stored.get(name), groups.get(name)
+        if before != today:
+            raise TransferError(
+                f"Expected `{shown(name)}={shown(repr(before))}`, as in the fit that is resumed, got {today!r}: its "
+                "optimizer has other parameter groups, or its layers thaw at other times. To continue differently, "
+                "pass the file as `checkpoint`, not as `ckpt_path`."
+            )
+    if tuning.l2_sp is not None and not state["start"]:
+        raise TransferError("Expected the weights that `l2_sp` began with in the checkpoint, got one of a fit without.")
+    return state
 
 
 class FineTuning(AutoArchCallback):
-    """Hooks and state of a callback that takes weights over and thaws what it trains.
+    """The hooks and the state of `TransferLearning`, which has the arguments."""
 
-    Args:
-        checkpoint: where weights come from; None where the module comes with them.
-        matching: arguments of `transfer_weights`.
-        recipe: how to fine-tune.
-    """
+    schema = SCHEMA
+    error = TransferError
+    remedy = (
+        "They would freeze and group the same parameters: pass all patterns to one of them, and take over a second "
+        "checkpoint by `transfer_weights` before the fit."
+    )
 
-    def __init__(self, checkpoint: Source | None, matching: dict[str, Any], recipe: Recipe) -> None:
-        self.checkpoint, self.matching, self.recipe = checkpoint, matching, recipe
+    checkpoint: AnySource | None
+
+    def __init__(self) -> None:
         self.blocks: tuple[Block, ...] = ()
-        self._known = Known()
+        self._start = StartingPoint()
         self._length = Length(None)  # of the fit that the plan is made for
         self._clock: dict[str, Any] | None = None  # of a fit that has ended
         self._begun = False
         self._loaded: dict[str, Any] | None = None
-        self._goes_on_from: Mapping[str, Any] | None = None  # the state of the fit whose weights come after `setup`
+        self._continues: Mapping[str, Any] | None = None  # state of the fit whose weights are loaded after `setup`
         self._taken_by: weakref.ref[Parameter] | None = None  # a parameter of the module that has the weights
-        self._fit: Fitting | None = None
+        self._run: TuningRun | None = None
+
+    @property
+    def tuning(self) -> Tuning:
+        """What is trained when and how fast."""
+        raise NotImplementedError
+
+    def transfer_options(self, module: LightningModule) -> TransferOptions:
+        """How the checkpoint is matched to a module."""
+        raise NotImplementedError
 
     @property
     def report(self) -> TransferReport | None:
-        """What was taken over."""
-        return self._known.report
+        """What was taken over; None without `checkpoint`, and in a fit that continues another one."""
+        return self._start.report
 
-    def state_dict(self) -> dict[str, Any]:
+    def save_state(self) -> dict[str, Any] | None:
         if not self._begun:
-            return {}
+            return None
         return {
-            VERSION: SCHEMA.version,
             "epochs": self._length.epochs,
-            "groups": self.recipe.groups(),
-            "start": dict(self._known.start),
-            "new": sorted(self._known.new),
+            "groups": self.tuning.groups(),
+            "start": dict(self._start.start),
+            "new": sorted(self._start.new),
             "adapters": self._adapters(),
-            "recomputed": self._fit is not None and self._fit.recomputes(),
-            "clock": self._clock if self._fit is None else self._fit.clock.state_dict(),
+            "recomputed": self._run is not None and self._run.recomputes(),
+            "clock": self._clock if self._run is None else self._run.clock.state_dict(),
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._loaded = None if is_empty(state_dict) else SCHEMA.read(state_dict)
-        if self._loaded is not None and self._fit is not None:
-            self._resume(self._fit, self._loaded)
+    def restore_state(self, state: dict[str, Any]) -> None:
+        self._loaded = state
+        if self._run is not None:
+            self._resume(self._run, state)
 
     def shares_of_net(self) -> dict[str, tuple[float, float]]:
-        """Parameters that were taken over, of how many: for a trial's record."""
+        """The number of parameters that were taken over, and of all, for the record of a trial."""
         return {} if self.report is None else {"transferred": (self.report.taken, self.report.parameters)}
 
     def thawed_later(self) -> list[Parameter]:
-        """What is frozen now, and may thaw in this fit."""
-        return [] if self._fit is None else self._fit.thawed_later()
+        """Parameters that are frozen now, and may thaw in this fit."""
+        return [] if self._run is None else self._run.thawed_later()
 
     def start_from(self, state_dict: Mapping[str, Any]) -> None:
-        """The next fit begins with the weights of another, whose `state_dict` this is, and takes over none."""
-        self._goes_on_from = SCHEMA.read(state_dict)
+        """Let the next fit begin with the weights of another fit, whose `state_dict` this is."""
+        self._continues = SCHEMA.read(state_dict)
 
     def forget(self) -> None:
-        """As if no fit had been."""
-        self._known, self._length, self._clock, self._begun = Known(), Length(None), None, False
-        self._goes_on_from = self._taken_by = None
+        """Forget every fit."""
+        self._start, self._length, self._clock, self._begun = StartingPoint(), Length(None), None, False
+        self._continues = self._taken_by = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles know nothing of a fit that runs, nor of its module."""
-        own = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}  # the module's
-        return {**own, "_fit": None, "_taken_by": None, "_loaded": None, "_goes_on_from": None}
+    def fit_attributes(self) -> dict[str, object]:
+        return {"_run": None, "_taken_by": None, "_loaded": None, "_continues": None}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        check_flavour(self, trainer, pl_module)
         if is_rebuilt_later(self, trainer, pl_module):
             return
         self._end()
         self._loaded, self._clock, self._begun = None, None, False
         check_strategy(self, trainer)
         check_alone(self, trainer)
-        check_validation(self.recipe, trainer)
+        check_validation(self.tuning.thawing, trainer)
         come_before_tuners(self, trainer)
         run_configure_model(trainer)
         plan = self._planned(pl_module)
         if self.checkpoint is None:
-            plan.schedule(planned(trainer))  # raises what is wrong before anything is changed
-        before, self._goes_on_from = self._goes_on_from, None
+            plan.schedule(planned(trainer))  # raises before anything is changed
+        before, self._continues = self._continues, None
         if before is not None:
-            self._known = gone_on(self.recipe, before)
+            self._start = continued(self.tuning, before)
         elif not self._has_weights(pl_module) and checkpoint_path(trainer).path is None:
             self._take_over(trainer, pl_module, plan)
             if self.report is not None and not is_trial(trainer):
                 rank_zero_info(str(self.report))
-        plan = Plan.of(self.recipe, pl_module, self._known.new)
-        if self.recipe.strategy == "lora":
+        plan = TuningPlan.of(self.tuning, pl_module, self._start.new)
+        if self.tuning.strategy == "lora":
             plan = self._add_lora(trainer, pl_module, plan)
         self._taken_by = weakref.ref(next(pl_module.parameters()))
-        self._fit = Fitting(pl_module, plan, planned(trainer))
-        _warn_of_never_known(self._fit.never_known())
+        self._run = TuningRun(pl_module, plan, planned(trainer))
+        _warn_of_untrained(self._run.never_trained())
 
     def take_over(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the weights over before a fit, which then trains the module as it is: to validate what it starts from.
+        """Take the weights over before a fit, so that they can be validated; the fit then trains the module as it is.
 
         Raises:
-            TransferError, CheckpointError: as `setup` does.
+            TransferError, CheckpointError: As in `setup`.
         """
-        check_flavour(self, trainer, pl_module)
+        check_flavour(self, trainer, pl_module, self.error)
         run_configure_model(trainer)
         if not self._has_weights(pl_module):
             self._take_over(trainer, pl_module, self._planned(pl_module))
             self._taken_by = weakref.ref(next(pl_module.parameters()))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self._fit is not None
-        self._fit.plan.check_same(pl_module)
-        state = check_state(self._loaded, self.recipe, resumes=checkpoint_path(trainer).path is not None)
+        assert self._run is not None
+        self._run.plan.check_same(pl_module)
+        state = check_state(self._loaded, self.tuning, resumes=checkpoint_path(trainer).path is not None)
         self._length = planned(trainer)
         if state is not None:
             self._length = Length(state["epochs"])
-            self._known = replace(self._known, start=dict(state["start"]))
+            self._start = replace(self._start, start=dict(state["start"]))
         self._begun = True
-        self._fit.begin(trainer, self._known.start, bool(state and state.get("recomputed")))
-        self.blocks = self._fit.blocks()
+        self._run.begin(trainer, self._start.start, bool(state and state.get("recomputed")))
+        self.blocks = self._run.blocks()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self._fit is not None
+        assert self._run is not None
         if self._loaded is None:
-            self._fit.plan.schedule(measured(trainer, pl_module))  # raises what the number of batches makes wrong
-        self._fit.apply(trainer)
+            self._run.plan.schedule(measured(trainer, pl_module))  # raises what depends on the number of batches
+        self._run.apply(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._advance(trainer, 0)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        assert self._fit is not None
+        assert self._run is not None
         self._advance(trainer, batch_idx)
-        self._fit.before_batch(trainer, batch_idx)
+        self._run.before_batch(trainer, batch_idx)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self._fit is not None:
-            self._fit.before_step(trainer, optimizer)
+        if self._run is not None:
+            self._run.before_step(trainer, optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._fit is not None:
-            self._fit.after_batch(trainer)
+        if self._run is not None:
+            self._run.after_batch(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._fit is not None and not trainer.sanity_checking:
-            self._fit.after_validation(trainer)
+        if self._run is not None and not trainer.sanity_checking:
+            self._run.after_validation(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self._fit is not None
-        self.blocks = self._fit.blocks(as_planned=False)
+        assert self._run is not None
+        self.blocks = self._run.blocks(as_planned=False)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._end()
@@ -207,55 +290,55 @@ class FineTuning(AutoArchCallback):
         self._end()
 
     def _advance(self, trainer: Trainer, batch_idx: int) -> None:
-        assert self._fit is not None
-        if self._fit.advance(trainer, batch_idx):
-            self.blocks = self._fit.blocks()
+        assert self._run is not None
+        if self._run.advance(trainer, batch_idx):
+            self.blocks = self._run.blocks()
 
     def _has_weights(self, module: LightningModule) -> bool:
-        """Whether this module has them from a fit before; a search may have made all its parameters new since."""
+        """Whether this module has the weights already. A search may have replaced all of its parameters since."""
         first = next(module.parameters(), None)
         return self._taken_by is not None and first is not None and self._taken_by() is first
 
-    def _planned(self, module: LightningModule) -> Plan:
-        plan = Plan.of(self.recipe, module, self._known.new)
-        if self.recipe.strategy == "lora":
-            check_lora(module, plan.blocks[-1], self.recipe.lora)
+    def _planned(self, module: LightningModule) -> TuningPlan:
+        plan = TuningPlan.of(self.tuning, module, self._start.new)
+        if self.tuning.strategy == "lora":
+            check_lora(module, plan.blocks[-1], self.tuning.lora)
         return plan
 
-    def _take_over(self, trainer: Trainer, module: LightningModule, plan: Plan) -> None:
-        self._known = replace(self._known, report=None)
-        self._known = taken_over(trainer, module, plan, self.checkpoint, self.matching)
+    def _take_over(self, trainer: Trainer, module: LightningModule, plan: TuningPlan) -> None:
+        self._start = replace(self._start, report=None)
+        self._start = take_over(trainer, module, plan, self.checkpoint, self.transfer_options(module))
 
-    def _resume(self, fit: Fitting, state: Mapping[str, Any]) -> None:
-        """Plan as the fit did that is resumed: what was new then was in no checkpoint."""
-        self._known = replace(self._known, new=frozenset(state.get("new", ())))
-        if self.recipe.strategy == "lora":
-            restore_adapters(fit.module, state.get("adapters") or {})
-        fit.replan(self._known.new, Length(state["epochs"]), state.get("clock"))
+    def _resume(self, run: TuningRun, state: Mapping[str, Any]) -> None:
+        """Plan as the resumed fit did, with what was new then."""
+        self._start = replace(self._start, new=frozenset(state.get("new", ())))
+        if self.tuning.strategy == "lora":
+            restore_adapters(run.module, state.get("adapters") or {})
+        run.replan(self._start.new, Length(state["epochs"]), state.get("clock"))
 
-    def _add_lora(self, trainer: Trainer, module: LightningModule, plan: Plan) -> Plan:
+    def _add_lora(self, trainer: Trainer, module: LightningModule, plan: TuningPlan) -> TuningPlan:
         check_averages(self, trainer)
-        new = self._known.new & plan.names.parameters.keys()
+        new = self._start.new & plan.names.parameters.keys()
         kept = {plan.names.parameters[name] for name in new}
-        add_lora(module, {*plan.blocks[-1], *new}, self.recipe.lora)
-        new = frozenset(name for name, parameter in Names(module).parameters.items() if parameter in kept)
-        self._known = replace(self._known, new=new)
-        return Plan.of(self.recipe, module, new)
+        add_lora(module, {*plan.blocks[-1], *new}, self.tuning.lora)
+        new = frozenset(name for name, parameter in TrainableNames(module).parameters.items() if parameter in kept)
+        self._start = replace(self._start, new=new)
+        return TuningPlan.of(self.tuning, module, new)
 
     def _adapters(self) -> dict[str, Tensor]:
-        return {} if self._fit is None or self.recipe.strategy != "lora" else saved_adapters(self._fit.module)
+        return {} if self._run is None or self.tuning.strategy != "lora" else saved_adapters(self._run.module)
 
     def _end(self) -> None:
-        if self._fit is not None:
-            self._clock = self._fit.clock.state_dict()
-            self._fit.end()
-            self._fit = None
+        if self._run is not None:
+            self._clock = self._run.clock.state_dict()
+            self._run.end()
+            self._run = None
 
 
-def _warn_of_never_known(never: Sequence[str]) -> None:
+def _warn_of_untrained(never: Sequence[str]) -> None:
     if never:
-        shown = ", ".join(f"`{name}`" for name in never[:3]) + (f" and {len(never) - 3} more" if len(never) > 3 else "")
+        few = ", ".join(f"`{name}`" for name in never[:3]) + (f" and {len(never) - 3} more" if len(never) > 3 else "")
         rank_zero_warn(
-            f"Frozen, but not taken over from the checkpoint: {shown}. What the module was initialised with stays "
-            "there. Let them train, or find them in the checkpoint by `rules`."
+            f"Frozen, but not taken over from the checkpoint: {few}. These parameters keep their initial values. Train "
+            "them, or find them in the checkpoint by `rules`."
         )

@@ -1,12 +1,13 @@
-"""Layers that are run by reentrant activation checkpointing get a gradient only if their inputs need one.
+"""Layers that are run by reentrant activation checkpointing get a gradient only if their inputs require one.
 
 `torch.utils.checkpoint.checkpoint(block, x, use_reentrant=True)` runs the block without autograd, and again in the
-backward pass, which reaches it through `x` alone. With everything below frozen `x` needs no gradient, so neither the
-block nor its adapters ever get one, and torch says no more than a warning.
+backward pass, which reaches it only through `x`. If everything below is frozen, `x` requires no gradient, so neither
+the block nor its adapters ever get one, and torch only warns.
 
-So where a module's code names `checkpoint`, the outputs of its frozen layers are made to need a gradient in the first
-batch, and for the whole fit if a layer that is ever trained is run in this way. It costs the backward pass through the
-frozen layers between. Elsewhere such layers are watched: one that would not learn is an error before its first step.
+So if the code of a module names `checkpoint`, the outputs of its frozen layers are made to require a gradient in the
+first batch, and for the whole fit if a layer that is ever trained is run in this way. It costs the backward pass
+through the frozen layers in between. In other modules such layers are watched: one that would not learn raises before
+its first step.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ class Recomputed:
     """Watches the layers that are trained in any phase.
 
     Args:
-        module: with these parameters.
-        parameters: name -> parameter.
-        thaw: of each, the phase from which on it is trained; None: never.
+        module: The module with these parameters.
+        parameters: Name -> parameter.
+        thaw: Name -> phase from which on it is trained; None for never.
 
     Attributes:
-        found: whether one of them is run by reentrant checkpointing, or may be.
-        training: whether a batch is trained on now.
+        found: Whether one of them is run by reentrant checkpointing, or may be.
+        training: Whether a training batch is running.
     """
 
     def __init__(self, module: nn.Module, parameters: Mapping[str, Parameter], thaw: Thaw) -> None:
@@ -54,20 +55,20 @@ class Recomputed:
                     self._handles.append(layer.register_forward_pre_hook(self._before))
 
     def reach(self) -> None:
-        """Let gradients come through frozen layers, if they have to."""
+        """Let gradients pass through frozen layers, if they have to."""
         if self.found and self._handles and not self._reaching:
             for layer in self._module.modules():
                 if layer._parameters:
                     self._reaching.append(layer.register_forward_hook(self._after))
 
     def settle(self) -> None:
-        """After a batch: gradients need not come through frozen layers if nothing was recomputed."""
+        """After a batch, stop gradients at frozen layers if nothing was recomputed."""
         self.training, self.found = False, self._seen
         if not self.found:
             self._remove(self._reaching)
 
     def detach(self) -> None:
-        """Take all hooks off."""
+        """Remove all hooks."""
         self._remove(self._handles)
         self._remove(self._reaching)
 
@@ -98,14 +99,14 @@ class Recomputed:
 
 
 def _requiring(output: Tensor) -> Tensor:
-    """A copy that requires a gradient and may be changed in place, where the output requires none."""
+    """The output if it requires a gradient; otherwise a copy that does, and may be changed in place."""
     if output.requires_grad or not output.is_floating_point():
         return output
     return output.detach().requires_grad_(True).clone()
 
 
 def _checkpoint() -> Any:
-    """The context of the nearest reentrant checkpoint that runs now."""
+    """The context of the innermost reentrant checkpoint that is running."""
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code is CheckpointFunction.forward.__code__:
@@ -115,7 +116,7 @@ def _checkpoint() -> Any:
 
 
 def _may_recompute(module: nn.Module) -> bool:
-    """Whether the code of a module, or of one in it, names a function that checkpoints activations."""
+    """Whether the code of a module, or of one in it, names a function for activation checkpointing."""
     classes = {each for layer in module.modules() for each in type(layer).__mro__}
     own = [each for each in classes if not each.__module__.startswith(("torch.", "lightning."))]
     functions = [value for each in own for value in vars(each).values() if inspect.isfunction(value)]

@@ -1,13 +1,13 @@
-"""Blocks that a module has and its source has not: made the identity, where that is exact.
+"""Blocks that a module has but its source does not: they become the identity where that is exact.
 
-Net2DeeperNet (Chen, Goodfellow, Shlens 2016, section 2.3), for a repetition in a `Sequential` or `ModuleList` that is
-longer than the source's. Tried in turn, and *run* before it is believed:
+Net2DeeperNet (Chen, Goodfellow, Shlens 2016, section 2.3), for a `Sequential` or `ModuleList` that is longer than that
+of the source. The following are tried in turn, and *run* before they are accepted:
 
     one square layer (and a ReLU)      W = I, b = 0; a convolution as a Dirac kernel. Only in a Sequential
-    a residual block                   its last norm, or its last layer, or the ends of all its branches, zero
+    a residual block                   zero in its last norm, or its last layer, or the ends of all its branches
 
-A block counts as the identity if, in eval mode, a copy of it returns random inputs as they are; after a block that ends
-in a ReLU random inputs that are not negative.
+A block counts as the identity if a copy of it in eval mode returns random inputs unchanged; after a block that ends in
+a ReLU, random non-negative inputs.
 """
 
 from __future__ import annotations
@@ -31,24 +31,31 @@ Values = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class ExtraBlock:
-    """A block of which the source has nothing, behind blocks of the same class that it has."""
+    """A block that the source does not have, behind blocks of the same class that it has.
+
+    Attributes:
+        path: Path of the block.
+        block: The block.
+        before: The block before it.
+        in_sequence: Whether its container is a Sequential, so that nothing happens between blocks.
+    """
 
     path: str
     block: nn.Module
     before: nn.Module
-    in_sequence: bool  # its container is a Sequential: nothing else happens between blocks
+    in_sequence: bool
 
 
 def extra_blocks(
     module: nn.Module, names_of_module: Set[str], missing: Set[str], found: Set[str]
 ) -> Iterator[ExtraBlock]:
-    """The blocks at the ends of repetitions, first to last.
+    """The blocks at the ends of repetitions, from first to last.
 
     Args:
-        module: whose containers are looked through.
-        names_of_module: of all its tensors.
-        missing: names of its tensors that the source has not.
-        found: names of those that come from the source.
+        module: The module.
+        names_of_module: Names of all its tensors.
+        missing: Names of its tensors that the source does not have.
+        found: Names of those that come from the source.
     """
     for path, container in module.named_modules() if missing else ():
         if not isinstance(container, nn.Sequential | nn.ModuleList):
@@ -70,14 +77,14 @@ def _tensor_names(block: nn.Module) -> list[str]:
 
 
 def identity_values(extra: ExtraBlock) -> Values | None:
-    """Values of some tensors of a block that make it the identity, by name in the block; None if there are none."""
+    """Name in the block -> value, of tensors that make a block the identity; None if it cannot be."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of a fast path that a layer takes or does not
+        warnings.simplefilter("ignore")  # about a fast path that a layer takes or does not take
         for values in _candidates(extra):
             try:
                 if _is_identity(extra, values):
                     return values
-            except Exception:  # it takes other inputs, or cannot be copied: nothing is known of it
+            except Exception:  # it takes other inputs, or cannot be copied
                 continue
     return None
 
@@ -100,7 +107,7 @@ def _candidates(extra: ExtraBlock) -> Iterator[Values]:
 
 
 def _has_matrix(layer: nn.Module) -> bool:
-    """Whether it is a linear layer or a convolution, also one of somebody else's (`Conv1D` of transformers)."""
+    """Whether it is a linear layer or a convolution, also of other libraries (`Conv1D` of transformers)."""
     weight = layer._parameters.get("weight")
     return weight is not None and weight.dim() > 1 and not isinstance(layer, (nn.Embedding, *NORMS))
 
@@ -143,12 +150,12 @@ def _returns(block: nn.Module, x: Tensor) -> bool:
     try:
         out = block(x)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
-        return False  # not of this shape
+        return False  # wrong shape
     return isinstance(out, Tensor) and torch.equal(out, x)
 
 
 def _is_positive(before: nn.Module, x: Tensor) -> bool:
-    """Whether what comes before a block is never negative, as after a ReLU: of a copy and random inputs."""
+    """Whether the outputs of a block are never negative, as after a ReLU, for a copy and random inputs."""
     last = copy.deepcopy(before).eval()
     for each in _inputs(last):
         try:
@@ -159,7 +166,7 @@ def _is_positive(before: nn.Module, x: Tensor) -> bool:
 
 
 def _inputs(block: nn.Module) -> Iterator[Tensor]:
-    """Random inputs of the shapes that a block may take, by the first layer of it that has a width."""
+    """Random inputs of the shapes that a block may take, according to its first layer with a width."""
     for layer in block.modules():
         shapes = _shapes(layer)
         if shapes:

@@ -1,10 +1,10 @@
-"""What a tensor of one shape becomes for a place of another.
+"""How a tensor of one shape becomes the value of a tensor of another shape.
 
 equal                       itself
 first convolution           (O, N, ...) -> (O, M, ...), see `repeat_channels`
-position embedding          resampled or left alone, see grids.py
-output layer                its rows are classes: mapped if `classes` says so, else left as initialised
-a stack, "slice"            as below, each of its parts by itself (see stacks.py)
+position embedding          resampled or skipped, see positions.py
+output layer                its rows are classes: mapped if `classes` says so, otherwise left as initialised
+a stack, "slice"            as below, for each of its parts separately (see module_tensors.py)
 any other, "slice"          the part that both have: leading rows and columns, or given ones; the rest as initialised
 """
 
@@ -16,19 +16,28 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-Shape = tuple[int, ...]
+from lightning_autoarch.transfer.read.state_dicts import Shape
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How a tensor of the source becomes the value of a place; nothing is read before `make` is called."""
+class ShapeFit:
+    """How a tensor of the source becomes the value of a tensor of the module. Nothing is read before `make` is called.
+
+    Attributes:
+        status: What is reported about the tensor.
+        reason: Why, in words.
+        make: Computes the value from the tensor of the source; None if the module's tensor keeps its values.
+        place: The part of the module's tensor that is written; `()` is all of it.
+        taken: Number of elements that are written.
+        parts: Dimensions of the module's tensor that are split before `place` is applied.
+    """
 
     status: str
     reason: str = ""
-    make: Callable[[Tensor], Tensor] | None = None  # source -> value; None: the place is left as it is
-    place: tuple[slice, ...] = ()  # of the target that is written: () is all of it
-    taken: int = 0  # elements written
-    parts: Mapping[int, int] = field(default_factory=dict)  # dimensions of the target that are split before `place`
+    make: Callable[[Tensor], Tensor] | None = None
+    place: tuple[slice, ...] = ()
+    taken: int = 0
+    parts: Mapping[int, int] = field(default_factory=dict)
 
     def destination(self, target: Tensor) -> Tensor:
         """The view of the target that is written."""
@@ -36,26 +45,26 @@ class Fit:
         return split[self.place] if self.place else split
 
 
-def equal(shape: Shape) -> Fit:
+def equal(shape: Shape) -> ShapeFit:
     """The tensor itself."""
-    return Fit("loaded", make=lambda tensor: tensor, taken=_numel(shape))
+    return ShapeFit("loaded", make=lambda tensor: tensor, taken=_numel(shape))
 
 
-def repeated(old: Shape, new: Shape) -> Fit | None:
-    """A first convolution for other input channels; None where more than these differ."""
+def repeated(old: Shape, new: Shape) -> ShapeFit | None:
+    """A first convolution for another number of input channels; None if anything else differs."""
     if len(old) == len(new) and old[:1] + old[2:] == new[:1] + new[2:] and 0 not in (*old, *new):
         reason = f"{old[1]} input channels repeated to {new[1]}"
-        return Fit("interpolated", reason, lambda tensor: repeat_channels(tensor, new[1]), taken=_numel(new))
+        return ShapeFit("interpolated", reason, lambda tensor: repeat_channels(tensor, new[1]), taken=_numel(new))
     return None
 
 
-def then_sliced(fit: Fit, made: Shape, new: Shape) -> Fit:
-    """What a fit makes, of which then the part is taken that the module has.
+def then_sliced(fit: ShapeFit, made: Shape, new: Shape) -> ShapeFit:
+    """The result of a fit, sliced to the shape of the module.
 
     Args:
-        fit: of the source.
-        made: shape of what it makes.
-        new: shape in the module.
+        fit: The first step.
+        made: Shape of its result.
+        new: Shape in the module.
     """
     cut, first = sliced(made, new), fit.make
     then = cut.make
@@ -64,28 +73,30 @@ def then_sliced(fit: Fit, made: Shape, new: Shape) -> Fit:
     return replace(cut, reason=f"{fit.reason}; {cut.reason}", make=lambda tensor: then(first(tensor)))
 
 
-def sliced(old: Shape, new: Shape, chosen: Mapping[int, Tensor] | None = None) -> Fit:
+def sliced(old: Shape, new: Shape, chosen: Mapping[int, Tensor] | None = None) -> ShapeFit:
     """The part that source and module both have.
 
     Args:
-        old: shape in the source.
-        new: shape in the module.
-        chosen: for a dimension the indices of the source that are kept, instead of the leading ones.
+        old: Shape in the source.
+        new: Shape in the module.
+        chosen: Dimension -> indices of the source to keep instead of the leading ones.
     """
     if len(old) != len(new):
-        return Fit("skipped", f"{_text(old)} in the source, {_text(new)} here: another number of dimensions")
+        return ShapeFit(
+            "skipped", f"{_text(old)} in the source, {_text(new)} in the module: another number of dimensions"
+        )
     kept = tuple(min(a, b) for a, b in zip(old, new, strict=True))
     if not _numel(kept):
-        return Fit("skipped", f"{_text(old)} in the source, {_text(new)} here: nothing in common")
+        return ShapeFit("skipped", f"{_text(old)} in the source, {_text(new)} in the module: nothing in common")
     chosen = {dim: index for dim, index in (chosen or {}).items() if new[dim] < old[dim]}
     which = "most important" if chosen else "leading"
-    reason = f"{which} {_text(kept)} of {_text(old)}" + (f", here {_text(new)}" if kept != new else "")
+    reason = f"{which} {_text(kept)} of {_text(old)}" + (f", {_text(new)} in the module" if kept != new else "")
     place = () if kept == new else tuple(slice(0, size) for size in kept)
-    return Fit("sliced", reason, lambda tensor: _taken(tensor, kept, chosen), place, _numel(kept))
+    return ShapeFit("sliced", reason, lambda tensor: _taken(tensor, kept, chosen), place, _numel(kept))
 
 
-def sliced_parts(old: Shape, new: Shape, parts: Mapping[int, int]) -> Fit:
-    """As `sliced`, of each part of a stack by itself."""
+def sliced_parts(old: Shape, new: Shape, parts: Mapping[int, int]) -> ShapeFit:
+    """Like `sliced`, for each part of a stack separately."""
     if len(old) != len(new) or any(size[dim] % count for dim, count in parts.items() for size in (old, new)):
         return sliced(old, new)
     split_old, split_new = _split(old, parts), _split(new, parts)
@@ -110,8 +121,8 @@ def _split(shape: Shape, parts: Mapping[int, int]) -> Shape:
     return tuple(split)
 
 
-def sliced_first(old: Shape, new: Shape, chosen: Mapping[int, Tensor] | None = None) -> Fit:
-    """As `sliced`, for a first convolution: its input channels are repeated, not cut."""
+def sliced_first(old: Shape, new: Shape, chosen: Mapping[int, Tensor] | None = None) -> ShapeFit:
+    """Like `sliced`, for a first convolution, whose input channels are repeated instead of cut."""
     if len(old) != len(new) or 0 in (*old, *new):
         return sliced(old, new, chosen)
     outputs = {dim: index for dim, index in (chosen or {}).items() if dim != 1}
@@ -123,8 +134,8 @@ def sliced_first(old: Shape, new: Shape, chosen: Mapping[int, Tensor] | None = N
     return replace(fit, reason=reason, make=lambda tensor: make(repeat_channels(tensor, new[1])))
 
 
-def mapped(classes: Mapping[int, int], old: Shape, target: Tensor) -> Fit:
-    """Rows of an output layer by class; rows of classes that are new stay as they are."""
+def mapped(classes: Mapping[int, int], old: Shape, target: Tensor) -> ShapeFit:
+    """Rows of an output layer, by class. Rows of new classes keep their values."""
     rows = torch.tensor(list(classes.values()))
     sources = torch.tensor(list(classes))
 
@@ -133,19 +144,19 @@ def mapped(classes: Mapping[int, int], old: Shape, target: Tensor) -> Fit:
         value[rows.to(value.device)] = tensor[sources].to(value)
         return value
 
-    reason = f"{len(classes)} of {old[0]} classes in the source, of {target.shape[0]} here"
-    return Fit("sliced", reason, make, taken=len(classes) * _numel(tuple(target.shape[1:])))
+    reason = f"{len(classes)} of {old[0]} classes in the source, of {target.shape[0]} in the module"
+    return ShapeFit("sliced", reason, make, taken=len(classes) * _numel(tuple(target.shape[1:])))
 
 
 def repeat_channels(weight: Tensor, channels: int) -> Tensor:  # (O, N, ...) -> (O, M, ...)
-    """A convolution's weight for another number of input channels, by repetition.
+    """The weight of a convolution for another number of input channels, by repetition.
 
-    From N to M channels, with r_i = how many j < M have j = i mod N:
+    From N to M channels, with r_i the number of j < M for which j = i mod N:
 
         M >= N    W'[:, j] = W[:, j mod N] / r_(j mod N)
         M <  N    W'[:, j] = sum of W[:, i] over i = j mod M
 
-    so the sum over input channels stays: an input whose channels are all equal has the outputs that it had.
+    The sum over input channels is preserved: an input with equal channels gives the same output as before.
     """
     before = weight.shape[1]
     if channels >= before:

@@ -1,4 +1,4 @@
-"""The numbers of a source as a module of another dtype may take them: dequantised, cast, or refused."""
+"""The numbers of a source, converted for a module of another dtype: dequantised, cast, or refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_autoarch.core.errors import TransferError, shown
-from lightning_autoarch.transfer.read.state import LazyStateDict, StateDict
+from lightning_autoarch.transfer.read.state_dicts import LazyStateDict, StateDict
 
 PACKED = (torch.int8, torch.uint8, torch.int32)
 SCALES = ("_scale", "_scale_inv")
@@ -16,7 +16,7 @@ QUANTISED_NAMES = (".SCB", ".absmax", ".quant_map", ".quant_state")
 
 
 def check_packing(names: Collection[str]) -> None:
-    """Raises TransferError for a source that holds codes instead of weights, as GPTQ and AWQ write them."""
+    """Raise TransferError for a source that holds codes instead of weights, as GPTQ and AWQ write them."""
     for name in names:
         if name.endswith(".qweight"):
             raise TransferError(
@@ -26,10 +26,10 @@ def check_packing(names: Collection[str]) -> None:
 
 
 def check_kind(name: str, old: Tensor, new: Tensor, state: StateDict) -> str:
-    """Why numbers of `old` cannot be those of `new`, or an empty string.
+    """Why the numbers of `old` cannot be copied into `new`; an empty string if they can.
 
     Raises:
-        TransferError: what would be taken for numbers are codes of a quantised tensor.
+        TransferError: The numbers are codes of a quantised tensor.
     """
     if old.is_meta and not isinstance(state, LazyStateDict):
         raise TransferError(f"Expected `{shown(name)}` with values in the source, got a tensor on the meta device.")
@@ -41,15 +41,15 @@ def check_kind(name: str, old: Tensor, new: Tensor, state: StateDict) -> str:
             "the library that made it and pass the state_dict of the dequantised module."
         )
     if _rank(old) > _rank(new):
-        return f"{old.dtype} in the source, {new.dtype} here"
-    return f"{old.dtype} in the source, {new.dtype} here" if _rank(old) == 0 and _rank(new) > 0 else ""
+        return f"{old.dtype} in the source, {new.dtype} in the module"
+    return f"{old.dtype} in the source, {new.dtype} in the module" if _rank(old) == 0 and _rank(new) > 0 else ""
 
 
 def plain(name: str, tensor: Tensor, new: Tensor, state: StateDict) -> Tensor:
-    """A dense tensor of numbers that the dtype of `new` can hold.
+    """A dense tensor of numbers that fit into the dtype of `new`.
 
     Raises:
-        TransferError: scales that are not understood, or numbers that would become infinite or wrap around.
+        TransferError: Unknown scales, or numbers that would overflow.
     """
     if tensor.is_quantized:
         tensor = tensor.dequantize()
@@ -64,14 +64,14 @@ def plain(name: str, tensor: Tensor, new: Tensor, state: StateDict) -> Tensor:
 
 
 def unlike_sparse(old: Tensor, new: Tensor) -> str:
-    """Why `old` cannot be copied into the sparse tensor `new`, or an empty string."""
+    """Why `old` cannot be copied into the sparse tensor `new`; an empty string if it can."""
     shapes = tuple(old.shape), tuple(new.shape)
     pairs = (("layout", old.layout, new.layout), ("shape", *shapes), ("dtype", old.dtype, new.dtype))
     for what, there, here in pairs:
         if there != here:
-            return f"the {what} {there} in the source, {here} here, where it is sparse"
-    if new.layout is not torch.sparse_coo and old._nnz() != new._nnz():  # torch copies no others
-        return f"{old._nnz()} entries in the source, {new._nnz()} here, where it is sparse"
+            return f"the {what} {there} in the source, {here} in the module, where it is sparse"
+    if new.layout is not torch.sparse_coo and old._nnz() != new._nnz():  # torch requires as many entries
+        return f"{old._nnz()} entries in the source, {new._nnz()} in the module, where it is sparse"
     return ""
 
 
@@ -83,7 +83,7 @@ def _rank(tensor: Tensor) -> int:
 
 
 def _scaled(name: str, tensor: Tensor, state: StateDict) -> Tensor:
-    """8-bit floats times the one scale that stands beside them."""
+    """8-bit floats multiplied by the scale beside them."""
     found = [f"{name}{end}" for end in SCALES if f"{name}{end}" in state]
     if not found:
         return tensor.float()
@@ -113,7 +113,7 @@ def _check_range(name: str, tensor: Tensor, new: Tensor) -> None:
 
 
 def same_numbers(a: Tensor, b: Tensor) -> bool:
-    """The same numbers, NaN equal to NaN."""
+    """Whether two tensors have the same numbers; NaN equals NaN."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if a.device == b.device and a.data_ptr() == b.data_ptr() and a.stride() == b.stride():

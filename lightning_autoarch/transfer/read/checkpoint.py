@@ -1,39 +1,82 @@
-"""`read_checkpoint`: the weights of whatever they were saved in, without running any code of it.
+"""`read_checkpoint`: the weights of a checkpoint, read without running any code of it.
 
-    .ckpt .pt .pth .bin     torch.save; Lightning's or a script's dict, or a state_dict     mapped
-    .safetensors                                                                            mapped
-    .sparse.safetensors     what `export` and `save_sparse` of this package write           made dense
-    *.index.json            an index of shards of either                                    mapped
+    .ckpt .pt .pth .bin     torch.save; Lightning's or a script's dict, or a state_dict     memory-mapped
+    .safetensors                                                                            memory-mapped
+    .sparse.safetensors     written by `export` and `save_sparse` of this package           made dense
+    *.index.json            an index of shards of either                                    memory-mapped
     a directory             of torch.distributed.checkpoint                                 read a tensor at a time
                             of DeepSpeed, ZeRO 1 or 2
                             or with model.safetensors, pytorch_model.bin, one of their indices
-    https://  hf://         fetched, then one of these
+    https://  hf://         downloaded, then one of these
     nn.Module, a dict       its own tensors, not copies
 
-What a file is, its first bytes say, not its name. Nothing is read that is not used: of a file of which one tensor is
-asked for, the pages of that tensor are in memory.
+The first bytes of a file say what it is, not its name. Nothing is read that is not used: of a file of which one tensor
+is asked for, only the pages of that tensor are loaded into memory.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
 from lightning_autoarch.core.errors import CheckpointError, shown
 from lightning_autoarch.reading.archive import trusting
 from lightning_autoarch.transfer.read.contents import Weights, check_weights, pick
-from lightning_autoarch.transfer.read.deepspeed import deepspeed_file
 from lightning_autoarch.transfer.read.distributed import is_distributed, read_distributed
-from lightning_autoarch.transfer.read.files import format_of, read_file
+from lightning_autoarch.transfer.read.formats import deepspeed_file, format_of, inside, read_file, read_sharded
 from lightning_autoarch.transfer.read.remote import USUAL, check_digest, fetch, is_remote
-from lightning_autoarch.transfer.read.sharded import inside, read_sharded
-from lightning_autoarch.transfer.read.state import LazyStateDict, StateDict
+from lightning_autoarch.transfer.read.state_dicts import LazyStateDict, StateDict
 
 SHOWN = 8  # names in an error
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint, and what to read of it. See `read_checkpoint` for the arguments.
+
+    >>> Source("gan.ckpt", key="generator").path
+    'gan.ckpt'
+    """
+
+    path: str | os.PathLike[str] | nn.Module | Mapping[str, Any]
+    weights: Weights = "state_dict"
+    key: str | None = None
+    sha256: str | None = None
+    trusted: Sequence[type | str] = ()
+
+    def __post_init__(self) -> None:
+        check_weights(self.weights)
+
+    def read(self) -> StateDict:
+        """Read the weights.
+
+        Raises:
+            CheckpointError: As `read_checkpoint` does.
+        """
+        return read_checkpoint(self.path, weights=self.weights, key=self.key, sha256=self.sha256, trusted=self.trusted)
+
+
+def source_from(given: object) -> Any:
+    """A `Source` for a mapping of its arguments, as in a config; anything else as it is.
+
+    Raises:
+        CheckpointError: The mapping has an unknown key, or no path.
+    """
+    if not isinstance(given, Mapping):
+        return given
+    fields = Source.__dataclass_fields__
+    if "path" not in given or not given.keys() <= fields.keys():
+        names = ", ".join(f"`{name}`" for name in fields)
+        raise CheckpointError(f"Expected a checkpoint as a path, or as a mapping of {names}, got {given!r:.120}.")
+    return Source(**given)
+
+
+AnySource: TypeAlias = str | os.PathLike[str] | nn.Module | Mapping[str, Any] | Source
 
 
 def read_checkpoint(
@@ -44,19 +87,20 @@ def read_checkpoint(
     sha256: str | None = None,
     trusted: Collection[type | str] = (),
 ) -> StateDict:
-    """Names and tensors, on the CPU where they come from a file.
+    """The weights of a checkpoint as a mapping of names to tensors, on the CPU if they are read from a file.
 
     Args:
-        source: a path, a URL, `hf://owner/name`, a module, or what a checkpoint holds.
-        weights: "state_dict" as Lightning would load it; with `WeightAveraging` or another average in the checkpoint
-            "average" or "current".
-        key: of the dict to take where it is none of the usual ones: "generator", "nets.teacher".
-        sha256: what the file must hash to.
-        trusted: classes that this file may hold beside plain data, themselves or as "package.module.Class": what their
-            `__reduce__` and `__setstate__` do is then done. Only for a file whose maker you trust.
+        source: A path, a URL, `hf://owner/name`, a module, or the contents of a checkpoint.
+        weights: "state_dict" reads what Lightning would load. If the checkpoint holds an average too, as with
+            `WeightAveraging`, "average" or "current" selects one of them.
+        key: Key of the dict to read, if it is none of the usual ones: "generator", "nets.teacher".
+        sha256: The expected hash of the file.
+        trusted: Classes that the file may hold besides plain data, as classes or as "package.module.Class". Loading
+            them runs their `__reduce__` and `__setstate__`, so use it only for files from people you trust.
 
     Raises:
-        CheckpointError: not there, broken, not data alone, or not what was asked for. The message names the file.
+        CheckpointError: The file is missing, broken, holds more than data, or does not hold what was asked for. The
+            message names the file.
     """
     check_weights(weights)
     if isinstance(source, LazyStateDict):
@@ -89,7 +133,7 @@ def _local(source: str, sha256: str | None) -> Path:
         return fetch(source, sha256)
     path = Path(source).expanduser()
     if not _exists(path):
-        hint = f" Of the Hugging Face hub: `hf://{source}`." if source.count("/") == 1 and not path.suffix else ""
+        hint = f" For the Hugging Face hub: `hf://{source}`." if source.count("/") == 1 and not path.suffix else ""
         raise CheckpointError(f"Expected a checkpoint at {path}, got nothing there.{hint}")
     if not (path.is_file() or path.is_dir()):
         raise CheckpointError(f"Expected a file or a directory at {path}, got a device or a pipe.")
@@ -99,12 +143,12 @@ def _local(source: str, sha256: str | None) -> Path:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError as error:  # a name that is too long, a folder that may not be entered
+    except OSError as error:  # a name that is too long, or a folder without permission
         raise CheckpointError(f"Expected a checkpoint at {str(path)[:200]}, got {error.strerror}.") from error
 
 
 def _of_folder(folder: Path) -> Path:
-    """The one file of a directory to begin with."""
+    """The file of a directory to start with."""
     if (states := deepspeed_file(folder)) is not None:
         return states
     usual = [name for name in USUAL if (folder / name).is_file()]
@@ -112,9 +156,9 @@ def _of_folder(folder: Path) -> Path:
     if not found:
         raise CheckpointError(
             f"Expected a distributed checkpoint (with `.metadata`), one of DeepSpeed or one of {', '.join(USUAL)} "
-            f"in {folder}, got none; name the file."
+            f"in {folder}, got none; pass the file."
         )
     if not usual and len(found) > 1:
         names = ", ".join(map(shown, found[:SHOWN]))
-        raise CheckpointError(f"Expected one index in {folder}, got {names}; name the file.")
+        raise CheckpointError(f"Expected one index in {folder}, got {names}; pass one of them.")
     return inside(folder, found[0])

@@ -2,10 +2,10 @@
 
     a flat dict of tensors                                                          itself
     "state_dict"                     Lightning; what `load_from_checkpoint` loads
-    "model_state_dict" "model" "module"                                             what training scripts call it
+    "model_state_dict" "model" "module"                                             usual names of training scripts
 
-With Lightning's `WeightAveraging` the averaged weights stand in "state_dict", and "current_model_state" holds those
-that the optimizer was at; `StochasticWeightAveraging` keeps the average in its callback's state.
+With Lightning's `WeightAveraging` the averaged weights are in "state_dict", and "current_model_state" holds those of
+the optimizer; `StochasticWeightAveraging` keeps the average in its callback's state.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch.nn.parameter import is_lazy
 
 from lightning_autoarch.core.errors import CANDIDATES, CheckpointError, did_you_mean, shown
 from lightning_autoarch.reading.plain_tensors import check_sizes, plain_tensor
-from lightning_autoarch.transfer.read.state import MappedStateDict, StateDict, VersionedStateDict, versions_of
+from lightning_autoarch.transfer.read.state_dicts import MappedStateDict, StateDict, VersionedStateDict, versions_of
 
 Weights: TypeAlias = Literal["state_dict", "average", "current"]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 AVERAGES = ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema")
-DEPTH = 8  # of wrappers within one another
+DEPTH = 8  # of nested wrappers
 SHOWN = 8  # keys in an error
 
 
@@ -37,22 +37,22 @@ def pick(
     *,
     size: int | None = None,
 ) -> StateDict:
-    """The weights among what a checkpoint holds.
+    """The weights in the contents of a checkpoint.
 
     Args:
-        held: what was read.
-        origin: where from, for errors.
-        weights: "state_dict" as Lightning would load it; "average" or "current" where the two are kept apart.
-        key: of the dict to take, dotted where it is nested, instead of the usual ones.
-        size: of the file in bytes, which limits what its tensors may take; None for what is in memory already.
+        held: The contents.
+        origin: Where they come from, for errors.
+        weights: "state_dict" as Lightning would load it; "average" or "current" if both are kept.
+        key: Key of the dict to take instead of the usual ones, with dots if it is nested.
+        size: Size of the file in bytes, which limits the size of its tensors; None for contents that are in memory.
 
     Raises:
-        CheckpointError: no tensors there, or no average in it, or such as are none that can be loaded.
+        CheckpointError: There are no tensors, no average, or tensors that cannot be loaded.
     """
     check_weights(weights)
     chosen = _chosen(held, origin, weights, key)
     if isinstance(chosen, MappedStateDict) and chosen:
-        return chosen  # of plain tensors, and nothing else
+        return chosen  # plain tensors and nothing else
     return _tensors(chosen, origin, size)
 
 
@@ -70,7 +70,7 @@ def _chosen(held: object, origin: str, weights: Weights, key: str | None) -> Map
 
 
 def check_weights(weights: Weights) -> Weights:
-    """The word as it is. Raises CheckpointError for one that is none of `Weights`."""
+    """Return the word, or raise CheckpointError if it is not one of `Weights`."""
     if weights not in get_args(Weights):
         words = ", ".join(map(repr, get_args(Weights)))
         raise CheckpointError(f"Expected `weights` to be one of {words}, got {weights!r}.")
@@ -78,7 +78,7 @@ def check_weights(weights: Weights) -> Weights:
 
 
 def _unwrapped(held: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    for _ in range(DEPTH):  # a file may hold a dict that is within itself
+    for _ in range(DEPTH):  # a dict of a file may contain itself
         inner = next((held[name] for name in WRAPPERS if isinstance(held.get(name), Mapping) and held[name]), None)
         if inner is None:
             break
@@ -106,12 +106,12 @@ def _nested(held: Mapping[Any, Any], key: str, origin: str) -> Mapping[Any, Any]
 
 def _average(held: Mapping[Any, Any], origin: str) -> Mapping[Any, Any]:
     if "averaging_state" in held and isinstance(held.get("state_dict"), Mapping):
-        return held  # WeightAveraging has put the averages in its "state_dict"
+        return held  # WeightAveraging has put the averages into "state_dict"
     found = next(_averages(held), None)
     if found is None:
         raise CheckpointError(
             f"Expected averaged weights in {origin}, got {_shown(held)}; "
-            'read it without `weights="average"`, or name their `key`.'
+            'read it without `weights="average"`, or pass their `key`.'
         )
     return found
 
@@ -127,10 +127,10 @@ def _averages(held: Mapping[Any, Any]) -> Iterator[Mapping[Any, Any]]:
 
 
 def _tensors(held: Mapping[Any, Any], origin: str, size: int | None) -> dict[str, Tensor]:
-    """The tensors alone, as plain ones. A module's extra state and counters of scripts are left out."""
+    """Only the tensors, as plain ones, without the extra state of modules or counters of scripts."""
     if not _has_tensors(held):
         raise CheckpointError(
-            f"Expected tensors in {origin}, got {_shown(held)}; name the dict that holds them: `key=...`."
+            f"Expected tensors in {origin}, got {_shown(held)}; pass the key of the dict that holds them: `key=...`."
         )
     found = {}
     for name, value in held.items():

@@ -1,10 +1,11 @@
-"""Checkpoints that lie elsewhere: a URL, read up to a limit of size, or `hf://` through `huggingface_hub`.
+"""Checkpoints on other machines: a URL, downloaded up to a limit of size, or `hf://` through `huggingface_hub`.
 
     https://host/path/weights.pt                      kept in `torch.hub.get_dir()`/autoarch, by the whole URL
     hf://owner/name                                   the usual files: model.safetensors, ..., an index with its shards
     hf://owner/name@revision/path/weights.safetensors
 
-Nothing of a repository is ever executed. A given SHA-256 is checked each time, also of a file that was there already.
+Nothing of a repository is ever executed. A given SHA-256 is checked each time, also for a file that was downloaded
+before.
 """
 
 from __future__ import annotations
@@ -22,28 +23,28 @@ from urllib.parse import urlsplit
 import torch
 
 from lightning_autoarch.core.errors import CheckpointError, shown
-from lightning_autoarch.transfer.read.sharded import read_index
+from lightning_autoarch.transfer.read.formats import read_index
 
 SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 HUB_NAME = re.compile(r"^hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?(?:/(?P<file>.+))?$")
 USUAL = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 DIGEST = re.compile(r"[0-9a-f]{64}")
-LONGEST_NAME = 100  # characters of a file that is kept
+LONGEST_NAME = 100  # characters of the name of a downloaded file
 BLOCK = 1 << 20  # bytes read or hashed at a time
-LARGEST_DOWNLOAD = 32 << 30  # bytes of a file that a URL may lead to
-SECONDS = 60  # without an answer
+LARGEST_DOWNLOAD = 32 << 30  # bytes
+SECONDS = 60  # timeout
 
 
 def is_remote(source: str) -> bool:
-    """Whether a name is one of another place than this machine's files."""
+    """Whether a source is an address instead of a path."""
     return SCHEME.match(source) is not None
 
 
 def fetch(source: str, sha256: str | None = None) -> Path:
-    """The file of a URL or a hub's name, on this machine.
+    """The local path of the file of an address, which is downloaded if necessary.
 
     Raises:
-        CheckpointError: another scheme, nothing there, another hash, or huggingface_hub is not installed.
+        CheckpointError: An unknown scheme, nothing there, another hash, or huggingface_hub is not installed.
     """
     scheme = source.split("://", 1)[0].lower()
     if scheme in ("http", "https"):
@@ -54,7 +55,7 @@ def fetch(source: str, sha256: str | None = None) -> Path:
 
 
 def check_digest(path: Path, sha256: str) -> None:
-    """Raises CheckpointError unless the file has this SHA-256."""
+    """Raise CheckpointError unless the file has this SHA-256."""
     wanted = sha256.lower()
     if not DIGEST.fullmatch(wanted):
         raise CheckpointError(f"Expected `sha256` of 64 hexadecimal digits, got {sha256!r}.")
@@ -84,12 +85,12 @@ def _fetch_url(url: str, sha256: str | None) -> Path:
             raise
         except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
             what = shown(str(error), 300)
-            raise CheckpointError(f"Expected a checkpoint at {shown(url)}, could not take it: {what}") from error
+            raise CheckpointError(f"Expected a checkpoint at {shown(url)}, the download failed: {what}") from error
     return path
 
 
 def _download(url: str, path: Path, sha256: str | None) -> None:
-    """To a file aside, which is renamed when it is whole and removed when it is not."""
+    """Download to a temporary file, which is renamed when it is complete and removed otherwise."""
     handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     try:
         with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=SECONDS) as answer:
@@ -119,7 +120,7 @@ def _copied(answer: IO[bytes], file: IO[bytes], url: str) -> int:
 def _too_large(url: str, got: str) -> CheckpointError:
     return CheckpointError(
         f"Expected a checkpoint of at most {LARGEST_DOWNLOAD:,} bytes at {shown(url)}, got {got}: not downloaded. If "
-        "it is what you want, download it yourself and give the path."
+        "you want it, download it yourself and pass the path."
     )
 
 
@@ -133,7 +134,7 @@ def _fetch_hub(source: str) -> Path:
     path = next(filter(None, found), None)
     if path is None:
         usual = ", ".join(USUAL)
-        raise CheckpointError(f"Expected one of {usual} in {source}, got none: name the file, `{source}/...`.")
+        raise CheckpointError(f"Expected one of {usual} in {source}, got none: pass a file, `{source}/...`.")
     if path.name.endswith(".index.json"):
         for shard in sorted(set(read_index(path).values())):
             _check_plain(shard, source)
@@ -153,7 +154,7 @@ def _check_plain(name: str, source: str) -> None:
 
 
 def _hub_file(source: str, repo: str, revision: str | None, file: str) -> Path | None:
-    """One file, or None where the repository has none of that name."""
+    """One file, or None if the repository does not have it."""
     try:
         import huggingface_hub
         from huggingface_hub.errors import EntryNotFoundError
@@ -163,5 +164,5 @@ def _hub_file(source: str, repo: str, revision: str | None, file: str) -> Path |
         return Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
     except EntryNotFoundError:
         return None
-    except Exception as error:  # whatever the network or the hub says
-        raise CheckpointError(f"Expected {file!r} of {source}, could not take it: {shown(str(error), 300)}") from error
+    except Exception as error:  # any error of the network or the hub
+        raise CheckpointError(f"Expected {file!r} of {source}, got no download: {shown(str(error), 300)}") from error

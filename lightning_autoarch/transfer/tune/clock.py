@@ -1,7 +1,7 @@
 """What is frozen now: a phase of training, and the clock that says when the next one begins.
 
-Every parameter belongs to a phase, from which on it is trained: phase 0 is the start, and None is never. A clock counts
-the phases that have begun. It only goes forward, and what moves it is one of two rules:
+Every parameter belongs to a phase, from which on it is trained: phase 0 is the start, and None means never. A clock
+counts the phases that have begun. It only goes forward, by one of two rules:
 
     Timetable    phase k begins at a fixed epoch, or optimizer step, t_k
     Plateau      phase k begins when a metric m has not improved for `patience` checks in a row, or at the latest `cap`
@@ -9,8 +9,8 @@ the phases that have begun. It only goes forward, and what moves it is one of tw
 
                      improved  <=>  m < best - min_delta    (mode "min"),    m > best + min_delta    (mode "max")
 
-A NaN has not improved. The best value is that of the whole fit, and checks are counted anew in each phase. The state of
-a clock is plain data, and a clock that loads it goes on as if it had never stopped.
+A NaN is no improvement. The best value is that of the whole fit, and checks are counted anew in each phase. The state
+of a clock is plain data, and a clock that loads it continues as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Moment(NamedTuple):
     """A point of training.
 
     Attributes:
-        epoch: that runs then.
-        step: how many optimizer steps were taken before it.
-        position: in epochs, with the part of the running one.
+        epoch: The current epoch.
+        step: Number of optimizer steps before it.
+        position: The position in epochs, with the fraction of the current one.
     """
 
     epoch: int
@@ -42,7 +42,7 @@ class Moment(NamedTuple):
     position: float
 
     def of(self, unit: str) -> int:
-        """Epochs or steps until then."""
+        """The number of epochs or steps before it."""
         return self.step if unit == "step" else self.epoch
 
 
@@ -50,18 +50,18 @@ START = Moment(0, 0, 0.0)
 
 
 class Length(NamedTuple):
-    """Of a fit, as far as it is known.
+    """The length of a fit, as far as it is known.
 
     Attributes:
-        epochs: None where it has no known end.
-        steps: likewise.
+        epochs: Number of epochs; None if unknown.
+        steps: Number of optimizer steps; None if unknown.
     """
 
     epochs: int | None
     steps: int | None = None
 
     def of(self, unit: str) -> int | None:
-        """Epochs or steps."""
+        """The length in epochs or steps."""
         return self.steps if unit == "step" else self.epochs
 
 
@@ -70,8 +70,8 @@ class Timetable:
     """Phases that begin at fixed times.
 
     Args:
-        begins: of phases 1, 2, ..., ascending.
-        unit: in which they are counted, "epoch" or "step".
+        begins: Times of phases 1, 2, ..., ascending.
+        unit: Their unit, "epoch" or "step".
     """
 
     begins: tuple[int, ...] = ()
@@ -79,21 +79,21 @@ class Timetable:
 
     @property
     def phases(self) -> int:
-        """How many follow the first."""
+        """Number of phases after the first."""
         return len(self.begins)
 
 
 @dataclass(frozen=True)
 class Plateau:
-    """Phases of which each begins when a metric no longer improves.
+    """Phases that begin when a metric no longer improves.
 
     Args:
-        phases: how many follow the first.
-        mode: "min" or "max": what is better.
-        patience: checks in a row without an improvement.
-        min_delta: by how much a value has to be better than the best one.
-        cap: after how many epochs or steps the next phase begins in any case; None: in no case.
-        unit: of `cap`, "epoch" or "step".
+        phases: Number of phases after the first.
+        mode: Whether "min" or "max" is better.
+        patience: Number of checks in a row without an improvement.
+        min_delta: By how much a value has to be better than the best one.
+        cap: Number of epochs or steps after which the next phase begins in any case; None for no limit.
+        unit: Unit of `cap`, "epoch" or "step".
     """
 
     phases: int
@@ -104,7 +104,7 @@ class Plateau:
     unit: str = "epoch"
 
     def improves(self, value: float, best: float | None) -> bool:
-        """Whether a value is better than the best one so far, None where there is none yet.
+        """Whether a value is better than the best one so far, which is None if there is none yet.
 
         >>> Plateau(1, min_delta=0.25).improves(0.5, 0.6), Plateau(1, "max").improves(0.7, 0.6)
         (False, True)
@@ -119,13 +119,13 @@ class Clock:
     """Counts the phases that have begun.
 
     Args:
-        rule: when they begin.
+        rule: When they begin.
 
     Attributes:
-        begun: the moment at which each of phases 1, 2, ... began.
-        best: the best value of the metric so far.
-        wait: for how many checks it has not improved.
-        checked: batches that had been trained on at the last check: one that is run again does not count twice.
+        begun: The moment at which each of phases 1, 2, ... began.
+        best: The best value of the metric so far.
+        wait: Number of checks without an improvement.
+        checked: Number of batches before the last check, so that a check that is repeated does not count twice.
 
     Example::
 
@@ -142,15 +142,15 @@ class Clock:
 
     @property
     def phase(self) -> int:
-        """The one that runs now."""
+        """The current phase."""
         return len(self.begun)
 
     def began(self, phase: int) -> Moment | None:
-        """When a phase began; None where it has not."""
+        """When a phase began; None if it has not."""
         return START if phase == 0 else self.begun[phase - 1] if phase <= self.phase else None
 
     def check(self, value: float, batches: int) -> None:
-        """A value of the metric has come, after so many batches; nothing where time alone counts."""
+        """Record a value of the metric after a number of batches. Does nothing for a timetable."""
         if not isinstance(self.rule, Plateau) or batches <= self.checked:
             return
         self.checked = batches
@@ -160,7 +160,7 @@ class Clock:
             self.wait += 1
 
     def advance(self, now: Moment) -> bool:
-        """Begin what is due; returns whether anything was."""
+        """Begin the phases that are due; returns whether any were."""
         before = self.phase
         while self.phase < self.rule.phases and self._is_due(now):
             self.begun.append(self._planned(now))
@@ -168,15 +168,15 @@ class Clock:
         return self.phase > before
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """The state as plain data."""
         begun = [list(moment) for moment in self.begun]
         return {"begun": begun, "best": self.best, "wait": self.wait, "checked": self.checked}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`.
+        """Continue from a `state_dict`.
 
         Raises:
-            TransferError: it has more phases than there are here.
+            TransferError: It has more phases than this clock.
         """
         begun = [Moment(*moment) for moment in state["begun"]]
         if len(begun) > self.rule.phases:
@@ -199,7 +199,7 @@ class Clock:
         return rule.cap is not None and now.of(rule.unit) - since.of(rule.unit) >= rule.cap
 
     def _planned(self, now: Moment) -> Moment:
-        """Epochs of a timetable count from where it says, also in a fit that joins later."""
+        """The moment at which a phase begins; epochs of a timetable count from the planned one, also in a late fit."""
         if isinstance(self.rule, Timetable) and self.rule.unit == "epoch":
             epoch = self.rule.begins[self.phase]
             return now._replace(epoch=epoch, position=float(epoch))

@@ -1,4 +1,4 @@
-"""The mathematics of fine-tuning: how fast what learns, how it begins, and what it is held to.
+"""The mathematics of fine-tuning: learning rates by layer, warm-up, and the penalty of L2-SP.
 
 Layer-wise decay. With depth d counted from the top (the head has d = 0, see `blocks`), a decay c in (0, 1], and the
 user's learning rate lr:
@@ -13,23 +13,21 @@ Warm-up of what thaws at epoch e, over k epochs, at epoch t (both with fractions
 L2-SP. With w_0 the weights at the start; `weight` is alpha / 2 in the paper's notation:
 
     Omega(w) = weight * ||w - w_0||^2   Li, Grandvalet & Davoine 2018, "Explicit Inductive Bias for Transfer Learning
-    dOmega/dw = 2 weight (w - w_0)      with Convolutional Networks"; what has no w_0 (a new head) is left alone
+    dOmega/dw = 2 weight (w - w_0)      with Convolutional Networks"; a new head has no w_0 and no penalty
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from lightning_autoarch.core.errors import TransferError
-from lightning_autoarch.transfer.patterns import Names
+from lightning_autoarch.transfer.tune.trainable import TrainableNames
 
 
-def layer_decay_factors(blocks: Sequence[Sequence[str]], decay: float | None) -> dict[str, float]:  # name -> c^d
-    """By what each learning rate is multiplied.
+def layer_decay_factors(blocks: Sequence[Sequence[str]], decay: float | None) -> dict[str, float]:
+    """Name -> factor c^d of the learning rate.
 
     >>> layer_decay_factors([["stem"], ["body"], ["head"]], 0.5)
     {'stem': 0.25, 'body': 0.5, 'head': 1.0}
@@ -38,21 +36,21 @@ def layer_decay_factors(blocks: Sequence[Sequence[str]], decay: float | None) ->
     return {name: c ** (top - i) for i, block in enumerate(blocks) for name in block}
 
 
-def scale_factors(names: Names, lr_scale: Mapping[str, float]) -> dict[str, float]:
-    """Those of patterns: of several that match a name the first counts.
+def scale_factors(names: TrainableNames, lr_scale: Mapping[str, float]) -> dict[str, float]:
+    """Name -> factor of the learning rate; the first pattern that matches a name counts.
 
     Raises:
-        TransferError: a pattern matches nothing.
+        TransferError: A pattern matches nothing.
     """
     found: dict[str, float] = {}
     for pattern, scale in lr_scale.items():
-        for name in names.matching(pattern, "lr_scale"):
+        for name in names.named(pattern, "lr_scale"):
             found.setdefault(name, float(scale))
     return found
 
 
 def warm_up_factor(position: float, thaw: float, epochs: float) -> float:
-    """Of the learning rate at a position in epochs.
+    """The factor of the learning rate at a position in epochs.
 
     >>> warm_up_factor(3.25, thaw=3, epochs=0.5), warm_up_factor(9.0, thaw=3, epochs=0.5)
     (0.5, 1.0)
@@ -61,25 +59,18 @@ def warm_up_factor(position: float, thaw: float, epochs: float) -> float:
 
 
 def l2_sp_value(pairs: Iterable[tuple[Tensor, Tensor]], weight: float) -> Tensor:  # ()
-    """Omega, of pairs (w, w_0), in single precision at least. Does not synchronise."""
+    """The penalty of pairs (w, w_0), in at least single precision. Does not synchronise with the device."""
     with torch.no_grad():
         squares = [(w - w_0).to(torch.promote_types(w.dtype, torch.float32)).square().sum() for w, w_0 in pairs]
     return weight * torch.stack(squares).sum() if squares else torch.zeros(())
 
 
 def l2_sp_gradient_(
-    gradient: Tensor,  # of w, changed in place
+    gradient: Tensor,
     w: Tensor,
     w_0: Tensor,
     weight: float,
 ) -> None:
-    """Add dOmega/dw to a gradient."""
+    """Add the gradient of the penalty to the gradient of w, in place."""
     with torch.no_grad():
         gradient.add_((w - w_0).to(gradient.dtype), alpha=2.0 * weight)
-
-
-def check_number(value: object, name: str, expected: str, low: float, high: float = math.inf) -> None:
-    """Raises TransferError for what is no finite number in (low, high]."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not low < float(value) <= high or math.isinf(float(value)):  # type: ignore[arg-type]
-        raise TransferError(f"Expected `{name}` {expected}, got {value!r}.")

@@ -1,8 +1,8 @@
-"""All copies or none.
+"""Either all copies are made or none.
 
-What can fail half way is done first and can be taken back: tensors of other classes, to other devices, under a mode
-that intercepts calls. The rest, plain memory into plain memory of one device, allocates nothing and calls no Python; it
-is one call, which an interrupt cannot part. So no second copy of the module is kept, which would cost its memory once
+What can fail half way is done first and can be undone: tensors of other classes, to other devices, under a mode that
+intercepts calls. The rest, plain memory into plain memory of one device, allocates nothing and calls no Python; it is
+one call, which an interrupt cannot split. So no second copy of the module is kept, which would cost its memory once
 more and twice the time.
 """
 
@@ -21,18 +21,19 @@ PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 
 @dataclass(frozen=True)
 class Write:
-    """A copy that is due."""
+    """A copy to make.
 
-    target: Tensor  # a module's own, or a view of it
-    value: Tensor  # of the same shape, of any dtype that converts
+    Attributes:
+        target: A tensor of a module, or a view of it.
+        value: Its new value, of the same shape and any dtype that can be converted.
+    """
+
+    target: Tensor
+    value: Tensor
 
 
 def write_all(writes: Sequence[Write]) -> None:
-    """Copy every value into its target.
-
-    Raises:
-        Whatever a copy raised; then every target is as it was, bit for bit.
-    """
+    """Copy every value into its target. If a copy raises, all targets are restored bit for bit."""
     with torch.no_grad():
         writes = _apart(writes)
         plain = [write for write in writes if _is_plain(write)]
@@ -46,7 +47,7 @@ def write_all(writes: Sequence[Write]) -> None:
             if plain:
                 torch._foreach_copy_([write.target for write in plain], [write.value for write in plain])
         except BaseException:
-            if not plain or plain[-1].target._version == before:  # else all has landed, and an interrupt came after it
+            if not plain or plain[-1].target._version == before:  # otherwise everything was copied before the interrupt
                 _restore(saved)
             raise
 
@@ -59,7 +60,7 @@ def _is_plain(write: Write) -> bool:
 
 
 def _apart(writes: Sequence[Write]) -> list[Write]:
-    """With copies of those values that lie in memory which another copy writes to (a module loaded from itself)."""
+    """Replace values that share memory with a target by copies, as when a module is loaded from itself."""
     written = {storage for write in writes if (storage := _storage(write.target))}
     return [
         replace(write, value=write.value.clone()) if _storage(write.value) in written else write for write in writes
@@ -73,7 +74,7 @@ def _storage(tensor: Tensor) -> int | None:
 
 
 def _saved(tensor: Tensor) -> Tensor:
-    """A copy; of a GPU's tensor in the memory of the CPU, as there is more of it."""
+    """A copy; that of a GPU tensor is in CPU memory, of which there is more."""
     moved = tensor.is_cuda and type(tensor) in PLAIN
     return tensor.detach().cpu() if moved else tensor.detach().clone()
 
@@ -81,12 +82,12 @@ def _saved(tensor: Tensor) -> Tensor:
 def _restore(saved: Sequence[tuple[Tensor, Tensor]]) -> None:
     with _untouched():
         for target, old in saved:
-            with contextlib.suppress(Exception):  # the others come back all the same; the first error is raised
+            with contextlib.suppress(Exception):  # restore the others nevertheless; the first error is raised
                 target.copy_(old)
 
 
 @contextlib.contextmanager
 def _untouched() -> Iterator[None]:
-    """The tensors themselves, whatever a subclass or a mode makes of a call."""
+    """Access the tensors themselves, without subclasses and modes that intercept calls."""
     with torch._C.DisableTorchFunction(), _disable_current_modes():
         yield

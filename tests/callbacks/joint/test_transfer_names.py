@@ -26,7 +26,9 @@ from lightning_autoarch import (
     TransferLearning,
 )
 from lightning_autoarch.callbacks.joint.tuning import with_parameters
-from lightning_autoarch.callbacks.transfer import known
+from lightning_autoarch.callbacks.transfer import life
+from lightning_autoarch.transfer.matching import Matching
+from lightning_autoarch.transfer.tune.thawing import Thawing
 
 LAYERS = [{"width": 8}]
 SPACE: dict[str, Any] = {
@@ -87,12 +89,20 @@ class TestNames:
         [
             ({}, {"strategy": "gradual", "layer_decay": 0.7}, {"strategy": "gradual", "layer_decay": 0.7}),
             ({"l2_sp": 0.1}, {"l2_sp": 0.2, "warmup_epochs": 0.5}, {"l2_sp": 0.2, "warmup_epochs": 0.5}),
-            ({"strategy": "lp_ft"}, {"probe_epochs": 2}, {"probe_epochs": 2, "strategy": "lp_ft"}),
-            ({"strategy": "gradual", "unit": "step", "thaw_every": 9}, {"thaw_every": 4}, {"thaw_every": 4}),
             (
-                {"strategy": "gradual", "monitor": "a"},
+                {"strategy": "lp_ft"},
+                {"probe_epochs": 2},
+                {"thawing": Thawing(probe_epochs=2), "strategy": "lp_ft"},
+            ),
+            (
+                {"strategy": "gradual", "thawing": Thawing(unit="step", every=9)},
+                {"every": 4},
+                {"thawing": Thawing(unit="step", every=4)},
+            ),
+            (
+                {"strategy": "gradual", "thawing": Thawing(monitor="a")},
                 {"patience": 2, "min_delta": 0.1},
-                {"patience": 2, "monitor": "a"},
+                {"thawing": Thawing(monitor="a", patience=2, min_delta=0.1)},
             ),
             ({}, {"freeze_depth": 2, "freeze": "net.0", "head": "net.3"}, {"freeze_depth": 2, "freeze": "net.0"}),
             (
@@ -104,19 +114,21 @@ class TestNames:
         ],
     )
     def test_what_they_set(self, options: Any, parameters: dict[str, Any], expected: dict[str, Any]) -> None:
-        callback = TransferLearning("weights.pt", rules=[("^a", "b")], **options)
+        callback = TransferLearning("weights.pt", rules=[("a", "b")], **options)
         before = callback.arguments()
         made = with_parameters(callback, parameters)
         assert {name: made.arguments()[name] for name in expected} == expected
-        assert list(made.recipe.lr_scale) == list(expected.get("lr_scale", {}))  # the first that matches counts
-        assert {k: v for k, v in made.arguments().items() if k not in {n.partition(".")[0] for n in parameters}} == {
-            k: v for k, v in before.items() if k not in {n.partition(".")[0] for n in parameters}
-        }
+        assert list(made.lr_scale) == list(expected.get("lr_scale", {}))  # the first that matches counts
+        assert {
+            k: v
+            for k, v in made.arguments().items()
+            if k not in {"thawing", *(n.partition(".")[0] for n in parameters)}
+        } == {k: v for k, v in before.items() if k not in {"thawing", *(n.partition(".")[0] for n in parameters)}}
         assert callback.arguments() == before
 
     def test_a_checkpoint_and_what_happens_to_misfits(self) -> None:
         made = with_parameters(TransferLearning("a.pt"), {"checkpoint": "b.pt", "on_mismatch": "slice"})
-        assert made.checkpoint == "b.pt" and made.matching["on_mismatch"] == "slice"
+        assert made.checkpoint == "b.pt" and made.on_mismatch == "slice"
 
     @pytest.mark.parametrize(
         ("options", "space", "message"),
@@ -131,13 +143,13 @@ class TestNames:
             ({}, {"transfer.rules": ["a"]}, r"`transfer.rules`"),
             ({}, {"transfer.strategy": ["full", "probe"]}, r"`transfer.strategy` cannot be 'probe': .*linear_probe"),
             ({}, {"transfer.layer_decay": Float(0.5, 1.5)}, r"`transfer.layer_decay` cannot be 1.5: .*\(0, 1\]"),
-            ({}, {"transfer.freeze_depth": Int(-1, 2)}, r"`transfer.freeze_depth` cannot be -1: .*from 0 on"),
+            ({}, {"transfer.freeze_depth": Int(-1, 2)}, r"`transfer.freeze_depth` cannot be -1: .*>= 0"),
             ({}, {"transfer.probe_epochs": Int(1, 2)}, r"`transfer.probe_epochs` cannot be 1: .*lp_ft"),
             ({}, {"transfer.on_mismatch": ["skip", "cut"]}, r"`transfer.on_mismatch` cannot be 'cut'"),
             ({}, {"transfer.checkpoint": ["nowhere.pt"]}, r"`transfer.checkpoint` cannot be 'nowhere.pt': .*nothing"),
             ({}, {"transfer.freeze": Repeat(1, 2, {"x": Int(1, 2)})}, r"`transfer.freeze`.*Repeat"),
             (
-                {"strategy": "lp_ft", "probe_epochs": 1},
+                {"strategy": "lp_ft", "thawing": Thawing(probe_epochs=1)},
                 {"transfer.strategy": ["full", "lp_ft"]},
                 r"`transfer.strategy` cannot be 'full': `probe_epochs`",
             ),
@@ -181,7 +193,7 @@ class TestNames:
         }
         bad = {"transfer.strategy": "full", "transfer.freeze_depth": 1, "transfer.probe_epochs": 1}
         found = search(space, n_trials=4, enqueue=[bad])
-        with pytest.warns(UserWarning, match="is not tried: `probe_epochs` is of"):
+        with pytest.warns(UserWarning, match="is not tried: `probe_epochs` requires"):
             fit(tmp_path, found, TransferLearning(pretrained()))
         assert found.optuna_study is not None
         tried = [t.user_attrs["architecture"] for t in found.optuna_study.trials if "architecture" in t.user_attrs]
@@ -196,7 +208,7 @@ class TestNames:
         transfer = TransferLearning(pretrained())
         found = search(space, n_trials=1, enqueue=[{"transfer.strategy": "lp_ft", "transfer.probe_epochs": 2}])
         fit(tmp_path, found, transfer)
-        assert (transfer.recipe.strategy, transfer.recipe.probe_epochs) == ("lp_ft", 2)
+        assert (transfer.strategy, transfer.thawing.probe_epochs) == ("lp_ft", 2)
 
 
 class TestTrials:
@@ -234,7 +246,9 @@ class TestTrials:
     def test_of_an_architecture_that_the_checkpoint_does_not_fit(
         self, tmp_path: Path, on_mismatch: Any, shares: dict[int, float]
     ) -> None:
-        transfer = TransferLearning(pretrained(), on_mismatch=on_mismatch, example_inputs=torch.zeros(2, 4))
+        transfer = TransferLearning(
+            pretrained(), on_mismatch=on_mismatch, matching=Matching(example_inputs=torch.zeros(2, 4))
+        )
         found = search(WIDTHS, n_trials=2, enqueue=[{"width": 8}, {"width": 12}])
         fit(tmp_path, found, transfer, max_epochs=1)
         assert found.optuna_study is not None
@@ -270,7 +284,7 @@ class TestTrials:
         fit(tmp_path, found, transfer, max_epochs=1)
         assert found.optuna_study is not None and found.best_architecture is not None
         assert len([t for t in found.optuna_study.trials if t.value is not None]) >= 11
-        assert transfer.recipe.strategy == found.best_architecture["transfer.strategy"]
+        assert transfer.strategy == found.best_architecture["transfer.strategy"]
 
 
 class TestTheWinner:
@@ -287,8 +301,8 @@ class TestTheWinner:
         self, tmp_path: Path, after: Any, search_first: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         took_over: list[Any] = []
-        take_over = known.take_over
-        monkeypatch.setattr(known, "take_over", lambda *a, **k: took_over.append(a[0]) or take_over(*a, **k))
+        take_over = life.take_over
+        monkeypatch.setattr(life, "take_over", lambda *a, **k: took_over.append(a[0]) or take_over(*a, **k))
 
         class AtFitStart(L.Callback):
             def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -307,7 +321,7 @@ class TestTheWinner:
         start_of_l2_sp = transfer.state_dict()["start"]
         assert start_of_l2_sp.keys() == expected.keys() and same(start_of_l2_sp, expected)  # not the trial's weights
         assert found.best_architecture is not None
-        assert transfer.recipe.layer_decay == found.best_architecture["transfer.layer_decay"]
+        assert transfer.layer_decay == found.best_architecture["transfer.layer_decay"]
 
     def test_keeps_what_only_the_trials_know(self, tmp_path: Path) -> None:
         found = search(after="stop", trial={"callbacks": [TransferLearning(pretrained())]})
@@ -376,13 +390,13 @@ class TestTheWinner:
         again = search(n_trials=2, seed=1, study={"name": "again"})
         fit(tmp_path, again, transfer, start)
         assert again.best_architecture is not None and same(start.weights, pretrained())
-        assert transfer.recipe.layer_decay == again.best_architecture["transfer.layer_decay"]
+        assert transfer.layer_decay == again.best_architecture["transfer.layer_decay"]
 
     def test_callbacks_can_be_copied_afterwards(self, tmp_path: Path) -> None:
         torch.save(pretrained(), tmp_path / "pretrained.pt")
         transfer, found = TransferLearning(tmp_path / "pretrained.pt"), search(n_trials=1)
         fit(tmp_path, found, transfer)
-        assert copy.deepcopy(transfer).recipe == pickle.loads(pickle.dumps(transfer)).recipe == transfer.recipe
+        assert copy.deepcopy(transfer).tuning == pickle.loads(pickle.dumps(transfer)).tuning == transfer.tuning
         assert len(pickle.dumps(transfer)) < 10_000  # neither module nor Trainer are in it
         assert pickle.loads(pickle.dumps(found)).best_architecture == found.best_architecture
 
@@ -390,7 +404,7 @@ class TestTheWinner:
         transfer, found = TransferLearning(pretrained()), search(after="keep", trial={"trainer": {}})
         fit(tmp_path, found, transfer, fast_dev_run=True)
         assert found.best_architecture is not None
-        assert transfer.recipe.strategy == found.best_architecture["transfer.strategy"]
+        assert transfer.strategy == found.best_architecture["transfer.strategy"]
 
 
 class TestResume:
@@ -434,6 +448,6 @@ class TestResume:
         again, fresh = search(space, n_trials=99, after=after), TransferLearning(tmp_path / "gone.pt")
         other = fit(tmp_path / "later", again, fresh, ckpt_path=str(tmp_path / "part.ckpt"), max_epochs=4)
         assert again.best_architecture == found.best_architecture
-        assert fresh.recipe == transfer.recipe and fresh.report is None
+        assert fresh.tuning == transfer.tuning and fresh.report is None
         assert not (tmp_path / "later" / "autoarch").exists()
         assert same(other.state_dict(), module.state_dict())

@@ -21,7 +21,7 @@ from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.dynamic import SET, RigL
 from lightning_autoarch.callbacks.prune.magnitude import MagnitudePruning
 from lightning_autoarch.callbacks.prune.semi_structured import SemiStructuredPruning
-from lightning_autoarch.callbacks.transfer import TransferLearning
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.core.errors import PruneTypeError, PruneValueError
 from lightning_autoarch.prune import BitMask
 from lightning_autoarch.prune.mask_updates import exchange

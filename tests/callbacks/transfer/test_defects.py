@@ -12,9 +12,10 @@ from lightning.pytorch.callbacks import BaseFinetuning, LearningRateFinder, Mode
 from nets import Data
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
-from transfer_nets import QUIET, Epochs, Tuned, fit, moved, source
+from transfer_nets import QUIET, Epochs, Tuned, fit, grouped, moved, source
 
-from lightning_autoarch.callbacks.transfer import TransferLearning
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
+from lightning_autoarch.transfer.tune.thawing import Thawing
 
 
 class Theirs(BaseFinetuning):
@@ -29,7 +30,7 @@ class Theirs(BaseFinetuning):
 
 
 def ours(**options: Any) -> TransferLearning:
-    return TransferLearning(freeze="backbone", unfreeze={1: "backbone"}, **options)
+    return TransferLearning(freeze="backbone", thawing=Thawing(unfreeze={1: "backbone"}), **grouped(options))
 
 
 def in_optimizer(trainer: L.Trainer) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import nets
 import pytest
 import torch
-from transfer_nets import Tuned, fit, source
+from transfer_nets import Tuned, fit, grouped, source
 
 pytestmark = pytest.mark.slow
 
@@ -23,14 +23,14 @@ from nets import samples
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader, DistributedSampler
-from transfer_nets import QUIET, Epochs, Tuned, source
-from lightning_autoarch.callbacks.transfer import TransferLearning
+from transfer_nets import QUIET, Epochs, Tuned, source, grouped
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 warnings.simplefilter("ignore")
 
 
 def fit(folder, options, ddp, resume):
     module, spy = Tuned(lr=0.05, optimizer="filter", seed=7), Epochs()
-    transfer = TransferLearning(source(), **options)
+    transfer = TransferLearning(source(), **grouped(options))
     saver = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
     trainer = L.Trainer(**{
         **QUIET, "devices": 2, "strategy": DDPStrategy(process_group_backend="gloo", **ddp), "max_epochs": 4,
@@ -53,7 +53,7 @@ for case in ast.literal_eval(sys.argv[1]):
 
 
 GRADUAL: dict[str, Any] = {"strategy": "gradual", "layer_decay": 0.5, "warmup_epochs": 1, "l2_sp": 0.1}
-BY_STEP: dict[str, Any] = {"strategy": "gradual", "thaw_every": 4, "unit": "step", "warmup_epochs": 1}
+BY_STEP: dict[str, Any] = {"strategy": "gradual", "every": 4, "unit": "step", "warmup_epochs": 1}
 BY_STEP |= {"monitor": "val_loss", "patience": 1, "min_delta": 99.0}
 FROZEN: dict[str, Any] = {"freeze": "backbone", "unfreeze": {1: "backbone.3", 2: "backbone.0"}}
 DDP: dict[str, dict[str, Any]] = {
@@ -102,8 +102,8 @@ def test_thawing_within_an_epoch_and_by_a_metric_that_ranks_see_differently(ends
 
 def test_as_in_one_process(ends: Ends) -> None:
     """Where all norms are in eval two half batches are one whole batch: rank r has samples r, r + 2, ... of it."""
-    from lightning_autoarch.callbacks.transfer import TransferLearning
+    from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 
     module = Tuned(lr=0.05, optimizer="filter", seed=7)
-    fit(module, TransferLearning(source(), **FROZEN))
+    fit(module, TransferLearning(source(), **grouped(FROZEN)))
     torch.testing.assert_close(ends["frozen"]["state"], module.state_dict(), rtol=1e-4, atol=1e-5)

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_autoarch.callbacks.transfer import FineTuned, TransferLearning, fine_tune, merge_lora
+from lightning_autoarch.callbacks.transfer.fine_tune import FineTuned, fine_tune
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
+from lightning_autoarch.callbacks.transfer.lora import merge_lora
 from lightning_autoarch.core.errors import TransferError
 
 

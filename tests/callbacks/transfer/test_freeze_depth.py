@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from transfer_nets import Epochs, Tuned, fit, moved, source
 
-from lightning_autoarch.callbacks.transfer import TransferLearning
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.core.errors import TransferError
+from lightning_autoarch.transfer.tune.thawing import Thawing
 
 
 @pytest.mark.parametrize(("depth", "frozen"), [(0, 0), (1, 4), (2, 8)])
@@ -48,7 +49,12 @@ def test_gradual_thaws_the_rest_at_its_own_pace() -> None:
 
 def test_unfreeze_gives_back() -> None:
     spy = Epochs()
-    fit(Tuned(), TransferLearning(source(), freeze_depth=2, unfreeze={1: "backbone.3"}), spy, max_epochs=2)
+    fit(
+        Tuned(),
+        TransferLearning(source(), freeze_depth=2, thawing=Thawing(unfreeze={1: "backbone.3"})),
+        spy,
+        max_epochs=2,
+    )
     assert [len(names) for names in spy.trained] == [2, 4]
 
 

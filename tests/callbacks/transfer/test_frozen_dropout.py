@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from transfer_nets import Tuned, fit
 
-from lightning_autoarch.callbacks.transfer import TransferLearning
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.core.errors import TransferError
+from lightning_autoarch.transfer.tune.thawing import Thawing
 
 
 class Dropping(Tuned):
@@ -53,7 +54,9 @@ class FirstOfEpoch(L.Callback):
 )
 def test_it_is_off_where_it_is_asked(dropout: bool, expected: list[list[bool]]) -> None:
     module, spy = Dropping(), FirstOfEpoch()
-    transfer = TransferLearning(freeze=["backbone.0", "backbone.2"], unfreeze={1: "backbone.2"}, frozen_dropout=dropout)
+    transfer = TransferLearning(
+        freeze=["backbone.0", "backbone.2"], frozen_dropout=dropout, thawing=Thawing(unfreeze={1: "backbone.2"})
+    )
     fit(module, transfer, spy, max_epochs=2)
     assert spy.seen == expected
     assert all(layer.training for layer in module.modules())

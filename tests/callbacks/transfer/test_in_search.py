@@ -13,7 +13,7 @@ from nets import Net
 from transfer_nets import Epochs
 
 from lightning_autoarch import ArchitectureSearch
-from lightning_autoarch.callbacks.transfer import TransferLearning
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 
 LAYERS = [{"width": 8}]
 

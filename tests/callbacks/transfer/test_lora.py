@@ -12,9 +12,10 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import nn
 from transfer_nets import Epochs, Tuned, fit, moved, source
 
-from lightning_autoarch.callbacks.transfer import TransferLearning, merge_lora
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
+from lightning_autoarch.callbacks.transfer.lora import merge_lora
 from lightning_autoarch.core.errors import TransferError
-from lightning_autoarch.transfer import transfer_weights
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 
 def test_peft_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +82,7 @@ class TestWithPeft:
         ("lora", "message"),
         [
             ({"rank": 2}, "`lora` as options of `peft.LoraConfig`, got .*rank"),
-            ({"r": 0}, "`r` of `lora` to be a whole number from 1 on, got 0"),
+            ({"r": 0}, "`r` of `lora` to be an int >= 1, got 0"),
             ({"target_modules": ["trunk"]}, "`target_modules` of `lora` to name layers of the module"),
             ({"target_modules": None}, "`target_modules` of `lora` as names of layers, got None"),
         ],

@@ -10,11 +10,12 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
-from transfer_nets import Epochs, Tuned, fit, moved
+from transfer_nets import Epochs, Tuned, fit, grouped, moved
 
-from lightning_autoarch.callbacks.transfer import TransferLearning
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.core.errors import TransferError
-from lightning_autoarch.transfer import transfer_weights
+from lightning_autoarch.transfer.matching import Matching
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 
 class HeadFirst(Tuned):
@@ -64,7 +65,7 @@ class TestHead:
     )
     def test_the_others_begin_from_it(self, options: dict[str, Any], epochs: list[int]) -> None:
         module, spy = HeadFirst(), Epochs()
-        fit(module, TransferLearning(without("classifier"), **options), spy, max_epochs=3)
+        fit(module, TransferLearning(without("classifier"), **grouped(options)), spy, max_epochs=3)
         assert [len(names) for names in spy.trained] == epochs
         assert set(spy.trained[0]) == CLASSIFIER
 
@@ -131,15 +132,15 @@ class TestMinimumShare:
         module, start = HeadFirst(), without("backbone.0", "classifier")
         before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
         with pytest.raises(TransferError, match=r"at least 90.0% .*got 64.2%: .*`backbone.0.weight` \(missing\)"):
-            transfer_weights(module, start, min_share=0.9)
+            transfer_weights(module, start, matching=Matching(min_share=0.9))
         with pytest.raises(TransferError, match=r"at least 90.0% .*`backbone.0.weight` \(missing\)"):
-            fit(module, TransferLearning(start, min_share=0.9))
+            fit(module, TransferLearning(start, matching=Matching(min_share=0.9)))
         assert moved(module, before) == set()
-        assert transfer_weights(module, start, min_share=0.6).share > 0.6
+        assert transfer_weights(module, start, matching=Matching(min_share=0.6)).share > 0.6
 
     @pytest.mark.parametrize("share", [-0.1, 1.1, 90, True, "0.9"])
     def test_what_is_none(self, share: Any) -> None:
         with pytest.raises(TransferError, match="`min_share` to be a number from 0 to 1"):
-            TransferLearning(min_share=share)
+            TransferLearning(matching=Matching(min_share=share))
         with pytest.raises(TransferError, match="`min_share` to be a number from 0 to 1"):
-            transfer_weights(nn.Linear(2, 2), nn.Linear(2, 2), min_share=share)
+            transfer_weights(nn.Linear(2, 2), nn.Linear(2, 2), matching=Matching(min_share=share))

@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transfer_nets import Tuned, fit
 
-from lightning_autoarch.callbacks.transfer import TransferLearning, recomputed
+from lightning_autoarch.callbacks.transfer import recomputed
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.core.errors import TransferError
 
 pytestmark = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
@@ -68,7 +69,7 @@ def test_what_thaws_has_gradients_and_they_are_the_usual_ones(strategy: Any, cou
     torch.testing.assert_close(dict(modules[0].state_dict()), dict(modules[1].state_dict()))
 
 
-@pytest.mark.parametrize("options", [{"thaw_every": 2, "unit": "step"}, {"monitor": "val_loss", "patience": 1,
+@pytest.mark.parametrize("options", [{"every": 2, "unit": "step"}, {"monitor": "val_loss", "patience": 1,
                                                                          "min_delta": 99.0}])  # fmt: skip
 def test_what_thaws_by_step_or_metric_has_gradients(options: dict[str, Any]) -> None:
     modules = []

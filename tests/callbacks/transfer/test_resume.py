@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from nets import samples
 from torch.optim import lr_scheduler
 from torch.utils.data import ConcatDataset, DataLoader
-from transfer_nets import QUIET, Epochs, Tuned, fit, source
+from transfer_nets import QUIET, Epochs, Tuned, fit, grouped, source
 
-from lightning_autoarch.callbacks.transfer import TransferLearning
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.core.errors import CheckpointError, TransferError
 
 pytestmark = [
@@ -42,7 +42,7 @@ def saver(folder: Path, **options: Any) -> ModelCheckpoint:
 def run(recipe: str, scheduler: str, *callbacks: L.Callback, seed: int = 0, optimizer: str = "filter",
         **options: Any) -> tuple[Tuned, L.Trainer]:  # fmt: skip
     module = Tuned(scheduler=SCHEDULERS[scheduler], seed=seed, optimizer=optimizer)
-    transfer = TransferLearning(source(), **RECIPES[recipe])
+    transfer = TransferLearning(source(), **grouped(RECIPES[recipe]))
     return module, fit(module, transfer, *callbacks, **{"max_epochs": 6, "enable_checkpointing": True, **options})
 
 
@@ -83,7 +83,7 @@ def test_within_an_epoch(recipe: str, tmp_path: Path) -> None:
 
     def run_on_them(*callbacks: L.Callback, ckpt_path: Path | None = None, seed: int = 0) -> Tuned:
         module = Tuned(scheduler=SCHEDULERS["cosine"], seed=seed)
-        callbacks = (TransferLearning(source(), **RECIPES[recipe]), *callbacks)
+        callbacks = (TransferLearning(source(), **grouped(RECIPES[recipe])), *callbacks)
         options = {**QUIET, "max_epochs": 6, "callbacks": list(callbacks), "enable_checkpointing": len(callbacks) > 1}
         L.Trainer(**options).fit(module, batches, batches, ckpt_path=ckpt_path)
         return module
@@ -116,9 +116,15 @@ def test_the_file_of_the_start_is_not_needed(tmp_path: Path) -> None:
     torch.save(source(), tmp_path / "start.pt")
     options: dict[str, Any] = {"l2_sp": 0.5, "strategy": "gradual"}
     kept = ModelCheckpoint(tmp_path, filename="kept")
-    fit(Tuned(), TransferLearning(tmp_path / "start.pt", **options), kept, max_epochs=1, enable_checkpointing=True)
+    fit(
+        Tuned(),
+        TransferLearning(tmp_path / "start.pt", **grouped(options)),
+        kept,
+        max_epochs=1,
+        enable_checkpointing=True,
+    )
     (tmp_path / "start.pt").unlink()
-    transfer = TransferLearning(tmp_path / "start.pt", **options)
+    transfer = TransferLearning(tmp_path / "start.pt", **grouped(options))
     fit(Tuned(), transfer, ckpt_path=tmp_path / "kept.ckpt", max_epochs=3)
     assert transfer.report is None
     assert torch.equal(transfer.state_dict()["start"]["head.weight"], source()["head.weight"])
@@ -141,7 +147,7 @@ class TestErrors:
     def test_other_arguments(self, options: dict[str, Any], name: str, tmp_path: Path) -> None:
         path = self.checkpoint(tmp_path, TransferLearning(source(), layer_decay=0.5))
         with pytest.raises(TransferError, match=rf"`{name}=.*`, as in the fit that is resumed"):
-            fit(Tuned(), TransferLearning(source(), **options), ckpt_path=path)
+            fit(Tuned(), TransferLearning(source(), **grouped(options)), ckpt_path=path)
 
     def test_a_state_that_somebody_changed(self) -> None:
         state = {"format": 1, "epochs": 3, "groups": {"lr_scale": {"head": torch.ones(2)}}, "start": {}}

@@ -14,10 +14,10 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
 from nets import Data, loaders
 from torch.optim import Optimizer, lr_scheduler
-from transfer_nets import QUIET, Epochs, Stepped, Tuned, fit, moved, source
+from transfer_nets import QUIET, Epochs, Stepped, Tuned, fit, grouped, moved, source
 
-from lightning_autoarch.callbacks.transfer import TransferLearning
-from lightning_autoarch.callbacks.transfer.groups import split_groups
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
+from lightning_autoarch.callbacks.transfer.parameter_groups import split_groups
 from lightning_autoarch.core.errors import TransferError
 
 FACTORS = [0.25, 0.5, 1.0]  # of the three blocks, with a decay of 0.5
@@ -113,7 +113,7 @@ class TestLayerDecay:
         moves = []
         for options in ({}, {"layer_decay": 0.5}, {"lr_scale": {"backbone.0": 0.25, "backbone.3": 0.5}}):
             module = Plain()
-            fit(module, TransferLearning(source(), freeze="*.[14].*", **options), max_steps=1, max_epochs=1)
+            fit(module, TransferLearning(source(), freeze="*.[14].*", **grouped(options)), max_steps=1, max_epochs=1)
             moves.append([module.backbone[i].weight.detach() - source()[f"backbone.{i}.weight"] for i in (0, 3)])
         for low, top in moves[1:]:
             torch.testing.assert_close(low, 0.25 * moves[0][0])
@@ -146,7 +146,7 @@ class TestLayerDecay:
 class TestWarmUp:
     def rates_of_steps(self, **options: Any) -> list[list[float]]:
         module, spy = Stepped(), Epochs()
-        transfer = TransferLearning(source(), strategy="gradual", **options)
+        transfer = TransferLearning(source(), strategy="gradual", **grouped(options))
         fit(module, transfer, spy)
         assert all(rate == 0.1 for rates in spy.rates for rate in rates)  # between the steps nothing is seen of it
         return module.rates

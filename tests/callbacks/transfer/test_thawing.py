@@ -15,12 +15,13 @@ from nets import loaders, samples
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import ConcatDataset, DataLoader
-from transfer_nets import QUIET, Stepped, Tuned, fit, source
+from transfer_nets import QUIET, Stepped, Tuned, fit, grouped, source
 
-from lightning_autoarch.callbacks.transfer import TransferLearning
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.core.errors import TransferError
+from lightning_autoarch.transfer.tune.thawing import Thawing
 
-STEPS: dict[str, Any] = {"strategy": "gradual", "thaw_every": 4, "unit": "step"}
+STEPS: dict[str, Any] = {"strategy": "gradual", "every": 4, "unit": "step"}
 BLOCKS = [2, 6, 10]  # tensors that are trained in phases 0, 1 and 2
 
 
@@ -64,7 +65,7 @@ class Batches(L.Callback):
 
 class TestSteps:
     def test_at_the_boundary_of_the_step(self) -> None:
-        spy, transfer = Batches(), TransferLearning(source(), **STEPS)
+        spy, transfer = Batches(), TransferLearning(source(), **grouped(STEPS))
         fit(Tuned(), transfer, spy)  # three steps an epoch
         assert spy.trained == spy.stepped == [2] * 4 + [6] * 4 + [10] * 4
         assert spy.in_train == [0] * 4 + [1] * 4 + [2] * 4
@@ -73,22 +74,32 @@ class TestSteps:
 
     def test_a_probe_of_so_many_steps(self) -> None:
         spy = Batches()
-        fit(Tuned(), TransferLearning(source(), strategy="lp_ft", thaw_every=5, unit="step"), spy, max_epochs=3)
+        fit(
+            Tuned(),
+            TransferLearning(source(), strategy="lp_ft", thawing=Thawing(every=5, unit="step")),
+            spy,
+            max_epochs=3,
+        )
         assert spy.trained == [2] * 5 + [10] * 4
 
     def test_patterns_by_step(self) -> None:
         spy, layers = Batches(), {2: "backbone.[34]", 7: "backbone"}
-        fit(Tuned(), TransferLearning(source(), freeze="backbone", unfreeze=layers, unit="step"), spy, max_epochs=3)
+        fit(
+            Tuned(),
+            TransferLearning(source(), freeze="backbone", thawing=Thawing(unfreeze=layers, unit="step")),
+            spy,
+            max_epochs=3,
+        )
         assert spy.trained == [2] * 2 + [6] * 5 + [10] * 2
 
     def test_every_second_epoch(self) -> None:
         spy = Batches()
-        fit(Tuned(), TransferLearning(source(), strategy="gradual", thaw_every=2), spy, max_epochs=5)
+        fit(Tuned(), TransferLearning(source(), strategy="gradual", thawing=Thawing(every=2)), spy, max_epochs=5)
         assert spy.trained[::3] == [2, 2, 6, 6, 10]
 
     def test_accumulated_gradients_are_of_one_phase(self) -> None:
         spy = Batches()  # two steps an epoch, of two batches and of one
-        fit(Tuned(), TransferLearning(source(), **{**STEPS, "thaw_every": 3}), spy, accumulate_grad_batches=2)
+        fit(Tuned(), TransferLearning(source(), **grouped({**STEPS, "every": 3})), spy, accumulate_grad_batches=2)
         assert spy.trained == [2] * 5 + [6] * 4 + [10] * 3
         assert spy.stepped == [2] * 3 + [6] * 3 + [10] * 2
 
@@ -108,7 +119,9 @@ class TestSteps:
                     optimizer.zero_grad()
 
         spy = Batches()
-        fit(Manual(), TransferLearning(source(), **STEPS, warmup_epochs=0.5), spy, max_epochs=2)  # two steps a batch
+        fit(
+            Manual(), TransferLearning(source(), **grouped(STEPS), warmup_epochs=0.5), spy, max_epochs=2
+        )  # two steps a batch
         assert spy.trained == [2, 2, 6, 6, 10, 10]
 
     def test_frozen_layers_drop_out_again_when_they_thaw(self) -> None:
@@ -125,12 +138,12 @@ class TestSteps:
                 return super().forward(x)
 
         module = Dropping()
-        fit(module, TransferLearning(source(), **{**STEPS, "thaw_every": 2}, frozen_dropout=False), max_epochs=2)
+        fit(module, TransferLearning(source(), **grouped({**STEPS, "every": 2}), frozen_dropout=False), max_epochs=2)
         assert module.modes == [False] * 4 + [True] * 2
 
     def test_warm_up_begins_within_the_epoch(self) -> None:
         module = Stepped()
-        fit(module, TransferLearning(source(), **STEPS, warmup_epochs=1, layer_decay=0.5))
+        fit(module, TransferLearning(source(), **grouped(STEPS), warmup_epochs=1, layer_decay=0.5))
         low, top, head = zip(*module.rates, strict=True)
         third = 0.1 / 3
         assert head == (0.1,) * 12
@@ -142,7 +155,7 @@ class TestMetric:
     def run(self, scores: Sequence[float], *callbacks: L.Callback, **options: Any) -> tuple[list[int], Any]:
         spy, arguments = Batches(), {"strategy": "gradual", "monitor": "score", "patience": 2, **options}
         trainer = arguments.pop("trainer", {})
-        transfer = TransferLearning(source(), **arguments)
+        transfer = TransferLearning(source(), **grouped(arguments))
         fit(Scored(scores), transfer, spy, *callbacks, **{"max_epochs": len(scores), **trainer})
         return spy.trained[::3], transfer
 
@@ -169,13 +182,13 @@ class TestMetric:
 
     def test_at_the_latest_after(self) -> None:
         falling = [1.0 - 0.1 * i for i in range(6)]
-        assert self.run(falling, thaw_every=2)[0] == [2, 2, 6, 6, 10, 10]
-        assert self.run(falling, thaw_every=7, unit="step")[0] == [2, 2, 2, 6, 6, 10]
-        assert self.run([1.0] * 6, thaw_every=2, patience=1)[0] == [2, 2, 6, 10, 10, 10]
+        assert self.run(falling, every=2)[0] == [2, 2, 6, 6, 10, 10]
+        assert self.run(falling, every=7, unit="step")[0] == [2, 2, 2, 6, 6, 10]
+        assert self.run([1.0] * 6, every=2, patience=1)[0] == [2, 2, 6, 10, 10, 10]
 
     def test_validations_within_an_epoch_wait_for_the_step(self) -> None:
         spy = Batches()  # a validation after each batch, a step after two, or at the end of an epoch
-        transfer = TransferLearning(source(), strategy="gradual", monitor="score", patience=2)
+        transfer = TransferLearning(source(), strategy="gradual", thawing=Thawing(monitor="score", patience=2))
         trainer = {"val_check_interval": 1, "accumulate_grad_batches": 2, "max_epochs": 2}
         fit(Scored([1.0] * 6), transfer, spy, **trainer)
         assert spy.trained == [2] * 3 + [6] * 2 + [10]
@@ -192,7 +205,9 @@ class TestMetric:
                 rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
         module = Scored([1.0] * 4, scheduler=lambda o: lr_scheduler.ExponentialLR(o, 0.5))
-        transfer = TransferLearning(source(), strategy="gradual", monitor="score", patience=1, layer_decay=0.5)
+        transfer = TransferLearning(
+            source(), strategy="gradual", layer_decay=0.5, thawing=Thawing(monitor="score", patience=1)
+        )
         fit(module, transfer, Rates())
         assert rates == [pytest.approx([0.05 * 0.5**epoch * f for f in (0.25, 0.5, 1.0)]) for epoch in range(4)]
 
@@ -203,7 +218,7 @@ class TestResume:
     def run(self, options: dict[str, Any], *callbacks: L.Callback, seed: int = 0, ckpt_path: Any = None) -> Any:
         batches = DataLoader(ConcatDataset([samples(16)] * 3), batch_size=16)  # all alike: loaders do not go on within
         module = Scored([1.0] * 8, seed=seed, scheduler=lambda o: lr_scheduler.CosineAnnealingLR(o, 6))
-        transfer = TransferLearning(source(), **options)
+        transfer = TransferLearning(source(), **grouped(options))
         trainer = L.Trainer(
             **{**QUIET, "enable_checkpointing": bool(callbacks)}, max_epochs=4, callbacks=[transfer, *callbacks]
         )
@@ -235,7 +250,7 @@ class TestResume:
 
     def test_by_metric_within_the_epoch(self, tmp_path: Path) -> None:
         """Lightning 2.6 forgets a validation that was due when the checkpoint was written: those are left out."""
-        options = {**self.METRIC, "thaw_every": 5, "unit": "step"}
+        options = {**self.METRIC, "every": 5, "unit": "step"}
         self.check(options, tmp_path / "first", every=3, every_n_train_steps=1)
         self.check(options, tmp_path / "second", every=3, every_n_train_steps=2)
 
@@ -247,8 +262,8 @@ class TestResume:
 
     def test_by_another_rule(self, tmp_path: Path) -> None:
         self.run(STEPS, ModelCheckpoint(tmp_path, filename="a"))
-        for options in ({**STEPS, "thaw_every": 5}, {"strategy": "gradual"}):
-            with pytest.raises(TransferError, match=r"Expected `thaw_every=4`, as in the fit that is resumed"):
+        for options in ({**STEPS, "every": 5}, {"strategy": "gradual"}):
+            with pytest.raises(TransferError, match=r"Expected `every=4`, as in the fit that is resumed"):
                 self.run(options, ckpt_path=tmp_path / "a.ckpt")
 
 
@@ -256,53 +271,56 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"thaw_every": 4}, r"`thaw_every` says when blocks thaw, but `strategy='full'` thaws none"),
+            ({"every": 4}, r"`every` says when blocks thaw, but `strategy='full'` thaws none"),
             ({"strategy": "linear_probe", "monitor": "val_loss"}, r"`monitor` says .* `strategy='linear_probe'`"),
-            ({"strategy": "gradual", "unit": "step"}, r"needs `thaw_every`"),
+            ({"strategy": "gradual", "unit": "step"}, r"requires `every`"),
             ({"unit": "step"}, r"neither is given"),
             ({"strategy": "gradual", "unit": "step", "monitor": "a"}, r"neither is given"),
             ({"strategy": "lp_ft", "unit": "step", "probe_epochs": 1}, r"`probe_epochs` counts epochs"),
-            ({"strategy": "lp_ft", "thaw_every": 2, "probe_epochs": 1}, r"give one"),
+            ({"strategy": "lp_ft", "every": 2, "probe_epochs": 1}, r"pass one"),
             (
                 {"strategy": "gradual", "monitor": "a", "freeze": "head", "unfreeze": {1: "head"}},
                 r"`unfreeze` thaws at",
             ),
-            ({"strategy": "gradual", "patience": 2}, r"`patience` is of `monitor`"),
-            ({"strategy": "gradual", "mode": "max"}, r"`mode` is of `monitor`"),
-            ({"strategy": "gradual", "unit": "batch"}, r"`unit` to be one of epoch, step, got 'batch'"),
-            ({"strategy": "gradual", "monitor": "a", "mode": "auto"}, r"`mode` to be one of min, max, got 'auto'"),
-            ({"strategy": "gradual", "monitor": ""}, r"name of a logged value, or None, got ''"),
-            ({"strategy": "gradual", "monitor": "a", "patience": 0}, r"`patience` to be a whole number .* got 0"),
-            ({"strategy": "gradual", "monitor": "a", "min_delta": -0.1}, r"`min_delta` to be a number from 0 on"),
-            ({"strategy": "gradual", "thaw_every": True}, r"`thaw_every` to be a whole number from 1 on, or None"),
-            ({"freeze": "head", "unfreeze": {0: "head"}, "unit": "step"}, r"the steps of `unfreeze` .* got 0"),
+            ({"strategy": "gradual", "patience": 2}, r"`patience` requires `monitor`"),
+            ({"strategy": "gradual", "mode": "max"}, r"`mode` requires `monitor`"),
+            ({"strategy": "gradual", "unit": "batch"}, r"`unit` to be one of 'epoch', 'step', got 'batch'"),
+            ({"strategy": "gradual", "monitor": "a", "mode": "auto"}, r"`mode` to be one of 'min', 'max', got 'auto'"),
+            ({"strategy": "gradual", "monitor": ""}, r"`monitor` to be a string that is not empty or None, got ''"),
+            ({"strategy": "gradual", "monitor": "a", "patience": 0}, r"`patience` to be an int >= 1, got 0"),
+            ({"strategy": "gradual", "monitor": "a", "min_delta": -0.1}, r"`min_delta` to be a number >= 0"),
+            ({"strategy": "gradual", "every": True}, r"`every` to be an int >= 1 or None"),
+            (
+                {"freeze": "head", "unfreeze": {0: "head"}, "unit": "step"},
+                r"`unfreeze` to be an int >= 1, got 0: its keys are steps",
+            ),
         ],
     )
     def test_arguments(self, options: dict[str, Any], message: str) -> None:
         with pytest.raises(TransferError, match=message):
-            TransferLearning(source(), **options)
+            TransferLearning(source(), **grouped(options))
 
     def refused(self, message: str, module: Any = None, trainer: Any = None, **options: Any) -> None:
         spy = Batches()
         with pytest.raises(TransferError, match=message):
-            fit(module or Scored([1.0] * 9), TransferLearning(source(), **options), spy, **(trainer or {}))
+            fit(module or Scored([1.0] * 9), TransferLearning(source(), **grouped(options)), spy, **(trainer or {}))
         assert spy.trained == []
 
     def test_steps_beyond_the_fit(self) -> None:
-        self.refused("after 12 steps, got step 12 with `thaw_every=6`", **{**STEPS, "thaw_every": 6})
+        self.refused("after 12 steps, got step 12 with `every=6`", **{**STEPS, "every": 6})
         self.refused("after 4 steps, got step 8", trainer={"max_steps": 4}, **STEPS)
         self.refused("after 8 steps, got step 8", trainer={"accumulate_grad_batches": 2}, **STEPS)
-        self.refused("after 4 epochs, got epoch 4", strategy="gradual", thaw_every=2)
+        self.refused("after 4 epochs, got epoch 4", strategy="gradual", every=2)
         steps = {"freeze": "backbone", "unfreeze": {12: "backbone"}, "unit": "step"}
         self.refused("steps of `unfreeze` below 12, got 12", **steps)
 
     def test_a_cap_that_comes_too_late(self) -> None:
-        self.refused("got step 12", strategy="gradual", monitor="score", thaw_every=6, unit="step")
-        self.refused("got epoch 4", strategy="gradual", monitor="score", thaw_every=2)
+        self.refused("got step 12", strategy="gradual", monitor="score", every=6, unit="step")
+        self.refused("got epoch 4", strategy="gradual", monitor="score", every=2)
 
     def test_steps_that_nobody_can_count_before(self) -> None:
         spy = Batches()
-        fit(Tuned(), TransferLearning(source(), **STEPS), GradientAccumulationScheduler({0: 3, 1: 1}), spy)
+        fit(Tuned(), TransferLearning(source(), **grouped(STEPS)), GradientAccumulationScheduler({0: 3, 1: 1}), spy)
         assert spy.trained == [2] * 6 + [6] * 4 + [10] * 2
 
     def test_no_validation(self) -> None:
@@ -321,12 +339,12 @@ class TestErrors:
         self.refused(r"got `patience=1` and 1 of them", trainer={"check_val_every_n_epoch": 2}, **metric, patience=1)
 
     def test_a_metric_that_is_not_logged(self) -> None:
-        transfer = TransferLearning(source(), strategy="gradual", monitor="val_acc", patience=1)
+        transfer = TransferLearning(source(), strategy="gradual", thawing=Thawing(monitor="val_acc", patience=1))
         message = r"got 'val_acc'. After validation there is .*`val_loss`.*`self.log\('val_acc', ...\)`"
         with pytest.raises(TransferError, match=message):
             fit(Tuned(), transfer)
 
     def test_fast_dev_run(self) -> None:
         for options in (STEPS, {"strategy": "gradual", "monitor": "val_loss"}):
-            trainer = L.Trainer(**QUIET, fast_dev_run=True, callbacks=[TransferLearning(source(), **options)])
+            trainer = L.Trainer(**QUIET, fast_dev_run=True, callbacks=[TransferLearning(source(), **grouped(options))])
             trainer.fit(Tuned(), *loaders())

@@ -14,10 +14,12 @@ from lightning.pytorch.callbacks import BackboneFinetuning, EMAWeightAveraging, 
 from lightning.pytorch.strategies import FSDPStrategy
 from nets import loaders
 from torch import nn
-from transfer_nets import QUIET, Epochs, Tuned, fit, moved, source
+from transfer_nets import QUIET, Epochs, Tuned, fit, grouped, moved, source
 
-from lightning_autoarch.callbacks.transfer import TransferLearning
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.core.errors import CheckpointError, TransferError
+from lightning_autoarch.transfer.matching import Matching
+from lightning_autoarch.transfer.tune.thawing import Thawing
 
 HEAD = ["head.weight", "head.bias"]
 TOP = ["backbone.3.weight", "backbone.3.bias", "backbone.4.weight", "backbone.4.bias"]
@@ -39,7 +41,7 @@ class TestWeights:
         assert all(p.requires_grad for p in module.parameters())
 
     def test_reinit_is_not_taken_over(self) -> None:
-        module, transfer = Tuned(), TransferLearning(source(), freeze="*", unfreeze={}, reinit="head")
+        module, transfer = Tuned(), TransferLearning(source(), freeze="*", reinit="head", thawing=Thawing(unfreeze={}))
         with pytest.raises(TransferError, match="everything is frozen"):
             fit(module, transfer)
         module = Tuned()
@@ -77,14 +79,16 @@ class TestWeights:
 
     def test_rules_and_classes_go_to_the_matching(self) -> None:
         weights = {name.replace("backbone.", "trunk."): tensor for name, tensor in source().items()}
-        transfer = TransferLearning(weights, rules=[(r"^trunk\.", "backbone.")], classes={0: 0}, head="head")
+        transfer = TransferLearning(
+            weights, rules=[("trunk", "backbone")], head="head", matching=Matching(classes={0: 0})
+        )
         fit(Tuned(), transfer, max_epochs=1)
         assert transfer.report is not None and transfer.report.share == 1.0
 
     @pytest.mark.parametrize(
         ("weights", "message"),
         [
-            ({"conv.weight": torch.zeros(3, 3)}, "names that source and module share, got none"),
+            ({"conv.weight": torch.zeros(3, 3)}, "names that the source and the module share, got none"),
             ({"head.weight": torch.zeros(3, 3)}, "Tuned in dict, but not one parameter was taken over"),
             ({"backbone.1.running_mean": torch.ones(8)}, "Tuned in dict, but not one parameter was taken over"),
         ],
@@ -120,7 +124,9 @@ class TestWeights:
 
     def test_a_trainer_that_goes_on_longer(self) -> None:
         module, spy = Tuned(), Epochs()
-        trainer = fit(module, TransferLearning(source(), strategy="lp_ft", probe_epochs=1), spy, max_epochs=2)
+        trainer = fit(
+            module, TransferLearning(source(), strategy="lp_ft", thawing=Thawing(probe_epochs=1)), spy, max_epochs=2
+        )
         trainer.fit_loop.max_epochs = 4
         trainer.fit(module, *loaders(shuffle=False))
         assert [len(names) for names in spy.trained] == [2, 10, 10, 10]
@@ -158,7 +164,7 @@ class TestWeights:
 
     def test_another_callback_that_freezes_layers(self) -> None:
         module = Tuned()
-        with pytest.raises(TransferError, match=r"TransferLearning and BackboneFinetuning both.*Leave BackboneFinetun"):
+        with pytest.raises(TransferError, match=r"TransferLearning and BackboneFinetuning both.*Remove Backbone"):
             fit(module, BackboneFinetuning(1), TransferLearning(source()))
 
     @pytest.mark.parametrize("first", [True, False])
@@ -174,7 +180,9 @@ class TestFreezing:
     @pytest.mark.parametrize("optimizer", ["all", "filter", "head"])
     def test_what_thaws_trains_from_then_on(self, optimizer: str) -> None:
         module, spy = Tuned(optimizer=optimizer), Epochs()
-        transfer = TransferLearning(source(), freeze="backbone", unfreeze={1: "backbone.[34]", 3: ["backbone"]})
+        transfer = TransferLearning(
+            source(), freeze="backbone", thawing=Thawing(unfreeze={1: "backbone.[34]", 3: ["backbone"]})
+        )
         trainer = fit(module, transfer, spy)
         assert spy.trained == [HEAD, TOP + HEAD, TOP + HEAD, LOW + TOP + HEAD]
         places = [id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]]
@@ -183,7 +191,9 @@ class TestFreezing:
 
     def test_a_parameter_that_no_optimizer_has_gets_the_options_of_the_first_group(self) -> None:
         module = Tuned(optimizer="head", scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5))
-        trainer = fit(module, TransferLearning(freeze="backbone", unfreeze={1: "backbone"}, layer_decay=0.5))
+        trainer = fit(
+            module, TransferLearning(freeze="backbone", layer_decay=0.5, thawing=Thawing(unfreeze={1: "backbone"}))
+        )
         first, *others = trainer.optimizers[0].param_groups
         assert [group["lr"] for group in [first, *others]] == [0.05 / 16, 0.0125 / 16, 0.025 / 16]
         assert {group["weight_decay"] for group in others} == {0.01}
@@ -203,7 +213,7 @@ class TestFreezing:
     def test_what_the_user_froze_stays_frozen_but_for_unfreeze(self) -> None:
         module, spy = Tuned(), Epochs()
         module.backbone.requires_grad_(False)
-        fit(module, TransferLearning(source(), strategy="gradual", unfreeze={2: "backbone.3"}), spy)
+        fit(module, TransferLearning(source(), strategy="gradual", thawing=Thawing(unfreeze={2: "backbone.3"})), spy)
         assert spy.trained == [HEAD, HEAD, TOP[:2] + HEAD, TOP[:2] + HEAD]
         assert not any(p.requires_grad for p in module.backbone.parameters())  # as it was
 
@@ -253,13 +263,15 @@ class TestFreezing:
         module = Second()
         fit(module, TransferLearning(source(), strategy="linear_probe"), max_epochs=1)
         assert moved(module, source()) == set(HEAD)
-        with pytest.raises(TransferError, match="LBFGS, which knows no parameter groups"):
+        with pytest.raises(TransferError, match="LBFGS, which has no parameter groups"):
             fit(Second(), TransferLearning(layer_decay=0.5))
 
     def test_compiled_submodules(self) -> None:
         module, spy = Tuned(), Epochs()
         module.backbone = torch.compile(module.backbone, backend="eager")
-        transfer = TransferLearning(source(), freeze="backbone.[01]", unfreeze={2: "backbone.0"}, strategy="gradual")
+        transfer = TransferLearning(
+            source(), freeze="backbone.[01]", strategy="gradual", thawing=Thawing(unfreeze={2: "backbone.0"})
+        )
         fit(module, transfer, spy)
         assert [len(names) for names in spy.trained] == [2, 6, 8, 8]
         weights = {name.replace("_orig_mod.", ""): tensor for name, tensor in module.state_dict().items()}
@@ -352,7 +364,7 @@ class TestL2SP:
             def make_optimizer(self, parameters: Any) -> torch.optim.Optimizer:
                 return torch.optim.SGD(parameters, lr=0.1)
 
-        with pytest.raises(TransferError, match=r"gradient of `words.weight` is sparse"):
+        with pytest.raises(TransferError, match=r"got a sparse one for `words.weight`"):
             fit(Words(), TransferLearning(l2_sp=0.1))
 
 
@@ -364,7 +376,7 @@ class TestObject:
         class During(L.Callback):
             def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
                 for other in (copy.deepcopy(transfer), pickle.loads(pickle.dumps(transfer))):
-                    assert other._fit is None and other.report is not None
+                    assert other._run is None and other.report is not None
                 copy.deepcopy(trainer.lightning_module.backbone)
 
         fit(Tuned(), transfer, During(), max_epochs=1)
@@ -389,10 +401,14 @@ class TestObject:
         assert moved(module, before) == set()
 
     def test_fast_dev_run(self) -> None:
-        transfer = TransferLearning(source(), strategy="lp_ft", freeze="head", unfreeze={5: "head"})
+        transfer = TransferLearning(source(), strategy="lp_ft", freeze="head", thawing=Thawing(unfreeze={5: "head"}))
         with pytest.raises(TransferError, match="everything is frozen"):
             fit(Tuned(), transfer, fast_dev_run=True)
-        fit(Tuned(), TransferLearning(source(), freeze="backbone", unfreeze={5: "backbone"}), fast_dev_run=True)
+        fit(
+            Tuned(),
+            TransferLearning(source(), freeze="backbone", thawing=Thawing(unfreeze={5: "backbone"})),
+            fast_dev_run=True,
+        )
 
     def test_after_an_error_the_module_is_as_it_was(self) -> None:
         class Broken(Tuned):
@@ -410,19 +426,19 @@ class TestObject:
         parser.add_subclass_arguments(L.Callback, "callback")
         config = """
             callback:
-              class_path: lightning_autoarch.callbacks.transfer.TransferLearning
+              class_path: lightning_autoarch.callbacks.transfer.learning.TransferLearning
               init_args:
                 checkpoint: pretrained.ckpt
-                rules: [["^a", "b"]]
+                rules: [[a, b]]
                 freeze: backbone
-                unfreeze: {2: [backbone.3], 4: backbone}
+                thawing: {unfreeze: {2: [backbone.3], 4: backbone}}
                 lr_scale: {head: 2}
                 layer_decay: 0.75
                 lora: null
         """
         transfer = parser.instantiate(parser.parse_string(config)).callback
         assert transfer.checkpoint == "pretrained.ckpt"
-        assert transfer.recipe.unfreeze == {2: ["backbone.3"], 4: "backbone"}
+        assert transfer.thawing.unfreeze == {2: ["backbone.3"], 4: "backbone"}
 
     def test_half_precision_and_accumulation(self) -> None:
         for precision in ("bf16-mixed", "bf16-true"):
@@ -436,24 +452,24 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"strategy": "partial"}, "`strategy` to be one of full, linear_probe"),
-            ({"layer_decay": 0.0}, r"`layer_decay` in \(0, 1\]"),
-            ({"layer_decay": 1.1}, r"`layer_decay` in \(0, 1\]"),
+            ({"strategy": "partial"}, "`strategy` to be one of 'full', 'linear_probe'"),
+            ({"layer_decay": 0.0}, r"`layer_decay` to be a number in \(0, 1\]"),
+            ({"layer_decay": 1.1}, r"`layer_decay` to be a number in \(0, 1\]"),
             ({"lr_scale": {"head": 0}}, r"lr_scale\['head'\]"),
-            ({"lr_scale": [1]}, "`lr_scale` as"),
-            ({"l2_sp": -1.0}, "`l2_sp` to be a number above 0"),
+            ({"lr_scale": [1]}, "`lr_scale` to be {pattern: factor}"),
+            ({"l2_sp": -1.0}, "`l2_sp` to be a number > 0"),
             ({"warmup_epochs": -1}, "`warmup_epochs`"),
-            ({"probe_epochs": 0, "strategy": "lp_ft"}, "`probe_epochs` to be a whole number"),
-            ({"probe_epochs": 1}, "is of `strategy="),
-            ({"lora": {"r": 2}}, "are options of"),
-            ({"strategy": "lora", "l2_sp": 0.1}, "they do not move"),
-            ({"unfreeze": {0: "head"}}, "from 1 on"),
-            ({"freeze": 3}, "`freeze` as patterns"),
+            ({"probe_epochs": 0, "strategy": "lp_ft"}, "`probe_epochs` to be an int >= 1"),
+            ({"probe_epochs": 1}, "requires `strategy="),
+            ({"lora": {"r": 2}}, "requires `strategy="),
+            ({"strategy": "lora", "l2_sp": 0.1}, "does not move them"),
+            ({"unfreeze": {0: "head"}}, ">= 1, got 0"),
+            ({"freeze": 3}, "`freeze` to be patterns"),
         ],
     )
     def test_of_arguments(self, options: dict[str, Any], message: str) -> None:
         with pytest.raises(TransferError, match=message):
-            TransferLearning(**options)
+            TransferLearning(**grouped(options))
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -463,7 +479,7 @@ class TestErrors:
             ({"lr_scale": {"hed": 2.0}}, r"`hed` of `lr_scale`.*Did you mean `head`"),
             ({"reinit": "hed"}, r"`hed` of `reinit`.*Did you mean `head`"),
             ({"head": "hed"}, r"`hed` of `head`.*Did you mean `head`"),
-            ({"unfreeze": {1: "head"}}, "to name what is frozen until then"),
+            ({"unfreeze": {1: "head"}}, "to name something that is frozen until then"),
             ({"freeze": "head", "unfreeze": {4: "head"}}, "below 4, got 4"),
             ({"freeze": ["backbone", "head"]}, "everything is frozen"),
         ],
@@ -472,7 +488,7 @@ class TestErrors:
         module = Tuned()
         before = copy.deepcopy(module.state_dict())
         with pytest.raises(TransferError, match=message):
-            fit(module, TransferLearning(source(), **options))
+            fit(module, TransferLearning(source(), **grouped(options)))
         assert moved(module, before) == set() and all(p.requires_grad for p in module.parameters())
 
     def test_a_trained_parameter_that_no_optimizer_has(self) -> None:
@@ -485,7 +501,7 @@ class TestErrors:
                 self.automatic_optimization = False
                 return [torch.optim.SGD(self.parameters(), lr=0.1), torch.optim.SGD(self.head.parameters(), lr=0.1)]
 
-        with pytest.raises(TransferError, match=r"`head.weight`, `head.bias` in more"):
+        with pytest.raises(TransferError, match=r"`head.weight`, `head.bias` in several"):
             fit(Twice(), TransferLearning(source()))
 
     def test_a_module_without_parameters(self) -> None:

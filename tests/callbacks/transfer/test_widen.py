@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_autoarch.callbacks.transfer import TransferLearning
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.core.errors import TransferError
+from lightning_autoarch.transfer.matching import Matching
 
 
 def net(width: int, example: bool = False) -> nets.Net:
@@ -43,8 +44,8 @@ def fit(tmp_path: Any, module: nets.Net, transfer: TransferLearning) -> Tensor:
 @pytest.mark.parametrize("where", ["module", "argument"])
 def test_the_function_is_kept(tmp_path: Any, where: str) -> None:
     narrow, wide = net(6), net(15, example=where == "module")
-    given = {"example_inputs": torch.zeros(2, 4)} if where == "argument" else {}
-    transfer = TransferLearning(narrow.state_dict(), on_mismatch="widen", **given)
+    matching = Matching(example_inputs=torch.zeros(2, 4)) if where == "argument" else None
+    transfer = TransferLearning(narrow.state_dict(), on_mismatch="widen", matching=matching)
     got = fit(tmp_path, wide, transfer)
     assert torch.allclose(got, narrow(inputs()), atol=1e-5)
     assert transfer.report is not None and transfer.report.share == 1.0
@@ -55,14 +56,20 @@ def test_the_function_is_kept(tmp_path: Any, where: str) -> None:
 def test_the_argument_comes_first(tmp_path: Any) -> None:
     wide = net(15)
     wide.example_input_array = torch.zeros(2, 7)  # no input of it
-    fit(tmp_path, wide, TransferLearning(net(6), on_mismatch="widen", example_inputs=torch.zeros(2, 4)))
+    fit(
+        tmp_path,
+        wide,
+        TransferLearning(net(6), on_mismatch="widen", matching=Matching(example_inputs=torch.zeros(2, 4))),
+    )
 
 
 def test_slices_the_same_channels_everywhere(tmp_path: Any) -> None:
     wide = net(6)
     with torch.no_grad():
         wide.net[0].weight[[1, 4]] *= 100  # by norm these are kept
-    transfer = TransferLearning(wide, on_mismatch="slice", example_inputs=torch.zeros(2, 4), reinit=["net.6"])
+    transfer = TransferLearning(
+        wide, on_mismatch="slice", reinit=["net.6"], matching=Matching(example_inputs=torch.zeros(2, 4))
+    )
     narrow = nets.Net(2, layers=[{"width": 6}], dropout=0.0)
     kept: list[Tensor] = []
 
@@ -77,7 +84,7 @@ def test_slices_the_same_channels_everywhere(tmp_path: Any) -> None:
 def test_without_an_input(tmp_path: Any) -> None:
     module = net(15)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    with pytest.raises(TransferError, match=r"`self.example_input_array`.*`example_inputs=`"):
+    with pytest.raises(TransferError, match=r"`self.example_input_array`.*Matching\(example_inputs"):
         fit(tmp_path, module, TransferLearning(net(6), on_mismatch="widen"))
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_autoarch.transfer import transfer_weights
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 
 class PreNorm(nn.Module):
@@ -124,11 +124,11 @@ def test_no_identity(block: type[nn.Module], container: type) -> None:
     assert not report.names("identity") and report.names("initialised")
     after = module["blocks"][1].state_dict()  # type: ignore[index]
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert "no identity" in report[report.names("initialised")[0]].reason
+    assert "not the identity" in report[report.names("initialised")[0]].reason
 
 
 def test_reinit_is_left_alone() -> None:
-    report = transfer_weights(chain(PreNorm, 2), chain(PreNorm, 1), reinit=["^blocks\\.1"])
+    report = transfer_weights(chain(PreNorm, 2), chain(PreNorm, 1), reinit=["blocks.1"])
     assert not report.names("identity")
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 from lightning_autoarch.core.errors import TransferError
-from lightning_autoarch.transfer import transfer_weights
-from lightning_autoarch.transfer.match.names import match_names
+from lightning_autoarch.transfer.match.name_matching import match_names
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 
 def pairs(sources: list[str], targets: list[str], *rules: tuple[str, str]) -> dict[str, str]:
@@ -87,35 +89,48 @@ class TestPrefixes:
 
 class TestRules:
     def test_replace(self) -> None:
-        assert pairs(["backbone.w", "neck.w"], ["encoder.w", "neck.w"], ("^backbone\\.", "encoder.")) == {
+        assert pairs(["backbone.w", "neck.w"], ["encoder.w", "neck.w"], ("backbone", "encoder")) == {
             "backbone.w": "encoder.w",
             "neck.w": "neck.w",
         }
 
     def test_in_turn_and_with_groups(self) -> None:
-        rules = [(r"^block(\d+)\.", r"layers.\1."), (r"\.fc\.", ".linear.")]
+        rules = [(re.compile(r"^block(\d+)\."), r"layers.\1."), (r"re:\.fc\.", ".linear.")]
         assert pairs(["block3.fc.w"], ["layers.3.linear.w"], *rules) == {"block3.fc.w": "layers.3.linear.w"}
 
+    def test_stars_are_filled_in(self) -> None:
+        rule = ("layers.*.att", "blocks.*.attention")
+        assert pairs(["layers.3.att.w"], ["blocks.3.attention.w"], rule) == {"layers.3.att.w": "blocks.3.attention.w"}
+
+    def test_a_path_is_taken_off(self) -> None:
+        assert pairs(["net.a.w", "b.w"], ["a.w", "c.w"], ("net", "")) == {"net.a.w": "a.w"}
+
+    def test_a_regular_expression_for_a_glob(self) -> None:
+        with pytest.raises(TransferError, match=r"re\.compile"):
+            pairs(["backbone.w"], ["encoder.w"], ("^backbone\\.", "encoder."))
+
     def test_under_wrappers(self) -> None:
-        found = pairs(["module._orig_mod.model.backbone.w"], ["encoder.w"], ("^backbone\\.", "encoder."))
+        found = pairs(["module._orig_mod.model.backbone.w"], ["encoder.w"], ("backbone", "encoder"))
         assert found == {"module._orig_mod.model.backbone.w": "encoder.w"}
 
     def test_for_the_wrapper_itself(self) -> None:
-        assert pairs(["module.a.w"], ["b.w"], (r"^module\.a\.", "b.")) == {"module.a.w": "b.w"}
+        assert pairs(["module.a.w"], ["b.w"], ("module.a", "b")) == {"module.a.w": "b.w"}
 
     def test_then_the_prefix(self) -> None:
-        assert pairs(["old.w", "old.bb"], ["net.new.w", "net.new.bb"], ("^old", "new")) == {
+        assert pairs(["old.w", "old.bb"], ["net.new.w", "net.new.bb"], ("old", "new")) == {
             "old.w": "net.new.w",
             "old.bb": "net.new.bb",
         }
 
     def test_unused(self) -> None:
-        with pytest.raises(TransferError, match=r"each rule to match .*\('\^encoder', 'x'\) matches none of `a.w`"):
-            pairs(["a.w"], ["a.w"], ("^encoder", "x"))
+        with pytest.raises(
+            TransferError, match=r"each rule to match .*\('encoder', 'x'\), which matches none of `a.w`"
+        ):
+            pairs(["a.w"], ["a.w"], ("encoder", "x"))
 
     def test_collision(self) -> None:
         with pytest.raises(TransferError, match=r"got `c\.w` for both `a\.w` and `b\.w`"):
-            pairs(["a.w", "b.w"], ["c.w"], ("^[ab]", "c"))
+            pairs(["a.w", "b.w"], ["c.w"], ("[ab]", "c"))
 
     def test_wrapped_and_not(self) -> None:
         with pytest.raises(TransferError, match="for both"):
@@ -124,10 +139,11 @@ class TestRules:
     @pytest.mark.parametrize(
         ("rules", "message"),
         [
-            ([("(", "x")], "regular expressions"),
-            ([("a", r"\9")], "Expected a replacement for 'a'"),
+            ([("re:(", "x")], "regular expression in `rules`"),
+            ([("re:a", r"\9")], "Expected a replacement for `re:a`"),
             ([("a",)], "Expected `rules` as"),
-            ([("a", 3)], "Expected `rules` as"),
+            ([("a", 3)], "a string as replacement in `rules`"),
+            ([("a", "*")], "at most as many `\\*` in the replacement"),
             (["ab"], "Expected `rules` as"),
             ("ab", "Expected `rules` as a list"),
             ({"a": "b"}, "Expected `rules` as"),

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_autoarch.transfer import TransferReport, transfer_weights
+from lightning_autoarch.transfer.transfer_report import TransferReport
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 
 def report() -> TransferReport:
@@ -19,7 +20,7 @@ def report() -> TransferReport:
         "module.old.weight": torch.ones(4, 3), "module.old.bias": torch.ones(4), "module.norm.weight": torch.ones(4),
         "module.norm.running_mean": torch.ones(4), "module.b.weight": torch.ones(5, 4), "module.x": torch.ones(2),
     }  # fmt: skip
-    return transfer_weights(module, state, rules=[("^old", "a")], reinit=["^c"])
+    return transfer_weights(module, state, rules=[("old", "a")], reinit=["c"])
 
 
 def test_counts() -> None:
@@ -39,18 +40,20 @@ def test_table() -> None:
     text = str(found)
     assert text.splitlines()[:3] == [
         "50.0% of 40 parameters taken over",
-        "`module.*` of the source is `*` here",
+        "`module.*` of the source is `*` in the module",
         "              tensors    parameters      %",
     ]
     assert "renamed             2            16   40.0" in text
-    assert "skipped `b.weight`: (5, 4) in the source, (2, 4) here" in text
+    assert "skipped `b.weight`: (5, 4) in the source, (2, 4) in the module" in text
     assert "unexpected `module.x`" in text
     assert len(text.splitlines()) < 16
 
 
 def test_table_of_a_prefix() -> None:
     source = nn.Linear(2, 2)
-    assert "`net.*` of the source is `*` here" in str(transfer_weights(nn.Linear(2, 2), nn.ModuleDict({"net": source})))
+    assert "`net.*` of the source is `*` in the module" in str(
+        transfer_weights(nn.Linear(2, 2), nn.ModuleDict({"net": source}))
+    )
 
 
 def test_long_lists_are_cut() -> None:

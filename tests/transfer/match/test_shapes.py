@@ -10,8 +10,10 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from lightning_autoarch.core.errors import TransferError
-from lightning_autoarch.transfer import Axis, transfer_weights
+from lightning_autoarch.transfer.match.axes import Axis
 from lightning_autoarch.transfer.match.shapes import repeat_channels
+from lightning_autoarch.transfer.matching import Matching
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 
 class TestFirstConvolution:
@@ -118,7 +120,7 @@ class TestImportantChannels:
         with torch.no_grad():
             source[0].weight[[1, 4]] = 0
             source[0].bias[[1, 4]] = 0
-        report = transfer_weights(module, source, on_mismatch="slice", groups=self.GROUPS)
+        report = transfer_weights(module, source, on_mismatch="slice", matching=Matching(groups=self.GROUPS))
         x = torch.randn(5, 3)
         assert torch.allclose(module(x), source(x), atol=1e-6)  # what is left out was 0 everywhere
         assert report["2.weight"].reason == "most important 2x4 of 2x6"
@@ -132,7 +134,7 @@ class TestImportantChannels:
         source, module = self.mlp(6), self.mlp(4)
         for p in source.parameters():
             nn.init.ones_(p)
-        transfer_weights(module, source, on_mismatch="slice", groups=[[Axis("0.weight", 0)]])
+        transfer_weights(module, source, on_mismatch="slice", matching=Matching(groups=[[Axis("0.weight", 0)]]))
         assert torch.equal(module[0].weight, torch.ones(4, 3))
 
     def test_blocks_after_a_flatten(self) -> None:
@@ -144,13 +146,13 @@ class TestImportantChannels:
             source[0].weight[2] = 0
             source[0].bias[2] = 0
         groups = [[Axis("0.weight", 0), Axis("0.bias", 0), Axis("2.weight", 1, block=4, makes=False)]]
-        transfer_weights(module, source, on_mismatch="slice", groups=groups)
+        transfer_weights(module, source, on_mismatch="slice", matching=Matching(groups=groups))
         x = torch.randn(2, 1, 4, 4)
         assert torch.allclose(module(x), source(x), atol=1e-6)
 
     def test_wider_is_leading(self) -> None:
         source, module = self.mlp(4), self.mlp(6)
-        transfer_weights(module, source, on_mismatch="slice", groups=self.GROUPS)
+        transfer_weights(module, source, on_mismatch="slice", matching=Matching(groups=self.GROUPS))
         assert torch.equal(module[0].weight[:4], source[0].weight)
 
     @pytest.mark.parametrize(
@@ -165,4 +167,4 @@ class TestImportantChannels:
     )
     def test_groups_that_cannot_be(self, axes: list[Any], message: str) -> None:
         with pytest.raises(TransferError, match=message):
-            transfer_weights(self.mlp(4), self.mlp(6), on_mismatch="slice", groups=[axes])
+            transfer_weights(self.mlp(4), self.mlp(6), on_mismatch="slice", matching=Matching(groups=[axes]))

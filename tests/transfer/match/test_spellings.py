@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from lightning_autoarch.core.errors import TransferError
-from lightning_autoarch.transfer import LazyStateDict, read_checkpoint, transfer_weights
+from lightning_autoarch.transfer.matching import Matching
+from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
+from lightning_autoarch.transfer.read.state_dicts import LazyStateDict
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 Wrap = Callable[[nn.Module], nn.Module]
 
@@ -195,7 +198,7 @@ class TestLoadingHooks:
         module = nn.Linear(2, 2)
         module.register_load_state_dict_pre_hook(lambda layer, state, prefix, *rest: state.pop("old", None))
         report = transfer_weights(module, {**module.state_dict(), "old": torch.zeros(1)})
-        assert report["old"].status == "unexpected" and "own loading hooks leave it out" in report["old"].reason
+        assert report["old"].status == "unexpected" and "own loading hooks drop it" in report["old"].reason
 
 
 class TestAdapters:
@@ -215,10 +218,10 @@ class TestAdapters:
         state = {f"{prefix}{name}": tensor for name, tensor in source.state_dict().items()}
         with pytest.raises(TransferError, match=r"adapters .*lora_A.*: give `lora_alpha`"):
             transfer_weights(module, state)
-        report = transfer_weights(module, state, lora_alpha=6)
+        report = transfer_weights(module, state, matching=Matching(lora_alpha=6))
         torch.testing.assert_close(module(x), source(x))
         assert report.counts == {"loaded": 4}
-        transfer_weights(module, state, lora_alpha=0)
+        transfer_weights(module, state, matching=Matching(lora_alpha=0))
         assert torch.equal(module[0].weight, source[0].base_layer.weight)
 
     def test_of_convolutions_and_embeddings(self, peft: Any) -> None:
@@ -229,7 +232,7 @@ class TestAdapters:
             return net["conv"](net["words"](torch.arange(8)[None]).mT)  # type: ignore[index]
 
         source, module = self.adapted(net(), peft, target_modules=["words", "conv"]), net()
-        assert transfer_weights(module, source, lora_alpha=6).share == 1
+        assert transfer_weights(module, source, matching=Matching(lora_alpha=6)).share == 1
         torch.testing.assert_close(run(module), run(source))
 
     def test_untrained_ones_need_no_scale(self, peft: Any) -> None:
@@ -249,13 +252,13 @@ class TestAdapters:
         module = nn.Sequential(nn.Linear(4, 2))
         source = self.adapted(nn.Sequential(nn.Linear(4, 2)), peft, target_modules=["0"], use_dora=True)
         with pytest.raises(TransferError, match="got DoRA"):
-            transfer_weights(module, source, lora_alpha=1)
+            transfer_weights(module, source, matching=Matching(lora_alpha=1))
         source = self.adapted(nn.Sequential(nn.Linear(4, 2)), peft, target_modules=["0"])
         second = {name.replace("default", "other"): tensor for name, tensor in source.state_dict().items()}
         with pytest.raises(TransferError, match="Expected one adapter for `0`, got several"):
-            transfer_weights(module, {**source.state_dict(), **second}, lora_alpha=1)
+            transfer_weights(module, {**source.state_dict(), **second}, matching=Matching(lora_alpha=1))
 
     @pytest.mark.parametrize("alpha", [-1, float("nan"), True, "8"])
     def test_a_scale_that_is_none(self, alpha: Any) -> None:
-        with pytest.raises(TransferError, match="`lora_alpha` to be a number from 0 on"):
-            transfer_weights(nn.Linear(2, 2), nn.Linear(2, 2), lora_alpha=alpha)
+        with pytest.raises(TransferError, match="`lora_alpha` to be a number >= 0"):
+            transfer_weights(nn.Linear(2, 2), nn.Linear(2, 2), matching=Matching(lora_alpha=alpha))

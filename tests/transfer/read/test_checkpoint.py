@@ -25,8 +25,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_autoarch.core.errors import CheckpointError
-from lightning_autoarch.transfer import read_checkpoint
-from lightning_autoarch.transfer.read.state import LazyStateDict, like
+from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
+from lightning_autoarch.transfer.read.state_dicts import LazyStateDict, like
 
 Write = Callable[[Path, dict[str, torch.Tensor]], Path]
 
@@ -566,7 +566,8 @@ from pathlib import Path
 import lightning.pytorch, torch  # with what they import: transformers, where it is installed
 before = set(sys.modules)
 from torch import nn
-from lightning_autoarch.transfer import read_checkpoint, transfer_weights
+from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 str(transfer_weights(nn.Linear(1, 1), nn.Linear(1, 1)))
 heavy = [name for name in ("pandas", "safetensors", "huggingface_hub") if name in set(sys.modules) - before]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lightning_autoarch.core.errors import CheckpointError
-from lightning_autoarch.transfer import read_checkpoint
+from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
 
 
 def folder(path: Path, tag: str, *files: str, latest: str | None = None, module: Any = None) -> Path:

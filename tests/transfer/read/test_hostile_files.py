@@ -21,7 +21,8 @@ from torch import nn
 
 from lightning_autoarch.prune.load import load_pruned
 from lightning_autoarch.training.sparse_file import load_sparse
-from lightning_autoarch.transfer import read_checkpoint, transfer_weights
+from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 Write = Callable[[Path], Path]
 FLIPS = 8  # of each format

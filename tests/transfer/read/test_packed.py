@@ -12,7 +12,8 @@ from torch import nn
 
 from lightning_autoarch.core.errors import CheckpointError
 from lightning_autoarch.training.sparse_file import load_sparse, save_sparse
-from lightning_autoarch.transfer import read_checkpoint, transfer_weights
+from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 

@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from lightning_autoarch.core.errors import CheckpointError
-from lightning_autoarch.transfer import read_checkpoint
 from lightning_autoarch.transfer.read import remote
+from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_autoarch.core.errors import CheckpointError
-from lightning_autoarch.transfer import read_checkpoint
+from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
 
 
 @pytest.fixture

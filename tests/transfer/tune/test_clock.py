@@ -137,7 +137,7 @@ class TestTimes:
     @pytest.mark.parametrize(
         ("strategy", "every", "message"),
         [
-            ("gradual", 4, r"last of 3 blocks .* after 12 steps, got step 12 .* `thaw_every` of at most 3"),
+            ("gradual", 4, r"last of 3 blocks .* after 12 steps, got step 12 .* `every` of at most 3"),
             ("gradual", 99, "got step 297"),
             ("lp_ft", 12, "below the 12 steps of this fit, got 12"),
         ],

@@ -11,12 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.core.errors import TransferError
-from lightning_autoarch.transfer.patterns import Names
 from lightning_autoarch.transfer.tune.blocks import blocks_of
-from lightning_autoarch.transfer.tune.norms import HeldInEval, keeps_statistics
 from lightning_autoarch.transfer.tune.rates import (
-    check_number,
     l2_sp_gradient_,
     l2_sp_value,
     layer_decay_factors,
@@ -24,11 +22,12 @@ from lightning_autoarch.transfer.tune.rates import (
     warm_up_factor,
 )
 from lightning_autoarch.transfer.tune.thawing import block_times, check_unfreeze, is_frozen, thaw_times
+from lightning_autoarch.transfer.tune.trainable import HeldInEval, TrainableNames, keeps_statistics
 
 
 def modules_of(net: nn.Module) -> list[list[str]]:
     """The modules of each block."""
-    return [sorted({name.rpartition(".")[0] for name in block}) for block in blocks_of(net, Names(net))]
+    return [sorted({name.rpartition(".")[0] for name in block}) for block in blocks_of(net, TrainableNames(net))]
 
 
 class Residual(nn.Module):
@@ -76,7 +75,7 @@ class TestBlocks:
         assert len(modules_of(module)) == 6
 
     def test_vit(self) -> None:
-        blocks = blocks_of(net := ViT(), Names(net))
+        blocks = blocks_of(net := ViT(), TrainableNames(net))
         assert [len(block) for block in blocks] == [4, 12, 12, 14, 2]
         assert blocks[0] == ["cls", "positions", "patches.weight", "patches.bias"]
         assert "norm.weight" in blocks[3] and blocks[4] == ["head.weight", "head.bias"]
@@ -89,9 +88,9 @@ class TestBlocks:
     def test_a_head_that_is_registered_first(self) -> None:
         net = nn.Module()
         net.head, net.body = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-        names = Names(net)
-        assert blocks_of(net, names, names.matching("head", "head"))[-1] == ["head.weight", "head.bias"]
-        assert len(blocks_of(net, names, names.matching("head", "head"))) == 3
+        names = TrainableNames(net)
+        assert blocks_of(net, names, names.named("head", "head"))[-1] == ["head.weight", "head.bias"]
+        assert len(blocks_of(net, names, names.named("head", "head"))) == 3
 
     def test_a_norm_at_the_beginning_joins_what_follows(self) -> None:
         net = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 4), nn.PReLU(), nn.Linear(4, 1))
@@ -100,7 +99,7 @@ class TestBlocks:
     def test_tied_parameters_belong_to_their_first_place(self) -> None:
         net = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 3), nn.Linear(3, 5, bias=False))
         net[2].weight = net[0].weight
-        assert blocks_of(net, Names(net)) == [["1.weight", "1.bias"], ["0.weight"]]
+        assert blocks_of(net, TrainableNames(net)) == [["1.weight", "1.bias"], ["0.weight"]]
 
     def test_of_a_block_with_a_tied_matrix_only_that_is_the_head(self) -> None:
         net = nn.Module()
@@ -131,45 +130,45 @@ class TestBlocks:
         "net", [ResNet(), ViT(), nn.LSTM(3, 4, 2), nn.Linear(2, 2), nn.TransformerDecoderLayer(8, 2)]
     )
     def test_every_parameter_is_in_one_block(self, net: nn.Module) -> None:
-        names = [name for block in blocks_of(net, Names(net)) for name in block]
+        names = [name for block in blocks_of(net, TrainableNames(net)) for name in block]
         assert sorted(names) == sorted(name for name, _ in net.named_parameters())
 
     def test_no_parameters(self) -> None:
-        assert blocks_of(nn.ReLU(), Names(nn.ReLU())) == []
+        assert blocks_of(nn.ReLU(), TrainableNames(nn.ReLU())) == []
 
 
 class TestPatterns:
     def test_modules_parameters_and_globs(self) -> None:
-        names = Names(ResNet())
-        assert names.matching("layer1.0.conv", "freeze") == {"layer1.0.conv.weight", "layer1.0.conv.bias"}
-        assert len(names.matching(["layer[12]"], "freeze")) == 4 * 6
-        assert len(names.matching("*.bias", "freeze")) == 1 + 4 * 3 + 2
+        names = TrainableNames(ResNet())
+        assert names.named("layer1.0.conv", "freeze") == {"layer1.0.conv.weight", "layer1.0.conv.bias"}
+        assert len(names.named(["layer[12]"], "freeze")) == 4 * 6
+        assert len(names.named("*.bias", "freeze")) == 1 + 4 * 3 + 2
 
     def test_no_match_names_what_is_near(self) -> None:
         with pytest.raises(TransferError, match=r"`layer3` of `freeze` matches no parameter.*Did you mean `layer[12]`"):
-            Names(ResNet()).matching("layer3", "freeze")
+            TrainableNames(ResNet()).named("layer3", "freeze")
 
     @pytest.mark.parametrize("bad", [[3], [""], [None], 7])
     def test_what_is_no_pattern(self, bad: object) -> None:
-        with pytest.raises(TransferError, match="as patterns of names"):
-            Names(ResNet()).matching(bad, "freeze")  # type: ignore[arg-type]
+        with pytest.raises(TransferError, match="`freeze` to be patterns of names"):
+            TrainableNames(ResNet()).named(bad, "freeze")  # type: ignore[arg-type]
 
     def test_any_name_of_a_tied_parameter(self) -> None:
         net = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
         net[1].weight = net[0].weight
-        assert Names(net).matching("1", "freeze") == {"0.weight"}
-        assert Names(net).raw(["0.weight"]) == ["0.weight", "1.weight"]
+        assert TrainableNames(net).named("1", "freeze") == {"0.weight"}
+        assert TrainableNames(net).in_state_dict(["0.weight"]) == ["0.weight", "1.weight"]
 
     def test_compiled_modules_have_their_plain_names(self) -> None:
         net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
         net[0] = torch.compile(net[0], backend="eager")
-        names = Names(net)
-        assert names.matching("0", "freeze") == {"0.weight", "0.bias"}
-        assert names.raw(["0.weight"]) == ["0._orig_mod.weight"]
+        names = TrainableNames(net)
+        assert names.named("0", "freeze") == {"0.weight", "0.bias"}
+        assert names.in_state_dict(["0.weight"]) == ["0._orig_mod.weight"]
 
     def test_norms_without_parameters(self) -> None:
-        names = Names(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False), nn.BatchNorm1d(2)))
-        assert names.matching("1", "freeze") == {"1"}
+        names = TrainableNames(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False), nn.BatchNorm1d(2)))
+        assert names.named("1", "freeze") == {"1"}
         assert names.order == ["0.weight", "0.bias", "1", "2.weight", "2.bias"]
         assert {path: units for path, (_, units) in names.norms.items()} == {"1": ["1"], "2": ["2.weight", "2.bias"]}
 
@@ -223,7 +222,7 @@ class TestThawing:
 
     @pytest.mark.parametrize(
         ("epochs", "probe", "message"),
-        [(4, 4, "below the 4 epochs"), (1, None, "below the 1 epoch "), (None, None, "needs `probe_epochs`")],
+        [(4, 4, "below the 4 epochs"), (1, None, "below the 1 epoch "), (None, None, "requires `probe_epochs`")],
     )
     def test_lp_ft_that_never_fine_tunes(self, epochs: int | None, probe: int | None, message: str) -> None:
         with pytest.raises(TransferError, match=message):
@@ -236,11 +235,11 @@ class TestThawing:
     @pytest.mark.parametrize(
         ("freeze", "unfreeze", "message"),
         [
-            (set(), {2: {"a"}}, r"`unfreeze\[2\]` to name what is frozen.*`a`"),
-            ({"a"}, {1: {"a"}, 2: {"a"}}, r"`unfreeze\[2\]` to name what is frozen"),
+            (set(), {2: {"a"}}, r"`unfreeze\[2\]` to name something that is frozen.*`a`"),
+            ({"a"}, {1: {"a"}, 2: {"a"}}, r"`unfreeze\[2\]` to name something that is frozen"),
             ({"a"}, {4: {"a"}}, "below 4, got 4"),
-            ({"a"}, {0: {"a"}}, "from 1 on, got 0"),
-            ({"a"}, {1.5: {"a"}}, "from 1 on, got 1.5"),
+            ({"a"}, {0: {"a"}}, ">= 1, got 0"),
+            ({"a"}, {1.5: {"a"}}, ">= 1, got 1.5"),
             ({"a", "b"}, {1: {"a"}}, "everything is frozen"),
         ],
     )
@@ -265,7 +264,7 @@ class TestEquations:
         assert set(layer_decay_factors(blocks, None).values()) == {1.0}
 
     def test_the_first_scale_counts(self) -> None:
-        names = Names(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+        names = TrainableNames(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
         assert scale_factors(names, {"0": 0.1, "*.weight": 2}) == {"0.weight": 0.1, "0.bias": 0.1, "1.weight": 2.0}
 
     def test_warm_up(self) -> None:
@@ -283,7 +282,7 @@ class TestEquations:
         assert float(l2_sp_value([(w, w_0)], 0.3)) == pytest.approx(0.3 * float((w - w_0).detach().square().sum()))
         assert float(l2_sp_value([], 0.3)) == 0.0
 
-    @pytest.mark.parametrize("bad", [0, -1, 1.5, True, None, "1", float("nan"), float("inf")])
+    @pytest.mark.parametrize("bad", [0, -1, 1.5, True, "1", float("nan"), float("inf")])
     def test_numbers(self, bad: object) -> None:
-        with pytest.raises(TransferError, match=r"Expected `layer_decay` in \(0, 1\], got"):
-            check_number(bad, "layer_decay", "in (0, 1]", 0.0, 1.0)
+        with pytest.raises(TransferError, match=r"Expected `layer_decay` to be a number in \(0, 1\] or None, got"):
+            TransferLearning(layer_decay=bad)  # type: ignore[arg-type]

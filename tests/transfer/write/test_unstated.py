@@ -12,7 +12,8 @@ from channel_nets import randomised
 from torch import Tensor, nn
 
 from lightning_autoarch.core.errors import TransferError
-from lightning_autoarch.transfer import transfer_weights
+from lightning_autoarch.transfer.matching import Matching
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 Make = Callable[[], nn.Module]
 ATTENDING = {
@@ -40,7 +41,7 @@ def built(narrow: Make, wide: Make) -> tuple[nn.Module, nn.Module]:
 def assert_refused(module: nn.Module, source: nn.Module | dict[str, Tensor], inputs: Tensor, message: str) -> None:
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     with pytest.raises(TransferError, match=message):
-        transfer_weights(module, source, on_mismatch="widen", example_inputs=inputs)
+        transfer_weights(module, source, on_mismatch="widen", matching=Matching(example_inputs=inputs))
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
@@ -55,7 +56,9 @@ class TestDivisions:
     def test_assumed(self, name: str) -> None:
         narrow, wide, inputs, _ = PAIRS[name]
         (source, module), x = built(narrow, wide), inputs()
-        transfer_weights(module, source.state_dict(), on_mismatch="widen", example_inputs=x, approximate=True)
+        transfer_weights(
+            module, source.state_dict(), on_mismatch="widen", matching=Matching(example_inputs=x, approximate=True)
+        )
         torch.testing.assert_close(module(x), source(x), rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize("name", [*ATTENDING, *NORMED])
@@ -65,7 +68,7 @@ class TestDivisions:
         if name not in SAME:
             assert_refused(module, source, x, "number of heads or of groups|is 8 in the source|got other outputs")
             return
-        transfer_weights(module, source, on_mismatch="widen", example_inputs=x)
+        transfer_weights(module, source, on_mismatch="widen", matching=Matching(example_inputs=x))
         torch.testing.assert_close(module(x), source(x), rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize("heads", [2, 4])
@@ -75,7 +78,7 @@ class TestDivisions:
         if heads == 2:
             assert_refused(module, source, x, "divides the channels of `attend.in_proj_weight` as this module does")
             return
-        report = transfer_weights(module, source, on_mismatch="widen", example_inputs=x)
+        report = transfer_weights(module, source, on_mismatch="widen", matching=Matching(example_inputs=x))
         assert report.names("initialised") == ["head.weight", "head.bias"]
         module.head, source.head = nn.Identity(), nn.Identity()
         torch.testing.assert_close(module(x), source(x)[..., torch.arange(8).repeat_interleave(2)])
@@ -88,13 +91,13 @@ class TestDivisions:
         if groups == 4:
             assert_refused(module, source, x, "divides the channels of `0.weight` as this module does")
             return
-        transfer_weights(module, source, on_mismatch="widen", example_inputs=x)
+        transfer_weights(module, source, on_mismatch="widen", matching=Matching(example_inputs=x))
         wanted = source[:3](x)[:, torch.arange(8).repeat_interleave(2)]
         torch.testing.assert_close(module[:3](x), wanted, rtol=1e-4, atol=1e-5)
 
     def test_a_grouped_convolution_says_it(self) -> None:
         source, module = built(nets.grouped, partial(nets.grouped, 16, 2))
-        assert_refused(module, source.state_dict(), nets.image(), "dimension 1 is 4 in the source and 8 here")
+        assert_refused(module, source.state_dict(), nets.image(), "dimension 1 is 4 in the source and 8 in the module")
 
 
 class TestConstants:
@@ -108,7 +111,7 @@ class TestConstants:
     def test_of_another_kind(self, scale: float) -> None:
         source, module = built(partial(nets.Scaled, 9, scale=scale), partial(nets.Scaled, 36, scale=scale))
         x = torch.randn(2, 3)
-        transfer_weights(module, source.state_dict(), on_mismatch="widen", example_inputs=x)
+        transfer_weights(module, source.state_dict(), on_mismatch="widen", matching=Matching(example_inputs=x))
         torch.testing.assert_close(module(x), source(x))
 
     @pytest.mark.parametrize("scale", [6.0, None])
@@ -118,5 +121,5 @@ class TestConstants:
         if scale is None:
             assert_refused(module, source, x, "no constant that may be made of a width, got 6 in")
             return
-        report = transfer_weights(module, source, on_mismatch="widen", example_inputs=x)
+        report = transfer_weights(module, source, on_mismatch="widen", matching=Matching(example_inputs=x))
         assert report.names("widened") == ["embed.weight", "embed.bias"]

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from lightning_autoarch.core.errors import StructureError, TransferError
 from lightning_autoarch.structure.groups import ChannelGroup, channel_groups
 from lightning_autoarch.structure.widen import widen_
-from lightning_autoarch.transfer import Axis, TransferReport, transfer_weights
+from lightning_autoarch.transfer.match.axes import Axis
+from lightning_autoarch.transfer.matching import Matching
+from lightning_autoarch.transfer.transfer_report import TransferReport
+from lightning_autoarch.transfer.transfer_weights import transfer_weights
 
 ANY = CONVOLUTIONAL | SEQUENTIAL
 
@@ -35,7 +38,9 @@ def assert_untouched(module: nn.Module, before: dict[str, Tensor]) -> None:
 
 def widened(module: nn.Module, source: nn.Module, inputs: Tensor, **options: bool) -> TransferReport:
     """By the state_dict: the source itself is not run."""
-    return transfer_weights(module, source.state_dict(), on_mismatch="widen", example_inputs=inputs, **options)
+    return transfer_weights(
+        module, source.state_dict(), on_mismatch="widen", matching=Matching(example_inputs=inputs), **options
+    )
 
 
 def assert_same_outputs(module: nn.Module, source: nn.Module, inputs: object, tolerance: float = 1e-5) -> None:
@@ -48,7 +53,7 @@ class TestSameFunction:
     def test_outputs(self, name: str) -> None:
         source, module, inputs = built(name)
         given = source if name in nets.DIVIDED else source.state_dict()
-        report = transfer_weights(module, given, on_mismatch="widen", example_inputs=inputs)
+        report = transfer_weights(module, given, on_mismatch="widen", matching=Matching(example_inputs=inputs))
         assert_same_outputs(module, source, inputs)
         assert set(report.counts) <= {"loaded", "widened"} and report.counts["widened"] and report.share == 1
         assert not any(tensor.reason.count("approximate") for tensor in report)
@@ -57,7 +62,7 @@ class TestSameFunction:
     def test_held_against_the_source(self, name: str) -> None:
         source, module, inputs = built(name)
         before, modes = bits(source), [each.training for each in module.train().modules()]
-        transfer_weights(module, source, on_mismatch="widen", example_inputs=inputs)
+        transfer_weights(module, source, on_mismatch="widen", matching=Matching(example_inputs=inputs))
         assert_untouched(source, before)
         assert [each.training for each in module.modules()] == modes
 
@@ -71,7 +76,7 @@ class TestSameFunction:
         free = [group for group in groups if all(member.role != "tied" for member in group.members)]
         widen_(module, inputs, {group.name: 2 * group.width for group in free})
         randomised(module)
-        transfer_weights(module, source, on_mismatch="widen", example_inputs=inputs)
+        transfer_weights(module, source, on_mismatch="widen", matching=Matching(example_inputs=inputs))
         assert_same_outputs(module, source, inputs, 1e-4)
 
     def test_parameters_are_the_same_objects(self) -> None:
@@ -115,7 +120,7 @@ class TestSameFunction:
             return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Sequential(*blocks), nn.Linear(width, 2))
 
         source, module, inputs = net(4, 1).eval(), net(6, 3).eval(), torch.randn(5, 3)
-        report = transfer_weights(module, source, on_mismatch="widen", example_inputs=inputs)
+        report = transfer_weights(module, source, on_mismatch="widen", matching=Matching(example_inputs=inputs))
         assert_same_outputs(module, source, inputs)
         assert report.counts["identity"]
 
@@ -126,7 +131,9 @@ class TestSameFunction:
         assert_same_outputs(module, source.float(), inputs, 1e-4)
 
     def test_same_shapes_need_no_forward(self) -> None:
-        report = transfer_weights(nets.mlp(), nets.mlp(), on_mismatch="widen", example_inputs=torch.randn(2, 99))
+        report = transfer_weights(
+            nets.mlp(), nets.mlp(), on_mismatch="widen", matching=Matching(example_inputs=torch.randn(2, 99))
+        )
         assert set(report.counts) == {"loaded"}
 
     def test_names_of_another_net_around_it(self) -> None:
@@ -194,10 +201,8 @@ class TestImpossible:
         source, module = nets.Shuffled(4, grid), nets.Shuffled(8, grid)
         before = bits(module)
         with pytest.raises(TransferError, match=r"function kept; .* or shuffled"):
-            transfer_weights(
-                module, source if given == "module" else source.state_dict(), on_mismatch="widen",
-                example_inputs=nets.image(),
-            )  # fmt: skip
+            transfer_weights(module, source if given == "module" else source.state_dict(), on_mismatch="widen",
+            matching=Matching(example_inputs=nets.image()))  # fmt: skip
         assert_untouched(module, before)
         assert module.first.out_channels == 8
 
@@ -205,22 +210,24 @@ class TestImpossible:
         source, module = (nets.Encoder(width, scaled=True).eval() for width in (8, 16))
         before, inputs = bits(module), nets.sequence()
         with pytest.raises(TransferError, match="got other outputs"):
-            transfer_weights(module, source, on_mismatch="widen", example_inputs=inputs)
+            transfer_weights(module, source, on_mismatch="widen", matching=Matching(example_inputs=inputs))
         assert_untouched(module, before)
-        report = transfer_weights(module, source, on_mismatch="widen", example_inputs=inputs, approximate=True)
+        report = transfer_weights(
+            module, source, on_mismatch="widen", matching=Matching(example_inputs=inputs, approximate=True)
+        )
         assert report.share == 1
 
     def test_group_norm_of_groups_of_one_size(self) -> None:
         """Groups that grow in number: names and shapes say nothing of it."""
         source, module = randomised(nets.group_normed(8, 2)).eval(), nets.group_normed(16, 4).eval()
         with pytest.raises(TransferError, match="heads or of groups"):
-            transfer_weights(module, source, on_mismatch="widen", example_inputs=nets.image())
+            transfer_weights(module, source, on_mismatch="widen", matching=Matching(example_inputs=nets.image()))
 
     def test_source_that_does_not_run(self) -> None:
         source, module = nets.mlp(4), nets.mlp(8)
         source[1].forward = lambda x: x.nothing  # type: ignore[method-assign]
         with pytest.raises(TransferError, match=r"run with `example_inputs`.*`state_dict\(\)`"):
-            transfer_weights(module, source, on_mismatch="widen", example_inputs=torch.randn(2, 3))
+            transfer_weights(module, source, on_mismatch="widen", matching=Matching(example_inputs=torch.randn(2, 3)))
         assert widened(module, source, torch.randn(2, 3)).share == 1
 
     def test_forward_that_cannot_be_followed(self) -> None:
@@ -247,11 +254,13 @@ class TestArguments:
     def test_groups_are_found_or_given(self) -> None:
         groups, inputs = [[Axis("0.weight", 0)]], torch.randn(2, 3)
         with pytest.raises(TransferError, match="got both"):
-            transfer_weights(nets.mlp(), nets.mlp(), on_mismatch="slice", groups=groups, example_inputs=inputs)
+            transfer_weights(
+                nets.mlp(), nets.mlp(), on_mismatch="slice", matching=Matching(groups=groups, example_inputs=inputs)
+            )
 
     def test_approximate_is_of_widen(self) -> None:
         with pytest.raises(TransferError, match="`approximate` is for"):
-            transfer_weights(nets.mlp(), nets.mlp(), on_mismatch="slice", approximate=True)
+            transfer_weights(nets.mlp(), nets.mlp(), on_mismatch="slice", matching=Matching(approximate=True))
 
 
 class TestFewer:
@@ -264,7 +273,7 @@ class TestFewer:
             source[0].weight.copy_(torch.tensor([1.0, 5.0, 2.0, 4.0])[:, None].expand(4, 3))
             source[0].bias.zero_()
         inputs = torch.randn(2, 3)
-        report = transfer_weights(module, source, on_mismatch=on_mismatch, example_inputs=inputs)  # type: ignore[arg-type]
+        report = transfer_weights(module, source, on_mismatch=on_mismatch, matching=Matching(example_inputs=inputs))  # type: ignore[arg-type]
         assert torch.equal(module[0].weight, source[0].weight[[1, 3]])
         assert torch.equal(module[2].weight, source[2].weight[:, [1, 3]])
         assert report.names("sliced") == ["0.weight", "0.bias", "2.weight"]
@@ -274,19 +283,21 @@ class TestFewer:
         source, module, inputs = built(name)
         state = hidden(source, module, inputs)
         back = randomised(nets.PAIRS[name][0]()).eval()
-        transfer_weights(back, state, on_mismatch="slice", example_inputs=inputs)
+        transfer_weights(back, state, on_mismatch="slice", matching=Matching(example_inputs=inputs))
         assert_same_outputs(back, source, inputs)
 
     def test_some_wider_some_narrower(self) -> None:
         source, module = nets.Residual(4, 6, 2), nets.Residual(8, 3, 2)
-        report = transfer_weights(module, source, on_mismatch="widen", example_inputs=nets.image())
+        report = transfer_weights(module, source, on_mismatch="widen", matching=Matching(example_inputs=nets.image()))
         assert report["stem.weight"].status == "widened" and report["a.weight"].status == "sliced"
         assert report["na.running_mean"].status == "sliced" and report.share == 1
 
     def test_more_of_them_are_left_as_they_are(self) -> None:
         source, module = nets.mlp(2), nets.mlp(4)
         before = bits(module)
-        report = transfer_weights(module, source, on_mismatch="slice", example_inputs=torch.randn(2, 3))
+        report = transfer_weights(
+            module, source, on_mismatch="slice", matching=Matching(example_inputs=torch.randn(2, 3))
+        )
         assert torch.equal(module[0].weight, torch.cat([source[0].weight, before["0.weight"][2:]]))
         assert torch.equal(module[2].weight[:, :2], source[2].weight)
         assert torch.equal(module[2].weight[:, 2:], before["2.weight"][:, 2:])
@@ -295,7 +306,7 @@ class TestFewer:
 
 def hidden(source: nn.Module, module: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     """The state of a wide net whose other channels are zero; its units moved on by one, so that none leads."""
-    transfer_weights(module, source, on_mismatch="slice", example_inputs=inputs)
+    transfer_weights(module, source, on_mismatch="slice", matching=Matching(example_inputs=inputs))
     narrow = {group.name: group.width for group in channel_groups(source, inputs)}
     state = bits(module)
     for group in channel_groups(module, inputs):

@@ -1,4 +1,4 @@
-"""`TransferReport`: what became of every tensor, of the module and of the source."""
+"""`TransferReport`: what happened to every tensor of the module and of the source."""
 
 from __future__ import annotations
 
@@ -12,45 +12,59 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MEANINGS = {
-    "loaded": "as it was",
-    "renamed": "as it was, found by a rule",
-    "sliced": "in part",
+    "loaded": "copied",
+    "renamed": "copied, found by a rule",
+    "sliced": "copied in part",
     "widened": "with more channels, the function kept",
     "interpolated": "for other positions or input channels",
-    "identity": "a layer more than the source has, which passes its input on",
-    "initialised": "left as the module made it, on purpose",
-    "skipped": "left as the module made it: it did not fit",
-    "missing": "left as the module made it: the source has none",
-    "unexpected": "in the source alone",
+    "identity": "a layer that the source does not have, which passes its input on",
+    "initialised": "left unchanged on purpose",
+    "skipped": "left unchanged, because it did not fit",
+    "missing": "left unchanged, because the source does not have it",
+    "unexpected": "only in the source",
 }
 TAKEN = ("loaded", "renamed", "sliced", "widened", "interpolated")
-SHOWN = 5  # names of a kind in the table
+SHOWN = 5  # examples of a status in the table
 
 
 @dataclass(frozen=True)
 class TensorReport:
-    """One tensor. `numel` counts what is its own: 0 where it is tied to one before it, or in the source alone."""
+    """What happened to one tensor.
+
+    Attributes:
+        name: Its name in the module, or in the source if the module does not have it.
+        status: One of `MEANINGS`.
+        reason: Why, in words.
+        source: Its name in the source; None if the source does not have it.
+        shape: Its shape in the module.
+        source_shape: Its shape in the source.
+        is_parameter: Whether it is a parameter of the module.
+        numel: Number of its elements; 0 if it is tied to an earlier tensor, or only in the source.
+        taken: Number of elements that come from the source.
+    """
 
     name: str
-    status: str  # of MEANINGS
+    status: str
     reason: str = ""
-    source: str | None = None  # its name there
-    shape: tuple[int, ...] | None = None  # in the module
+    source: str | None = None
+    shape: tuple[int, ...] | None = None
     source_shape: tuple[int, ...] | None = None
     is_parameter: bool = False
     numel: int = 0
-    taken: int = 0  # elements that come from the source
+    taken: int = 0
 
 
 @dataclass(frozen=True)
 class TransferReport:
-    """All tensors: those of the module in its order, then those of the source that found no place.
+    """The result of a transfer. `str()` is a short table.
 
-    `str()` is a short table, `to_dataframe()` has a row for each tensor, `to_dict()` is plain data for JSON.
+    Attributes:
+        tensors: The tensors of the module in its order, then those of the source that the module does not have.
+        prefix: The leading path in the source, and its replacement in the module.
     """
 
     tensors: tuple[TensorReport, ...]
-    prefix: tuple[str, str] = ("", "")  # of the source, and its replacement in the module
+    prefix: tuple[str, str] = ("", "")
 
     def __iter__(self) -> Iterator[TensorReport]:
         return iter(self.tensors)
@@ -62,32 +76,32 @@ class TransferReport:
         raise KeyError(name)
 
     def names(self, *statuses: str) -> list[str]:
-        """Of the tensors that became one of these."""
+        """Names of the tensors with one of these statuses."""
         return [tensor.name for tensor in self.tensors if tensor.status in statuses]
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many tensors became what; only what there is."""
+        """Status -> number of tensors, without zeros."""
         statuses = [tensor.status for tensor in self.tensors]
         return {status: statuses.count(status) for status in MEANINGS if status in statuses}
 
     @property
     def parameters(self) -> int:
-        """Of the module, tied ones once."""
+        """Number of parameters of the module, tied ones counted once."""
         return sum(tensor.numel for tensor in self.tensors if tensor.is_parameter)
 
     @property
     def taken(self) -> int:
-        """Parameters that come from the source."""
+        """Number of parameters that come from the source."""
         return sum(tensor.taken for tensor in self.tensors if tensor.is_parameter)
 
     @property
     def share(self) -> float:
-        """Of the parameters, from 0 to 1; 0 of a module without any."""
+        """Share of the parameters that come from the source, from 0 to 1; 0 for a module without parameters."""
         return self.taken / self.parameters if self.parameters else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python scalars, lists and dicts."""
+        """The report as plain Python scalars, lists and dicts, for JSON."""
         return {
             "share": self.share,
             "parameters": self.parameters,
@@ -98,7 +112,7 @@ class TransferReport:
         }
 
     def to_dataframe(self) -> pd.DataFrame:
-        """A row for each tensor. Needs pandas."""
+        """A row for each tensor. Requires pandas."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -108,7 +122,7 @@ class TransferReport:
     def __str__(self) -> str:
         lines = [f"{self.share:.1%} of {self.parameters:,} parameters taken over"]
         if any(self.prefix):
-            lines.append(f"`{self.prefix[0]}*` of the source is `{self.prefix[1]}*` here")
+            lines.append(f"`{self.prefix[0]}*` of the source is `{self.prefix[1]}*` in the module")
         lines.append(f"{'':13}{'tensors':>8}{'parameters':>14}{'%':>7}")
         lines += [self._line(status, count) for status, count in self.counts.items()]
         for status in ("skipped", "missing", "unexpected"):
@@ -131,7 +145,7 @@ class TransferReport:
 
 
 def check_share(report: TransferReport, min_share: float | None) -> None:
-    """Raises TransferError, with what is missing, where less was taken over than was asked for."""
+    """Raise TransferError, naming what is missing, if less was taken over than `min_share`."""
     if min_share is None or report.share >= min_share:
         return
     left = [tensor for tensor in report if tensor.is_parameter and tensor.taken < tensor.numel]
@@ -140,7 +154,7 @@ def check_share(report: TransferReport, min_share: float | None) -> None:
     more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
     raise TransferError(
         f"Expected at least {min_share:.1%} of the parameters in the source (`min_share`), got {report.share:.1%}: "
-        f"nothing or not all for {names}{more}.\n{report}"
+        f"missing at least in part are {names}{more}.\n{report}"
     )
 
 

@@ -1,8 +1,8 @@
-"""Which channels to keep when a layer becomes narrower: the same ones where they are made and where they are read.
+"""Which channels to keep if a layer becomes narrower: the same ones where they are produced and where they are read.
 
-A group is a list of axes that count the same channels: the rows of a layer, its norm, the columns of the next. Names
-and shapes cannot tell them; whoever knows the graph passes them. Importance of a channel is the squared norm of all
-that makes it, sum of w^2 over the axes of the group; of equal ones the first is kept.
+A group is a list of axes that count the same channels: the rows of a layer, its norm, the columns of the next layer.
+Names and shapes do not tell which axes belong together, so the caller has to pass them. The importance of a channel is
+the squared norm of everything that produces it, the sum of w^2 over the producing axes; of equals the first is kept.
 """
 
 from __future__ import annotations
@@ -14,30 +14,43 @@ import torch
 from torch import Tensor
 
 from lightning_autoarch.core.errors import TransferError, did_you_mean
-from lightning_autoarch.transfer.read.state import StateDict
+from lightning_autoarch.transfer.read.state_dicts import Shape, StateDict
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A dimension of a tensor of the module that counts channels, `block` neighbours for each (after a flatten)."""
+    """A dimension of a tensor that counts channels.
+
+    Args:
+        name: Name of the tensor in the module.
+        dim: The dimension.
+        block: Number of neighbouring indices that belong to one channel; more than 1 after a flatten.
+        makes: Whether the channels are produced here. Where they are only read they do not count as important.
+    """
 
     name: str
     dim: int
     block: int = 1
-    makes: bool = True  # False where channels are only read: their importance lies with who makes them
+    makes: bool = True
 
 
 def important_channels(
     groups: Sequence[Sequence[Axis]],
-    sources: Mapping[str, str],  # name in the module -> name in the source
+    sources: Mapping[str, str],
     state: StateDict,
-    shapes: Mapping[str, tuple[int, ...]],  # of the module
+    shapes: Mapping[str, Shape],
 ) -> dict[str, dict[int, Tensor]]:
-    """For each name in the module and each of its dimensions the indices of the source to keep, ascending.
+    """Name in the module -> dimension -> indices of the source to keep, in ascending order.
+
+    Args:
+        groups: The axes of each group.
+        sources: Name in the module -> name in the source.
+        state: The source.
+        shapes: Shapes in the module.
 
     Raises:
-        TransferError: a name or dimension that the module has not, a block that does not divide, or sizes that
-            disagree within a group.
+        TransferError: A name or dimension that the module does not have, a block that does not divide its dimension,
+            or sizes that disagree within a group.
     """
     chosen: dict[str, dict[int, Tensor]] = {}
     for group in groups:
@@ -53,7 +66,13 @@ def important_channels(
     return chosen
 
 
-def _check_places(group: Sequence[Axis], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def squared_norms(weight: Tensor, dim: int, block: int = 1) -> Tensor:  # (channels,), float64
+    """Squared norm of each channel of a dimension, in blocks of neighbouring indices."""
+    rows = weight.detach().movedim(dim, 0)
+    return rows.abs().double().square().reshape(len(rows) // block, -1).sum(1)
+
+
+def _check_places(group: Sequence[Axis], shapes: Mapping[str, Shape]) -> None:
     for axis in group:
         if axis.name not in shapes:
             raise TransferError(
@@ -66,9 +85,9 @@ def _check_places(group: Sequence[Axis], shapes: Mapping[str, tuple[int, ...]]) 
 
 
 def _counts(
-    group: Sequence[Axis], sources: Mapping[str, str], state: StateDict, shapes: Mapping[str, tuple[int, ...]]
+    group: Sequence[Axis], sources: Mapping[str, str], state: StateDict, shapes: Mapping[str, Shape]
 ) -> tuple[int, int]:
-    """Channels in the source and in the module."""
+    """The number of channels in the source and in the module."""
     counts = set()
     for axis in group:
         sizes = (state[sources[axis.name]].shape[axis.dim], shapes[axis.name][axis.dim])
@@ -87,9 +106,7 @@ def _kept(group: Sequence[Axis], sources: Mapping[str, str], state: StateDict, c
     makers = [axis for axis in group if axis.makes] or list(group)
     total: Tensor | None = None
     for axis in makers:
-        weight = state[sources[axis.name]].detach().movedim(axis.dim, 0)
-        squares = weight.double().square() if not weight.is_complex() else weight.abs().double().square()
-        part = squares.reshape(weight.shape[0] // axis.block, -1).sum(1)
+        part = squared_norms(state[sources[axis.name]], axis.dim, axis.block)
         total = part if total is None else total + part
     assert total is not None
     return torch.argsort(total, descending=True, stable=True)[:count].sort().values

@@ -1,8 +1,8 @@
-"""What a module says about its position embeddings: whether they are an image's or a sequence's, and of what grid.
+"""What a module tells about its position embeddings: whether they are of an image or of a sequence, and of which grid.
 
-Names do not tell: `pos_embed` of 197 rows may be 14 x 14 patches with a class token, or 197 words. What stands beside
-it does: a two- or three-dimensional convolution makes patches, an embedding looks up words, a one-dimensional
-convolution reads a sound. The nearest one counts, looked for from the tensor outwards.
+Names do not tell: `pos_embed` with 197 rows may be 14 x 14 patches with a class token, or 197 words. The layers beside
+it do: a two- or three-dimensional convolution makes patches, an embedding looks up words, a one-dimensional convolution
+reads a sound. The nearest one counts, searched from the tensor outwards.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from torch import nn
 
-from lightning_autoarch.transfer.match.positions import Shape
+from lightning_autoarch.transfer.read.state_dicts import Shape
 
 Kind: TypeAlias = Literal["image", "sequence", "unknown"]
 
@@ -25,30 +25,36 @@ NAME = re.compile(
 )
 TOKENS = re.compile(r"^(cls|class|dist|distillation|reg|register)_?(token|embed|embedding)s?$", re.IGNORECASE)
 SIZES = (("image_size", "patch_size"), ("img_size", "patch_size"))
-REACH = 2  # how far below a module of the path is looked
+REACH = 2  # depth of the search below each module of the path
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Of one position embedding."""
+    """What is known about one position embedding.
+
+    Attributes:
+        kind: What the positions belong to.
+        tokens: Number of class, distillation and register tokens beside it; 0 if none are known.
+        grids: Grids that modules beside it declare.
+    """
 
     kind: Kind
-    tokens: int  # class, distillation and register tokens beside it; 0: none known
-    grids: tuple[Shape, ...]  # that modules beside it say they have
+    tokens: int
+    grids: tuple[Shape, ...]
 
 
 def is_position_embedding(name: str) -> bool:
-    """Whether a tensor's name says that it is one."""
+    """Whether a name is that of a position embedding."""
     return NAME.search(name) is not None
 
 
 def evidence_of(module: nn.Module, name: str, dims: int) -> Evidence:
-    """Evidence beside a position embedding.
+    """The evidence beside a position embedding.
 
     Args:
-        module: the outermost.
-        name: of the tensor in it.
-        dims: of the tensor.
+        module: The outermost module.
+        name: Name of the tensor in it.
+        dims: Number of dimensions of the tensor.
     """
     tokens = 0
     grids: list[Shape] = []
@@ -69,7 +75,7 @@ def window_of(module: nn.Module, name: str) -> Shape | None:
 
 
 def _outwards(module: nn.Module, name: str) -> Iterator[str]:
-    """Paths of the modules around a tensor, the nearest first; the embedding that it is the weight of is none."""
+    """Paths of the modules around a tensor, the nearest first, without the embedding that it is the weight of."""
     path = name.rpartition(".")[0]
     if path and isinstance(module.get_submodule(path), nn.Embedding):
         path = path.rpartition(".")[0]
@@ -80,7 +86,7 @@ def _outwards(module: nn.Module, name: str) -> Iterator[str]:
 
 
 def _near(holder: nn.Module, path: str) -> Iterator[tuple[int, str, nn.Module]]:
-    """The module itself and those that are not far below, with their depth, the nearest first."""
+    """The module itself and those below it down to `REACH`, with their depths, the nearest first."""
     level = [(path, holder)]
     for depth in range(REACH + 1):
         yield from ((depth, name, each) for name, each in level)
@@ -96,7 +102,7 @@ def _kind(holder: nn.Module, path: str, dims: int) -> Kind:
             depths.setdefault("sequence", depth)
     if not depths:
         return "unknown"
-    if len(set(depths.values())) < len(depths):  # both as near: a table of rows is a sequence's
+    if len(set(depths.values())) < len(depths):  # both are equally near: a table of rows is of a sequence
         return "sequence" if dims == 2 else "image"
     return min(depths, key=lambda kind: depths[kind])
 
@@ -113,7 +119,7 @@ def _declared(module: nn.Module) -> Shape | None:
 
 
 def _pair(value: object) -> Shape | None:
-    """A size as a tuple: of two dimensions where it is one number."""
+    """A size as a tuple; one number stands for two dimensions."""
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return (value, value)
     several = isinstance(value, tuple | list) and len(value) in (2, 3)

@@ -1,4 +1,4 @@
-"""Fine-tuning of what is known: weights are taken over, validated, trained on as `TransferLearning` says, validated."""
+"""`fine_tune`: take weights over, validate, train as a `TransferLearning` says, validate again."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from lightning_autoarch.callbacks.scores import Scores, validated
-from lightning_autoarch.callbacks.transfer.course import Block
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.callbacks.transfer.lora import merge_lora
+from lightning_autoarch.callbacks.transfer.tuning_run import Block
 from lightning_autoarch.core.errors import TransferError
 from lightning_autoarch.seam.lightning import callbacks_of
-from lightning_autoarch.transfer.match.report import TransferReport
+from lightning_autoarch.transfer.transfer_report import TransferReport
 
 
 @dataclass(frozen=True)
 class FineTuned:
-    """The result.
+    """The result of `fine_tune`.
 
     Attributes:
-        report: what was taken over; None where the module already had its weights.
-        before: what validation logged with the weights taken over, before any training.
-        after: the same after it.
-        blocks: how each block of layers was trained.
+        report: What was taken over; None if the module already had its weights.
+        before: What validation logged before any training.
+        after: What validation logged after it.
+        blocks: How each block of layers was trained.
     """
 
     report: TransferReport | None
@@ -34,14 +34,19 @@ class FineTuned:
 
 
 def fine_tune(
-    trainer: Trainer,  # with a TransferLearning
+    trainer: Trainer,
     module: LightningModule,
     datamodule: LightningDataModule | None = None,
 ) -> FineTuned:
     """Take weights over, validate, train, validate again. Adapters are merged into the weights at the end.
 
+    Args:
+        trainer: A Trainer with one `TransferLearning` among its callbacks.
+        module: The module to fine-tune.
+        datamodule: Its data; None if the module has them.
+
     Raises:
-        TransferError: no TransferLearning among the callbacks, or as it raises.
+        TransferError: There is no `TransferLearning`, or it raises.
     """
     callbacks = callbacks_of(trainer)
     transfer = _only_one(callbacks)
@@ -53,7 +58,7 @@ def fine_tune(
     finally:
         callbacks.remove(earlier)
     after = validated(trainer, module, datamodule)
-    if transfer.recipe.strategy == "lora":
+    if transfer.strategy == "lora":
         merge_lora(module)
     return FineTuned(transfer.report, before, after, transfer.blocks)
 

@@ -1,4 +1,4 @@
-"""`StateDict`: names and tensors, some of which are read from their file only when they are asked for."""
+"""State_dicts, some of which read their tensors from a file only when they are asked for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 StateDict: TypeAlias = Mapping[str, Tensor]
+Shape: TypeAlias = tuple[int, ...]
 
 
 class VersionedStateDict(dict[str, Tensor]):
-    """A state_dict that knows the versions of the modules that it was saved from.
+    """A state_dict with the versions of the modules that it was saved from.
 
     Attributes:
-        versions: path of a module in the source -> what torch hands to its `_load_from_state_dict` as `local_metadata`.
+        versions: Path of a module in the source -> what torch passes to its `_load_from_state_dict` as
+            `local_metadata`.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], versions: Mapping[str, Mapping[str, Any]]) -> None:
@@ -23,9 +25,9 @@ class VersionedStateDict(dict[str, Tensor]):
 
 
 def versions_of(held: object) -> dict[str, Mapping[str, Any]]:
-    """The metadata of modules in what `Module.state_dict()` returned; none where they were not kept.
+    """The metadata of modules in the result of `Module.state_dict()`, empty if it was not kept.
 
-    A file may hold anything in their place: a version is a whole number, and what else there is are numbers and text.
+    A file may hold anything in its place, so only numbers and text are returned, and a version has to be an int.
     """
     if isinstance(held, VersionedStateDict):
         return held.versions
@@ -40,11 +42,11 @@ def versions_of(held: object) -> dict[str, Mapping[str, Any]]:
 
 
 class MappedStateDict(Mapping[str, Tensor]):
-    """A state_dict whose tensors lie in a mapped file, and are made when they are asked for.
+    """A state_dict whose tensors are in a memory-mapped file, and are made when they are asked for.
 
     Args:
-        names: of the tensors.
-        make: the tensor of a name.
+        names: Names of the tensors.
+        make: Makes the tensor of a name.
     """
 
     def __init__(self, names: Collection[str], make: Callable[[str], Tensor]) -> None:
@@ -70,8 +72,8 @@ class LazyStateDict(Mapping[str, Tensor]):
     """A state_dict whose tensors are read one at a time, each time that they are asked for.
 
     Args:
-        likes: for each name a tensor on the meta device: its shape and dtype, and no memory.
-        read: the tensor of a name.
+        likes: Name -> tensor on the meta device, with the shape and dtype.
+        read: Reads the tensor of a name.
     """
 
     def __init__(self, likes: Mapping[str, Tensor], read: Callable[[str], Tensor]) -> None:
@@ -95,5 +97,5 @@ class LazyStateDict(Mapping[str, Tensor]):
 
 
 def like(state: StateDict, name: str) -> Tensor:
-    """Something with the shape and dtype of a tensor of `state`: the tensor, or a meta one where that must be read."""
+    """A tensor with the shape and dtype of the one of this name, on the meta device if that one has to be read."""
     return state.like(name) if isinstance(state, LazyStateDict) else state[name]
