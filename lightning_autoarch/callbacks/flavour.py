@@ -1,4 +1,7 @@
-"""`lightning.pytorch` and `pytorch_lightning` are two packages whose classes do not know each other."""
+"""Checks that a Trainer and a module are of `lightning.pytorch`, not of `pytorch_lightning`.
+
+The two packages have classes of the same names that are unrelated to each other.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,16 @@ from lightning_autoarch.core.errors import AutoArchError
 def check_flavour(
     callback: Callback, trainer: object, module: object, error: type[AutoArchError] = AutoArchError
 ) -> None:
-    """A callback's Trainer and module must be of the package that the callback is of.
+    """Raise an error unless Trainer and module are of `lightning.pytorch`, as the callback is.
 
     Args:
-        callback: of `lightning.pytorch`.
-        trainer: that runs it.
-        module: that is trained.
+        callback: the callback that runs.
+        trainer: the Trainer that runs it.
+        module: the module that is trained.
         error: the class of the error.
 
     Raises:
-        AutoArchError: one of them is not, as with `import pytorch_lightning`.
+        AutoArchError: one of them is not, as after `import pytorch_lightning`; of the class `error`.
     """
     for name, given, expected in (("Trainer", trainer, Trainer), ("module", module, LightningModule)):
         if not isinstance(given, expected):

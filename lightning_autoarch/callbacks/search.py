@@ -15,7 +15,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from lightning_autoarch.callbacks.base import AutoArchCallback
-from lightning_autoarch.callbacks.outer import callback_state
+from lightning_autoarch.callbacks.running_fit import callback_state
 from lightning_autoarch.callbacks.search_config import (
     After,
     Mode,

@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_autoarch.callbacks.joint.joint import JointSearch
-from lightning_autoarch.callbacks.outer import (
+from lightning_autoarch.callbacks.outer_trainer import (
     Minima,
     check_no_spawning,
     check_one_process,

@@ -21,8 +21,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_only
 
 from lightning_autoarch.callbacks.joint.joint import JointSearch
-from lightning_autoarch.callbacks.progress import SearchProgress
 from lightning_autoarch.callbacks.search_config import Settings
+from lightning_autoarch.callbacks.search_progress import SearchProgress
 from lightning_autoarch.callbacks.search_study import SearchStudy
 from lightning_autoarch.core.rng import seeded
 from lightning_autoarch.execution.executor import Executor, InProcess

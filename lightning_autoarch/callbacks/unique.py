@@ -1,7 +1,7 @@
-"""Two callbacks that a checkpoint could not tell apart.
+"""Checks that no two callbacks of a Trainer have the same key in a checkpoint.
 
-Lightning compares `state_key` of all callbacks in `Trainer.__init__`, before any hook runs, and its error names neither
-the callbacks nor the remedy. A callback therefore checks its own key when that is being asked for.
+Lightning compares the `state_key` of all callbacks in `Trainer.__init__`, before any hook runs, and its error names
+neither the callbacks nor a remedy. A callback therefore checks its own key whenever it is read.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from lightning_autoarch.seam.lightning import callbacks_being_compared
 
 
 def check_unique(callback: Callback, key: str, remedy: str, error: type[AutoArchError] = AutoArchError) -> None:
-    """To be called by a callback's `state_key`.
+    """Check a key against those of the other callbacks; to be called by `state_key`.
 
     Args:
-        callback: that has the key.
+        callback: the callback that has the key.
         key: its key.
-        remedy: a sentence for the error.
-        error: its class.
+        remedy: what to do about it, one sentence.
+        error: the class of the error.
 
     Raises:
-        AutoArchError: Lightning is putting together a Trainer with another callback of the same key.
+        AutoArchError: a Trainer is being made with another callback of the same key; of the class `error`.
     """
     given = callbacks_being_compared()
     if given is None:

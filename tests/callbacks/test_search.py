@@ -675,7 +675,7 @@ def test_set_after_init_is_told(tmp_path: Path) -> None:
 
 
 def test_several_devices_are_refused(tmp_path: Path) -> None:
-    from lightning_autoarch.callbacks.outer import check_one_process
+    from lightning_autoarch.callbacks.outer_trainer import check_one_process
 
     class Two:
         world_size = 2

@@ -15,7 +15,7 @@ from search_options import merged
 from torch import nn
 
 from lightning_autoarch import ArchitectureSearch, Int, SearchError
-from lightning_autoarch.callbacks.outer import check_no_spawning
+from lightning_autoarch.callbacks.outer_trainer import check_no_spawning
 from lightning_autoarch.training.trial_logger import TrialLogger
 
 

@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 
 from lightning_autoarch.callbacks.base import AutoArchCallback, Tunable
 from lightning_autoarch.callbacks.optimizer_steps import optimizers_of
-from lightning_autoarch.callbacks.outer import callback_states, is_rebuilt_later
 from lightning_autoarch.callbacks.prune.distillation import Distillation
 from lightning_autoarch.callbacks.prune.followers import Followers, prune_with_followers_, why_not
 from lightning_autoarch.callbacks.prune.masked import MaskedTraining
 from lightning_autoarch.callbacks.prune.step_calls import StepCalls
 from lightning_autoarch.callbacks.prune.trainer import averages, total_steps
+from lightning_autoarch.callbacks.running_fit import callback_states, is_rebuilt_later
 from lightning_autoarch.callbacks.sharding import check_whole_parameters
 from lightning_autoarch.core.errors import PruneValueError, StructureError
 from lightning_autoarch.core.examples import moved_to, needed_example

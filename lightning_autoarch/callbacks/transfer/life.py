@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_autoarch.callbacks.base import AutoArchCallback
 from lightning_autoarch.callbacks.flavour import check_flavour
-from lightning_autoarch.callbacks.outer import is_rebuilt_later
+from lightning_autoarch.callbacks.running_fit import is_rebuilt_later
 from lightning_autoarch.callbacks.transfer.freezing import check_strategy
 from lightning_autoarch.callbacks.transfer.lora import (
     add_lora,

@@ -1,17 +1,16 @@
-"""What the search needs of the outer Trainer, and what it has to put right there after rebuilding the module.
+"""What a search checks and changes in the outer Trainer, the one whose `fit` runs it.
 
-`Callback.setup(stage="fit")` is the last hook in which a module may still change: before its optimizers are made,
-before it is wrapped and moved, and before weights are restored. What Lightning attached by then is attached again.
+`Callback.setup(stage="fit")` is the last hook in which a module may still change: before its optimizers are created,
+before it is wrapped and moved, and before weights are restored. What Lightning had attached to the module by then is
+attached again after the search has rebuilt it.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -20,42 +19,22 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from lightning_autoarch.core.errors import CheckpointError, SearchError
+from lightning_autoarch.core.errors import SearchError
 from lightning_autoarch.core.files import writable_directory
-from lightning_autoarch.core.schema import is_empty
 from lightning_autoarch.seam.lightning import (
     attach_logging,
     callbacks_of,
-    load,
     move_device_attribute,
     profiler_of,
     spawning_start_method,
 )
-from lightning_autoarch.training.callback_protocols import is_trial
 from lightning_autoarch.training.links import Links
-from lightning_autoarch.training.trial_files import checked_lightning, read_lightning
 
 Minima = tuple[int | None, int | None]  # epochs, steps
 
 
-@runtime_checkable
-class Rebuilding(Protocol):
-    """A callback that makes a module anew in its `setup`, once each."""
-
-    def has_searched(self, module: LightningModule) -> bool: ...
-
-
-def is_rebuilt_later(callback: Callback, trainer: Trainer, module: LightningModule) -> bool:
-    """Whether a search behind a callback is about to rebuild the module, and then to set the callback up again."""
-    callbacks = callbacks_of(trainer)
-    if callback not in callbacks or is_trial(trainer):
-        return False
-    behind = callbacks[callbacks.index(callback) :]
-    return any(isinstance(other, Rebuilding) and not other.has_searched(module) for other in behind)
-
-
 def check_one_process(trainer: Trainer) -> None:
-    """Raises SearchError where several processes train one module."""
+    """Raise SearchError if several processes train the module."""
     if trainer.world_size > 1:
         raise SearchError(
             f"The search runs in one process, but this Trainer has {trainer.world_size}. Search with `devices=1`, then "
@@ -64,7 +43,7 @@ def check_one_process(trainer: Trainer) -> None:
 
 
 def check_no_spawning(trainer: Trainer) -> None:
-    """Raises SearchError where Lightning trains a copy of the module in processes that it starts for the fit."""
+    """Raise SearchError if Lightning trains a copy of the module in processes that it starts for the fit."""
     method = spawning_start_method(trainer)
     if method is not None:
         raise SearchError(
@@ -77,10 +56,10 @@ def check_no_spawning(trainer: Trainer) -> None:
 
 
 def check_results_are_writable(trainer: Trainer) -> None:
-    """Raises SearchError where the outer fit could not write its results, before hours of search instead of after them.
+    """Raise SearchError if the outer fit could not write its results, before hours of search instead of after them.
 
-    These are the directories of its callbacks that have a `dirpath`, such as ModelCheckpoint, of its loggers and of its
-    profiler. Those that are not on a local disk are left to Lightning.
+    Checked are the directories of callbacks that have a `dirpath`, such as ModelCheckpoint, of loggers and of the
+    profiler. Directories that are not on a local disk are left to Lightning.
     """
     for callback in callbacks_of(trainer):
         _check_local(getattr(callback, "dirpath", None), f"Give {type(callback).__name__} another `dirpath=`.")
@@ -99,10 +78,13 @@ def _check_local(directory: Any, remedy: str) -> None:
 
 
 def come_first(search: Callback, trainer: Trainer) -> list[Callback]:
-    """Put the search before every callback that may hold on to the module; returns those whose `setup` ran already.
+    """Move the search before every callback that may keep a reference to the module.
+
+    Returns:
+        The callbacks whose `setup` has run already.
 
     Raises:
-        MisconfigurationException: a callback of somebody else ran `setup` already; only the user knows if it may again.
+        MisconfigurationException: `setup` of a third party's callback has run; only the user knows if it may run again.
     """
     callbacks = callbacks_of(trainer)
     earlier = [cb for cb in callbacks[: callbacks.index(search)] if is_overridden("setup", cb, Callback)]
@@ -130,7 +112,7 @@ def set_up_again(search: Callback, trainer: Trainer, module: LightningModule, ea
 
 
 def save_cli_config(trainer: Trainer, module: LightningModule) -> None:
-    """Let LightningCLI save its config, and find that it cannot, before hours of search instead of after them."""
+    """Let LightningCLI save its config before the search, so that an error comes before hours of trials."""
     cli = sys.modules.get("lightning.pytorch.cli")
     if cli is None:
         return
@@ -140,20 +122,20 @@ def save_cli_config(trainer: Trainer, module: LightningModule) -> None:
 
 
 def links_of_cli(trainer: Trainer) -> Links:
-    """The linked arguments of the LightningCLI that made a Trainer, which its SaveConfigCallback knows; else none."""
+    """The linked arguments of the LightningCLI that made a Trainer, from its SaveConfigCallback; none without one."""
     cli = sys.modules.get("lightning.pytorch.cli")
     found = [] if cli is None else [cb for cb in callbacks_of(trainer) if isinstance(cb, cli.SaveConfigCallback)]
     return Links.of(found[0].parser, found[0].config) if found else Links()
 
 
 def reattach(trainer: Trainer, module: LightningModule) -> None:
-    """What Lightning set on the module between `fit` and `setup`, and a rebuild undid."""
+    """Set again what Lightning set on the module between `fit` and `setup`, and what rebuilding it undid."""
     move_device_attribute(module, trainer.strategy.root_device)
     attach_logging(trainer, module)
 
 
 def end_before_training(trainer: Trainer) -> Minima:
-    """Let the fit end without a step, also where `min_epochs` or `min_steps` would go on; returns these."""
+    """End the fit without a step, even if `min_epochs` or `min_steps` ask for more; returns these two."""
     loop = trainer.fit_loop
     minima = loop.min_epochs, loop.epoch_loop.min_steps
     loop.min_epochs = loop.epoch_loop.min_steps = None
@@ -162,42 +144,8 @@ def end_before_training(trainer: Trainer) -> Minima:
 
 
 def restore_minima(trainer: Trainer, minima: Minima) -> None:
-    """Put back what `end_before_training` returned."""
+    """Restore what `end_before_training` returned."""
     trainer.fit_loop.min_epochs, trainer.fit_loop.epoch_loop.min_steps = minima
-
-
-def callback_state(path: str | Path, state_key: str, *, trusted: bool = False) -> dict[str, Any] | None:
-    """What a Lightning checkpoint holds of one callback; None if nothing. Arguments and errors as `callback_states`."""
-    state: dict[str, Any] | None = callback_states(path, trusted=trusted).get(state_key)
-    return None if is_empty(state) else state
-
-
-def callback_states(path: str | Path, *, trusted: bool = False) -> Mapping[str, Any]:
-    """What a Lightning checkpoint holds of its callbacks, by their keys.
-
-    Args:
-        path: of the file, or its address.
-        trusted: whether the user said `weights_only=False` of this file, so that what it holds may run code.
-
-    Raises:
-        CheckpointError: it is broken, no Lightning checkpoint, or more than data and not trusted.
-    """
-    if trusted:  # as Lightning is about to read it
-        content = load(path, weights_only=False)
-    else:
-        content = _fetched(str(path)) if "://" in str(path) else read_lightning(Path(path))
-    states: Mapping[str, Any] = content.get("callbacks", {})
-    return states
-
-
-def _fetched(address: str) -> dict[str, Any]:
-    """A checkpoint that lies elsewhere, by fsspec as Lightning reads it, but as data alone."""
-    try:
-        content = load(address, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise CheckpointError(f"Expected a Lightning checkpoint of data alone at {address}: {reason:.200}") from error
-    return checked_lightning(content, address)
 
 
 def _is_of_lightning(callback: Callback) -> bool:

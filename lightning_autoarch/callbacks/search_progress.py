@@ -1,4 +1,4 @@
-"""One progress line for the whole search: a live one on a terminal, a line a trial elsewhere."""
+"""One progress line for the whole search: updated in place on a terminal, otherwise one line for each trial."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lightning_autoarch.training.trial import TrialResult
 
 
 class SearchProgress:
-    """Trial i of n, the best so far, this trial, time left.
+    """Shows the number of the trial, its result, the best score so far, and the time left.
 
     Args:
-        n_trials: of the whole search.
-        done: finished by earlier runs.
+        n_trials: trials of the whole search.
+        done: how many of them earlier runs have finished.
         mode: "min" or "max".
-        best: score of earlier runs.
+        best: the best score of earlier runs and the number of its trial; None without one.
     """
 
     def __init__(self, n_trials: int, done: int, mode: str, best: tuple[float, int] | None) -> None:
