@@ -165,4 +165,6 @@ def _hub_file(source: str, repo: str, revision: str | None, file: str) -> Path |
     except EntryNotFoundError:
         return None
     except Exception as error:  # any error of the network or the hub
-        raise CheckpointError(f"Expected {file!r} of {source}, got no download: {shown(str(error), 300)}") from error
+        raise CheckpointError(
+            f"Expected {file!r} of {source}, the download failed: {shown(str(error), 300)}"
+        ) from error

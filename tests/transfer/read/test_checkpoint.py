@@ -338,7 +338,7 @@ class TestBroken:
             read_checkpoint(tmp_path / "pipe.pt")
 
     def test_folder_of_nothing(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match="name the file"):
+        with pytest.raises(CheckpointError, match="pass the file"):
             read_checkpoint(tmp_path)
 
     @pytest.mark.parametrize("held", [[torch.ones(1)], torch.ones(1), 3, {}, {"a": 1}, {1: torch.ones(1)}])

@@ -119,7 +119,7 @@ class TestConstants:
         source, module = built(partial(nets.Scaled, 9, scale=scale), partial(nets.Scaled, 36, scale=scale, classes=5))
         x = torch.randn(2, 3)
         if scale is None:
-            assert_refused(module, source, x, "no constant that may be made of a width, got 6 in")
+            assert_refused(module, source, x, "no constant that may depend on a width, got 6 in")
             return
         report = transfer_weights(module, source, on_mismatch="widen", matching=Matching(example_inputs=x))
         assert report.names("widened") == ["embed.weight", "embed.bias"]

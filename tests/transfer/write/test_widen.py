@@ -171,8 +171,13 @@ CASES: dict[str, Impossible] = {
     "layer norm": (nets.Encoder(8), nets.Encoder(12), nets.sequence(), "8 channels of `embed.weight`.*12.*multiple"),
     "group norm": (nets.group_normed(8), nets.group_normed(12), nets.image(), "`0.weight`.*multiple"),
     "computed": (nets.Located(4), nets.Located(8), nets.sequence(), "`places` is no weight"),
-    "tied": (nets.Tied(4), nets.Tied(8), torch.randint(0, 7, (2, 3)), "`embed.weight` both makes and reads"),
-    "inputs": (nn.Sequential(nn.Linear(3, 2)), nn.Sequential(nn.Linear(4, 2)), torch.randn(2, 4), "have to stay"),
+    "tied": (
+        nets.Tied(4),
+        nets.Tied(8),
+        torch.randint(0, 7, (2, 3)),
+        "`embed.weight` is tied, it both produces and reads",
+    ),
+    "inputs": (nn.Sequential(nn.Linear(3, 2)), nn.Sequential(nn.Linear(4, 2)), torch.randn(2, 4), "number is fixed"),
 }
 
 
