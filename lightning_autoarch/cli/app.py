@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.cli import LightningArgumentParser
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, instantiate_class
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_autoarch.callbacks.search import ArchitectureSearch
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
 from lightning_autoarch.cli.checkpoint_classes import check_class_paths, check_named_objects, class_of
 from lightning_autoarch.cli.ends import INTERRUPTED, check_installed, in_short
 from lightning_autoarch.cli.hints import HintingParser
-from lightning_autoarch.cli.optimizers import WithLateOptimizers
 from lightning_autoarch.cli.options import ABOUT_OWN, StateHolder, add_options, add_sections, declared_sections
 from lightning_autoarch.cli.prune import PruneCommand
 from lightning_autoarch.cli.search import SearchCommand, first_search
@@ -24,23 +25,57 @@ from lightning_autoarch.cli.sections import differs, hyperparameters, top_level
 from lightning_autoarch.cli.transfer import TransferCommand
 from lightning_autoarch.core.errors import AutoArchError, SearchError
 from lightning_autoarch.seam.lightning import CLASS_PATH
+from lightning_autoarch.seam.lightning_cli import ExtensibleCLI
 from lightning_autoarch.training.links import Links
+from lightning_autoarch.training.optimizers import LateOptimizers
 
-_USAGE = "%(prog)s [--config FILE] [--KEY VALUE ...]"  # jsonargparse's own names every key: 70 lines before each error
-_OF_OTHERS: dict[str, tuple[type[Callback], ...]] = {  # what a subcommand leaves out of `trainer.callbacks`
-    "prune": (ArchitectureSearch, TransferLearning),  # what the checkpoint holds is searched and fine-tuned already
+
+class WithLateOptimizers(ExtensibleCLI):
+    """LightningCLI that creates the config's optimizers and schedulers anew for each candidate that asks for them."""
+
+    def set_configure_optimizers(self, subcommand: str | None) -> None:
+        automatic = self.automatic_optimizers(subcommand)
+        if not self.auto_configure_optimizers or any(len(found) > 1 for found in automatic):
+            super().set_configure_optimizers(subcommand)
+            return
+        optimizer, scheduler = (self._initialiser(*found[0]) if found else None for found in automatic)
+        if optimizer is None:
+            return
+        if is_overridden("configure_optimizers", self.model):
+            rank_zero_warn(f"The config's `optimizer` replaces `{type(self.model).__name__}.configure_optimizers`.")
+
+        def make(module: LightningModule) -> tuple[torch.optim.Optimizer, Any]:
+            made = instantiate_class((module.parameters(),), optimizer)
+            return made, None if scheduler is None else instantiate_class((made,), scheduler)
+
+        LateOptimizers(self.configure_optimizers, make).bind(self.model)
+
+    def _initialiser(self, key: str, registered: Any) -> dict[str, Any] | None:
+        """The `class_path` and `init_args` of an optimizer or scheduler, or None if none is given."""
+        init = self.instantiated(key)
+        if isinstance(registered, tuple):
+            return init or None
+        return {"class_path": f"{registered.__module__}.{registered.__qualname__}", "init_args": init or {}}
+
+
+_USAGE = (
+    "%(prog)s [--config FILE] [--KEY VALUE ...]"  # jsonargparse's default lists every key: 70 lines before each error
+)
+_OF_OTHERS: dict[str, tuple[type[Callback], ...]] = {  # the callbacks of `trainer.callbacks` that a subcommand ignores
+    "prune": (ArchitectureSearch, TransferLearning),  # the model of the checkpoint is searched and fine-tuned already
     "transfer": (ArchitectureSearch,),
 }
 
 
 class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimizers):
-    """LightningCLI whose `fit` searches first if the config has `search:`, with the subcommand `search` for that alone.
+    """LightningCLI with the subcommands `search`, `prune` and `transfer`, and with their sections in a config.
 
-    With `prune:` in the config training prunes; the subcommand `prune` does so from a checkpoint on. With `transfer:`
-    it starts from a checkpoint; the subcommand `transfer` does so and says what was taken over.
+    If the config has `search:`, `fit` searches before it trains, and the subcommand `search` only searches. With
+    `prune:`, `fit` prunes while it trains, and the subcommand `prune` does so from a checkpoint. With `transfer:`,
+    `fit` starts from a checkpoint, and the subcommand `transfer` also reports which weights it used.
 
-    Takes what LightningCLI takes. Optimizers and schedulers of the config are made anew for each candidate. An error of
-    this package ends the program with one line, with `JSONARGPARSE_DEBUG=true` in a traceback.
+    Takes the arguments of LightningCLI. Optimizers and schedulers of the config are created anew for each candidate. An
+    error of this package ends the program with one line, or with a traceback if `JSONARGPARSE_DEBUG=true` is set.
 
     Raises:
         SystemExit: with 2 for a wrong config, 1 for a search or fit that failed, 130 for Ctrl-C.
@@ -86,7 +121,7 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
         if isinstance(search, ArchitectureSearch):
             if first_search(others) is not None:
                 raise SearchError("There are two searches: give `search:` or the callback, not both.")
-            # The same command again is how a search resumes: its config.yaml is there already.
+            # A search is resumed by running the command again, so its config.yaml exists already.
             self.save_config_kwargs = {"overwrite": True, **self.save_config_kwargs}
         for callback in (search, *others):
             if isinstance(callback, ArchitectureSearch):
@@ -94,7 +129,7 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
         if callbacks is not None or any(made):
             kwargs["callbacks"] = [*filter(None, made), *others]
         if self.subcommand in ABOUT_OWN:
-            self.save_config_callback = None  # they write something of their own
+            self.save_config_callback = None  # they write their own output
         return super().instantiate_trainer(**kwargs)
 
     def _configured_by_section(self, others: Sequence[Callback]) -> list[Callback]:
@@ -123,7 +158,7 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
         subcommand = self.config.get("subcommand")
         if subcommand == "prune":
             self._take_hyperparameters()
-        elif subcommand is not None and subcommand != "transfer":  # there the model is the config's: a new one
+        elif subcommand is not None and subcommand != "transfer":  # `transfer` takes the model of the config
             path = self.config[subcommand].get("ckpt_path")
             if path and Path(path).is_file():
                 self._check_hyperparameters(self.config[subcommand], Path(path))
@@ -141,11 +176,11 @@ class AutoArchCLI(SearchCommand, PruneCommand, TransferCommand, WithLateOptimize
         try:
             self._runs = self._runs or subcommand not in ABOUT_OWN  # which say it themselves
             super().run_subcommand(subcommand)
-        except SystemExit as exit_:  # what Lightning makes of Ctrl-C
+        except SystemExit as exit_:  # Lightning's response to Ctrl-C
             raise SystemExit(INTERRUPTED if self.trainer.interrupted else exit_.code) from None
 
     def _check_data(self, subcommand: str) -> None:
-        """There is something to train on: the data of the config, or loaders that the module makes itself."""
+        """Check that there are data to train on: those of the config, or the module's own loaders."""
         trains = subcommand in ("fit", *ABOUT_OWN)
         if trains and self.datamodule is None and not is_overridden("train_dataloader", self.model):
             raise AutoArchError(
