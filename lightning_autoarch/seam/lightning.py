@@ -40,6 +40,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from lightning_autoarch.core.errors import UnsupportedVersionError
 
+TESTED = "2.6.0 to 2.6.6"
+
 INSTANTIATOR = "_instantiator"  # hyperparameter that LightningCLI adds: the function that makes a module from a config
 CLASS_PATH = "_class_path"  # hyperparameter that LightningCLI adds: which subclass of the module was made
 
@@ -290,5 +292,5 @@ def _replace(owner: object, name: str, value: object) -> None:
 def _unsupported(what: str) -> NoReturn:
     raise UnsupportedVersionError(
         f"Expected Lightning to have {what}, but version {lightning.__version__} has none. Install a version that this "
-        "release of lightning-autoarch was tested with: see CHANGELOG.md."
+        f"release of lightning-autoarch was tested with: lightning {TESTED}."
     )
