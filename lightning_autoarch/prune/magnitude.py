@@ -19,7 +19,16 @@ from torch import Tensor
 from lightning_autoarch.prune import _ops, reference
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.operation import announce, operation
-from lightning_autoarch.prune.selection import Choice, Nan, Scope, checked_masks, jobs_of, n_removed, run, select_masks
+from lightning_autoarch.prune.selection import (
+    Nan,
+    Scope,
+    SelectionRequest,
+    checked_masks,
+    jobs_of,
+    n_removed,
+    run,
+    select_masks,
+)
 from lightning_autoarch.prune.tensors import TensorList, collect
 
 Share: TypeAlias = SupportsFloat | Sequence[SupportsFloat]
@@ -47,7 +56,7 @@ def magnitude_threshold(
     >>> magnitude_threshold([torch.tensor([3.0, -1.0, 2.0, 0.5])], sparsity=0.5)
     1.0
     """
-    (job,) = jobs_of(collect(tensors), Choice(sparsity, k, "global", masks, scores, nan))
+    (job,) = jobs_of(collect(tensors), SelectionRequest(sparsity, k, "global", masks, scores, nan))
     return _value(run(job, n_removed(job, sparsity, k)), job.criterion)
 
 
@@ -96,11 +105,11 @@ def magnitude_masks(
     tensor([ True,  True, False, False])
     """
     weights = collect(tensors)
-    return weights.spread(select_masks(weights, Choice(sparsity, k, scope, masks, scores, nan)))
+    return weights.spread(select_masks(weights, SelectionRequest(sparsity, k, scope, masks, scores, nan)))
 
 
 @operation
-def named_masks(tensors: Sequence[Tensor], names: Sequence[str], choice: Choice) -> list[BitMask]:
+def named_masks(tensors: Sequence[Tensor], names: Sequence[str], choice: SelectionRequest) -> list[BitMask]:
     """`magnitude_masks` or `regrow_masks` of named parameters, whose names are in the errors."""
     weights = collect(tensors, names=names)
     return weights.spread(select_masks(weights, choice))
@@ -134,7 +143,7 @@ def regrow_masks(
     tensor([ True,  True, False])
     """
     weights = collect(tensors)
-    return weights.spread(select_masks(weights, Choice(sparsity, k, scope, masks, scores, nan, regrow=True)))
+    return weights.spread(select_masks(weights, SelectionRequest(sparsity, k, scope, masks, scores, nan, regrow=True)))
 
 
 @operation
@@ -165,7 +174,7 @@ def prune_(
     tensor([3., 0., 2., 0.])
     """
     weights = collect(tensors, writing=True)
-    chosen = select_masks(weights, Choice(sparsity, k, scope, masks, scores, nan), zero=scores is None)
+    chosen = select_masks(weights, SelectionRequest(sparsity, k, scope, masks, scores, nan), zero=scores is None)
     if scores is not None:
         _apply(weights, chosen)
     announce(weights.passed)

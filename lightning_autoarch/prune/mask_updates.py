@@ -22,7 +22,7 @@ from lightning_autoarch.prune.allocation import counts, erdos_renyi_kernel, floo
 from lightning_autoarch.prune.magnitude import named_masks
 from lightning_autoarch.prune.mask import BitMask
 from lightning_autoarch.prune.masked import MaskedWeights
-from lightning_autoarch.prune.selection import Choice
+from lightning_autoarch.prune.selection import SelectionRequest
 
 Criterion = Literal["magnitude", "gradient", "random"]
 CRITERIA = ("magnitude", "gradient", "random")
@@ -94,7 +94,9 @@ def prune_further(
         return smallest_above_floors(weights, k, compared, least)
     shares = _shares(weights, sparsity, scope, final)
     each = counts(weights.sizes, shares, weights.pruned, weights.slices)
-    return named_masks(weights.parameters, weights.names, Choice(None, each, "tensor", weights.masks, compared))
+    return named_masks(
+        weights.parameters, weights.names, SelectionRequest(None, each, "tensor", weights.masks, compared)
+    )
 
 
 def _shares(weights: MaskedWeights, sparsity: float, scope: SparsityScope, final: float) -> list[float]:
@@ -128,7 +130,7 @@ def smallest_above_floors(
         parameters, names = [weights.parameters[i] for i in which], [weights.names[i] for i in which]
         compared = None if scores is None else [scores[i] for i in which]
         given = [weights.masks[i] for i in which]
-        chosen = named_masks(parameters, names, Choice(None, count, "global", given, compared))
+        chosen = named_masks(parameters, names, SelectionRequest(None, count, "global", given, compared))
         return dict(zip(which, chosen, strict=True))
 
     while True:
@@ -167,9 +169,9 @@ def exchange(weights: MaskedWeights, fraction: float, growth: Sequence[Tensor]) 
     spare = [n - max(1, c) for n, c in zip(kept, weights.slices, strict=True)]
     moved = [max(0, min(round(fraction * n), k, s)) for n, k, s in zip(kept, weights.pruned, spare, strict=True)]
     k = [k + n for k, n in zip(weights.pruned, moved, strict=True)]
-    drop = Choice(None, k, "tensor", weights.masks, weights.scores())
+    drop = SelectionRequest(None, k, "tensor", weights.masks, weights.scores())
     dropped = named_masks(weights.parameters, weights.names, drop)
-    grown = named_masks(growth, weights.names, Choice(None, moved, "tensor", weights.masks, regrow=True))
+    grown = named_masks(growth, weights.names, SelectionRequest(None, moved, "tensor", weights.masks, regrow=True))
     return [g & ~(m & ~d) for g, m, d in zip(grown, weights.masks, dropped, strict=True)]
 
 
@@ -177,4 +179,4 @@ def check_finite(weights: MaskedWeights) -> None:
     """Raises PruneValueError naming a parameter with a NaN, or one that the kernels cannot take."""
     with torch.no_grad():
         for name, parameter in zip(weights.names, weights.parameters, strict=True):
-            named_masks([parameter], [name], Choice(k=0))
+            named_masks([parameter], [name], SelectionRequest(k=0))

@@ -1,6 +1,6 @@
 """Exact selections: tensors that are compared with one another, and what is removed, by a kernel or `reference.py`.
 
-Choice (what the caller asks for)  ─►  jobs, one for each comparison  ─►  masks of the distinct tensors
+SelectionRequest (what the caller asks for)  ─►  jobs, one for each comparison  ─►  masks of the distinct tensors
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Nan: TypeAlias = Literal["error", "keep"]
 
 
 @dataclass(frozen=True)
-class Choice:
+class SelectionRequest:
     """What is to be selected; see `magnitude_masks` for the meaning and `regrow_masks` for `regrow`."""
 
     sparsity: object = None
@@ -66,7 +66,7 @@ class Job:
         return replace(self, tensors=tensors, criterion=criterion, names=names, given=given)
 
 
-def select_masks(weights: TensorList, choice: Choice, *, zero: bool = False) -> list[BitMask]:
+def select_masks(weights: TensorList, choice: SelectionRequest, *, zero: bool = False) -> list[BitMask]:
     """Masks of the distinct tensors; with `zero` (and no scores), +0 is written where they prune.
 
     Raises:
@@ -86,7 +86,7 @@ def select_masks(weights: TensorList, choice: Choice, *, zero: bool = False) -> 
     return out
 
 
-def jobs_of(weights: TensorList, choice: Choice) -> list[Job]:
+def jobs_of(weights: TensorList, choice: SelectionRequest) -> list[Job]:
     """One for all tensors, or one for each, by the scope."""
     criterion = _criterion(weights, choice.scores)
     given = None if choice.masks is None else checked_masks(weights, choice.masks)

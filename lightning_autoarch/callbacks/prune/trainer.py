@@ -73,7 +73,7 @@ def number(callback: Callback, trainer: Trainer) -> str:
 
 
 @runtime_checkable
-class Thawing(Protocol):
+class ThawsLater(Protocol):
     """A callback that trains some parameters during a part of the fit only."""
 
     def thawed_later(self) -> Iterable[Parameter]: ...
@@ -83,7 +83,7 @@ class Thawing(Protocol):
 def as_ever_trained(trainer: Trainer) -> Iterator[None]:
     """Within the context, every parameter that is trained at any time of the fit requires a gradient."""
     callbacks = callbacks_of(trainer)
-    frozen = [parameter for each in callbacks if isinstance(each, Thawing) for parameter in each.thawed_later()]
+    frozen = [parameter for each in callbacks if isinstance(each, ThawsLater) for parameter in each.thawed_later()]
     for parameter in frozen:
         parameter.requires_grad_(True)
     try:
