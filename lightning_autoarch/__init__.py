@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from lightning_autoarch._version import __version__
 
 if TYPE_CHECKING:
+    from lightning_autoarch.callbacks.base import AutoArchCallback, Tunable
     from lightning_autoarch.callbacks.choose import Choice, choose
     from lightning_autoarch.callbacks.prune.channels import ChannelPruning
     from lightning_autoarch.callbacks.prune.distillation import Distillation
@@ -55,10 +56,13 @@ if TYPE_CHECKING:
     from lightning_autoarch.training.export import export
     from lightning_autoarch.training.folds import Folds, FoldScores
     from lightning_autoarch.training.sensitivity import sensitivity
-    from lightning_autoarch.transfer.read.checkpoint import read_checkpoint
+    from lightning_autoarch.transfer.matching import Matching
+    from lightning_autoarch.transfer.read.checkpoint import Source, read_checkpoint
     from lightning_autoarch.transfer.transfer_weights import transfer_weights
+    from lightning_autoarch.transfer.tune.thawing import Thawing
 
 _PUBLIC = {
+    "lightning_autoarch.callbacks.base": "AutoArchCallback Tunable",
     "lightning_autoarch.callbacks.choose": "Choice choose",
     "lightning_autoarch.callbacks.prune.channels": "ChannelPruning",
     "lightning_autoarch.callbacks.prune.distillation": "Distillation",
@@ -77,21 +81,24 @@ _PUBLIC = {
     ),
     "lightning_autoarch.prune.load": "load_pruned",
     "lightning_autoarch.prune.schedule": "ConstantSparsity CubicSparsity IterativeSparsity OneShot Step",
-    "lightning_autoarch.search.parameters": "Categorical Float Int Repeat",
     "lightning_autoarch.search.bayesian": "BayesianSampler",
+    "lightning_autoarch.search.parameters": "Categorical Float Int Repeat",
     "lightning_autoarch.search.space": "SearchSpace",
-    "lightning_autoarch.training.export": "export",
     "lightning_autoarch.training.cross_validation": "CrossValidation cross_validate",
+    "lightning_autoarch.training.export": "export",
     "lightning_autoarch.training.folds": "FoldScores Folds",
     "lightning_autoarch.training.sensitivity": "sensitivity",
-    "lightning_autoarch.transfer.read.checkpoint": "read_checkpoint",
+    "lightning_autoarch.transfer.matching": "Matching",
+    "lightning_autoarch.transfer.read.checkpoint": "Source read_checkpoint",
     "lightning_autoarch.transfer.transfer_weights": "transfer_weights",
+    "lightning_autoarch.transfer.tune.thawing": "Thawing",
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 
 __all__ = [
     "SET",
     "ArchitectureSearch",
+    "AutoArchCallback",
     "AutoArchError",
     "BayesianSampler",
     "Categorical",
@@ -114,6 +121,7 @@ __all__ = [
     "L1Regularization",
     "L2Regularization",
     "MagnitudePruning",
+    "Matching",
     "MissingPackageError",
     "MonitorMissing",
     "OneShot",
@@ -126,15 +134,18 @@ __all__ = [
     "SearchError",
     "SearchSpace",
     "SemiStructuredPruning",
+    "Source",
     "SpaceError",
     "SpaceExhausted",
     "Step",
     "StructureError",
     "StudyConfig",
+    "Thawing",
     "TracingError",
     "TransferError",
     "TransferLearning",
     "TrialConfig",
+    "Tunable",
     "UnknownNames",
     "UnsupportedVersionError",
     "__version__",
