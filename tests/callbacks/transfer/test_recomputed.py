@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transfer_nets import Tuned, fit
+from transfer_nets import Tuned, fit, grouped
 
 from lightning_autoarch.callbacks.transfer import recomputed
 from lightning_autoarch.callbacks.transfer.learning import TransferLearning
@@ -75,7 +75,12 @@ def test_what_thaws_by_step_or_metric_has_gradients(options: dict[str, Any]) -> 
     modules = []
     for reentrant in (True, False):
         module, spy = Recomputing(reentrant), Gradients()
-        fit(module, TransferLearning(Recomputing().state_dict(), strategy="gradual", **options), spy, max_epochs=6)
+        fit(
+            module,
+            TransferLearning(Recomputing().state_dict(), strategy="gradual", **grouped(options)),
+            spy,
+            max_epochs=6,
+        )
         assert spy.seen[5] == (10, 10) and all(required == had for required, had in spy.seen.values())
         modules.append(module)
     torch.testing.assert_close(dict(modules[0].state_dict()), dict(modules[1].state_dict()))

@@ -66,7 +66,7 @@ class TestDivisions:
         narrow, wide, inputs, _ = PAIRS[name]
         (source, module), x = built(narrow, wide), inputs()
         if name not in SAME:
-            assert_refused(module, source, x, "number of heads or of groups|is 8 in the source|got other outputs")
+            assert_refused(module, source, x, "number of heads or groups|is 8 in the source|got other outputs")
             return
         transfer_weights(module, source, on_mismatch="widen", matching=Matching(example_inputs=x))
         torch.testing.assert_close(module(x), source(x), rtol=1e-4, atol=1e-4)

@@ -39,7 +39,7 @@ def assert_untouched(module: nn.Module, before: dict[str, Tensor]) -> None:
 def widened(module: nn.Module, source: nn.Module, inputs: Tensor, **options: bool) -> TransferReport:
     """By the state_dict: the source itself is not run."""
     return transfer_weights(
-        module, source.state_dict(), on_mismatch="widen", matching=Matching(example_inputs=inputs), **options
+        module, source.state_dict(), on_mismatch="widen", matching=Matching(example_inputs=inputs, **options)
     )
 
 
@@ -170,7 +170,7 @@ Impossible = tuple[nn.Module, nn.Module, Tensor, str]
 CASES: dict[str, Impossible] = {
     "layer norm": (nets.Encoder(8), nets.Encoder(12), nets.sequence(), "8 channels of `embed.weight`.*12.*multiple"),
     "group norm": (nets.group_normed(8), nets.group_normed(12), nets.image(), "`0.weight`.*multiple"),
-    "computed": (nets.Located(4), nets.Located(8), nets.sequence(), "`places` is no weight"),
+    "computed": (nets.Located(4), nets.Located(8), nets.sequence(), "`places` is not a weight"),
     "tied": (
         nets.Tied(4),
         nets.Tied(8),
@@ -225,7 +225,7 @@ class TestImpossible:
     def test_group_norm_of_groups_of_one_size(self) -> None:
         """Groups that grow in number: names and shapes say nothing of it."""
         source, module = randomised(nets.group_normed(8, 2)).eval(), nets.group_normed(16, 4).eval()
-        with pytest.raises(TransferError, match="heads or of groups"):
+        with pytest.raises(TransferError, match="heads or groups"):
             transfer_weights(module, source, on_mismatch="widen", matching=Matching(example_inputs=nets.image()))
 
     def test_source_that_does_not_run(self) -> None:
@@ -264,7 +264,7 @@ class TestArguments:
             )
 
     def test_approximate_is_of_widen(self) -> None:
-        with pytest.raises(TransferError, match="`approximate` is for"):
+        with pytest.raises(TransferError, match="`approximate` requires"):
             transfer_weights(nets.mlp(), nets.mlp(), on_mismatch="slice", matching=Matching(approximate=True))
 
 
