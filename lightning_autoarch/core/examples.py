@@ -28,7 +28,7 @@ def example_of(module: nn.Module) -> Any:
 
 def needed_example(
     module: nn.Module,
-    given: Any,  # by the caller
+    given: object,  # by the caller
     purpose: str,  # for the error: "ONNX"
     error: type[AutoArchError],
 ) -> Any:
@@ -47,7 +47,7 @@ def needed_example(
     return inputs
 
 
-def arguments_of(example_inputs: Any) -> Arguments:
+def arguments_of(example_inputs: object) -> Arguments:
     """Positional and keyword arguments of a call.
 
     >>> arguments_of([1, 2]), arguments_of({"x": 1}), arguments_of(3)
@@ -58,7 +58,7 @@ def arguments_of(example_inputs: Any) -> Arguments:
     return arguments_of_array(example_inputs)
 
 
-def arguments_of_array(example: Any) -> Arguments:
+def arguments_of_array(example: object) -> Arguments:
     """As Lightning calls `forward` with `example_input_array`, to which a list is one argument."""
     if isinstance(example, tuple):
         return example, {}
@@ -77,7 +77,7 @@ def batch_as_keywords(batch: Any) -> Arguments:
     return (), dict(batch)
 
 
-def batch_whole(batch: Any) -> Arguments:
+def batch_whole(batch: object) -> Arguments:
     """The batch as the only argument."""
     return (batch,), {}
 
@@ -90,12 +90,12 @@ def device_of(module: nn.Module) -> torch.device:
     return next((tensor.device for tensors in (module.parameters(), module.buffers()) for tensor in tensors), CPU)
 
 
-def moved_to(inputs: Any, device: torch.device) -> Any:
+def moved_to(inputs: object, device: torch.device) -> Any:
     """Inputs with every tensor on a device; on "meta", these are shapes without values."""
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs)
 
 
-def tensors_in(value: Any) -> list[Tensor]:
+def tensors_in(value: object) -> list[Tensor]:
     """The tensors of inputs or outputs, from mappings, lists and tuples, in their order.
 
     >>> [t.item() for t in tensors_in({"a": torch.tensor(1), "b": (torch.tensor(2), None)})]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -219,7 +219,7 @@ def data() -> Check:
     return check
 
 
-def first_strange(value: Any, depth: int = DEEPEST) -> tuple[str, Any] | None:
+def first_strange(value: object, depth: int = DEEPEST) -> tuple[str, object] | None:
     """The position of the first value in nested data that is not plain, and that value; None if all are plain.
 
     >>> first_strange({"a": [1, 2.5, None]})
@@ -230,9 +230,10 @@ def first_strange(value: Any, depth: int = DEEPEST) -> tuple[str, Any] | None:
         return None
     if type(value) is Tensor or type(value) is torch.nn.Parameter:
         return None if is_plain_tensor(value) else ("", value)
-    if type(value) in (list, tuple):
-        parts: Any = enumerate(value)
-    elif type(value) in (dict, OrderedDict):
+    parts: Iterable[tuple[object, object]]
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        parts = enumerate(value)
+    elif isinstance(value, dict) and type(value) in (dict, OrderedDict):
         parts = value.items()
     else:
         return "", value
@@ -244,7 +245,7 @@ def first_strange(value: Any, depth: int = DEEPEST) -> tuple[str, Any] | None:
     return None if depth or not value else ("", value)
 
 
-def is_plain_tensor(value: Any) -> bool:
+def is_plain_tensor(value: object) -> bool:
     """Whether this is a dense tensor whose storage holds all of its elements."""
     if not isinstance(value, Tensor) or type(value) not in (Tensor, torch.nn.Parameter):
         return False

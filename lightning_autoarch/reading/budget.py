@@ -58,7 +58,7 @@ class Budget:
             self.spend(new)
             self._bytes += old
 
-    def check_hash(self, value: Any) -> None:
+    def check_hash(self, value: object) -> None:
         """Raises CheckpointError for a value whose hash takes too long, or too deep a recursion."""
         todo = [(value, 0)]
         while todo:

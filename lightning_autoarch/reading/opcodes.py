@@ -129,7 +129,7 @@ class Machine:
         step: Callable[[Any], None] = getattr(self, f"_{name.lower()}")
         return step
 
-    def _atom(self, value: Any) -> None:
+    def _atom(self, value: object) -> None:
         if type(value) is not int or not 0 <= value <= 256:
             self._budget.spend(sys.getsizeof(value))
         self._stack.append(value)
@@ -153,7 +153,7 @@ class Machine:
             raise KeyError(index)
         self._stack.append(self._memo[index])
 
-    def _mark(self, _: Any) -> None:
+    def _mark(self, _: object) -> None:
         self._marks.append(self._stack)
         self._below += len(self._stack)
         self._stack = []
@@ -166,7 +166,7 @@ class Machine:
         self._below -= len(self._stack)
         return items
 
-    def _tuple(self, _: Any) -> None:
+    def _tuple(self, _: object) -> None:
         items = tuple(self._since_mark())
         self._budget.spend(8 * len(items))
         self._stack.append(items)
@@ -192,21 +192,21 @@ class Machine:
         else:
             raise TypeError("items of what holds none")
 
-    def _append(self, _: Any) -> None:
+    def _append(self, _: object) -> None:
         item = self._stack.pop()
         self._budget.spend(SLOT)
         self._add([item], hashed=0)
 
-    def _appends(self, _: Any) -> None:
+    def _appends(self, _: object) -> None:
         items = self._since_mark()
         self._budget.spend(SLOT * len(items))
         self._add(items, hashed=0)
 
-    def _setitem(self, _: Any) -> None:
+    def _setitem(self, _: object) -> None:
         value, key = self._stack.pop(), self._stack.pop()
         self._set([key, value])
 
-    def _setitems(self, _: Any) -> None:
+    def _setitems(self, _: object) -> None:
         self._set(self._since_mark())
 
     def _set(self, items: list[Any]) -> None:
@@ -217,28 +217,28 @@ class Machine:
         self._budget.spend(ordered)
         self._add(items, hashed=2)
 
-    def _additems(self, _: Any) -> None:
+    def _additems(self, _: object) -> None:
         items = self._since_mark()
         self._budget.spend(PER_ITEM * len(items))
         self._add(items, hashed=1)
 
-    def _frozenset(self, _: Any) -> None:
+    def _frozenset(self, _: object) -> None:
         items = self._since_mark()
         self._budget.spend(PER_ITEM * len(items))
         self._stack.append(Items())
         self._add(items, hashed=1)
 
-    def _pop(self, _: Any) -> None:
+    def _pop(self, _: object) -> None:
         self._stack.pop()
 
-    def _pop_mark(self, _: Any) -> None:
+    def _pop_mark(self, _: object) -> None:
         self._since_mark()
 
     def _global(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
         self._named(module, name)
 
-    def _stack_global(self, _: Any) -> None:
+    def _stack_global(self, _: object) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise TypeError("a name that is no text")
@@ -252,15 +252,15 @@ class Machine:
             self._budget.spend(len(full) + 100)
         self._stack.append(self.names.setdefault(full, Name(full)))
 
-    def _reduce(self, _: Any) -> None:
+    def _reduce(self, _: object) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         self._call(function, arguments)
 
-    def _newobj(self, _: Any) -> None:
+    def _newobj(self, _: object) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         self._call(function, arguments)
 
-    def _newobj_ex(self, _: Any) -> None:
+    def _newobj_ex(self, _: object) -> None:
         keywords, arguments, function = self._stack.pop(), self._stack.pop(), self._stack.pop()
         self._budget.check_hash(keywords)
         self._call(function, arguments)
@@ -278,7 +278,7 @@ class Machine:
                 self._budget.check_keys(built, (pair[0] for pair in pairs))
         self._stack.append(built)
 
-    def _build(self, _: Any) -> None:
+    def _build(self, _: object) -> None:
         state, target = self._stack.pop(), self._stack[-1]
         if self._state_set is not None:
             self._state_set(target, state)
@@ -286,7 +286,7 @@ class Machine:
             self._budget.spend(copied_bytes(state))
             target.add([state])
 
-    def _binpersid(self, _: Any) -> None:
+    def _binpersid(self, _: object) -> None:
         identity = self._stack.pop()
         if self._stored is None:
             raise TypeError("a persistent id, which means nothing here")

@@ -70,7 +70,7 @@ class Stored:
     quantised: bool = False
 
 
-def hash_of(symbol: Any) -> int:
+def hash_of(symbol: object) -> int:
     """The hash of what a symbol stands for, as far as others can be made to share it."""
     if isinstance(symbol, Built) and symbol.name == "builtins.complex":
         return 0  # of two numbers, which can be chosen so that any hash comes out
@@ -81,7 +81,7 @@ def hash_of(symbol: Any) -> int:
     return 0 if isinstance(symbol, Items) else hash(symbol)
 
 
-def copied_bytes(symbol: Any) -> int:
+def copied_bytes(symbol: object) -> int:
     """Bytes that a call may take for a copy of what it is given: a set of a list, bytes of a text."""
     if isinstance(symbol, str | bytes):
         return sys.getsizeof(symbol)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 
@@ -174,12 +174,12 @@ def _sizes(value: Any) -> list[int] | None:
     return list(value)
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
     """Whether it is a whole number that a size can be."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """A word; Python 2 has written bytes."""
     if isinstance(value, bytes):
         return value.decode("latin-1")

@@ -44,7 +44,7 @@ class Calls(NamedTuple):
     calls: tuple[ModuleCall, ...]
 
 
-def run_on(module: nn.Module, example_inputs: Any) -> Any:
+def run_on(module: nn.Module, example_inputs: object) -> Any:
     """Call a module with a tensor (the one argument), a tuple or list (positional ones), a dict (keywords) or `Calls`.
 
     Returns:
@@ -56,7 +56,7 @@ def run_on(module: nn.Module, example_inputs: Any) -> Any:
     return module(*args, **kwargs)
 
 
-def rehearse(module: nn.Module, example_inputs: Any) -> None:
+def rehearse(module: nn.Module, example_inputs: object) -> None:
     """Run the forward with its real kernels, fused ones included; module, inputs and generators are left unchanged.
 
     Raises:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -50,7 +49,7 @@ class _Mismatch(StructureError):
 
 def check(
     module: nn.Module,
-    example_inputs: Any,
+    example_inputs: object,
     dense: Trace,
     planned: ResizePlan,
     tensors: Mapping[str, tuple[Tensor, tuple[Labels, ...]]],  # of the resized module, with their planned labels

@@ -35,7 +35,7 @@ class Cost:
     seconds: float | None = None
 
 
-def cost_of(module: nn.Module, example_inputs: Any, *, latency: bool = False) -> Cost:
+def cost_of(module: nn.Module, example_inputs: object, *, latency: bool = False) -> Cost:
     """Parameters and FLOPs, and with `latency` also seconds; the module is unchanged afterwards."""
     parameters = sum(parameter.numel() for parameter in module.parameters())
     seconds = seconds_of(module, example_inputs) if latency else None
@@ -43,7 +43,7 @@ def cost_of(module: nn.Module, example_inputs: Any, *, latency: bool = False) ->
         return Cost(parameters, _flops_of_copy(module, example_inputs), seconds)
 
 
-def _flops_of_copy(module: nn.Module, example_inputs: Any) -> int:
+def _flops_of_copy(module: nn.Module, example_inputs: object) -> int:
     """On the meta device, or with memory where the forward reads values."""
     try:
         return count_flops(run_on, meta_copy(module).eval(), moved_to(example_inputs, META))
@@ -60,7 +60,7 @@ def count_flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
 
 def flops_by_density(
     module: nn.Module,
-    example_inputs: Any,
+    example_inputs: object,
     densities: Mapping[str, float],  # path of a module -> share of its weights that is not 0
 ) -> tuple[int, int]:
     """FLOPs of a forward: all of them, as in `cost_of`, and those that multiply with a weight other than 0.
@@ -78,7 +78,7 @@ def flops_by_density(
     return whole, whole - round(spared)
 
 
-def cheap_copy(module: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
+def cheap_copy(module: nn.Module, example_inputs: object) -> tuple[nn.Module, Any]:
     """A copy in eval mode for trying forwards, and its inputs: on the meta device, without memory.
 
     A forward that reads values, as language models do for padding, cannot run there: then both have memory.
@@ -92,12 +92,12 @@ def cheap_copy(module: nn.Module, example_inputs: Any) -> tuple[nn.Module, Any]:
     return meta, inputs
 
 
-def seconds_of(module: nn.Module, example_inputs: Any, runs: int = 15) -> float:
+def seconds_of(module: nn.Module, example_inputs: object, runs: int = 15) -> float:
     """The median seconds of `runs` forwards in eval mode, on the device of the module."""
     return seconds_of_each([module], example_inputs, runs)[0]
 
 
-def seconds_of_each(modules: Sequence[nn.Module], example_inputs: Any, runs: int = 15) -> list[float]:
+def seconds_of_each(modules: Sequence[nn.Module], example_inputs: object, runs: int = 15) -> list[float]:
     """`seconds_of` each module, run in turns so that other load on the machine affects all of them alike."""
     times: list[list[float]] = [[] for _ in modules]
     with torch.no_grad(), ExitStack() as stack:
@@ -128,7 +128,7 @@ def _composed() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _wait(example_inputs: Any) -> None:
+def _wait(example_inputs: object) -> None:
     for leaf in tree_leaves(example_inputs):
         if isinstance(leaf, Tensor) and leaf.is_cuda:
             torch.cuda.synchronize(leaf.device)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,13 +40,13 @@ class ChannelGraph:
     """
 
     module: nn.Module
-    example_inputs: Any
+    example_inputs: object
     _seen: Trace
     _groups: list[tuple[ChannelGroup, tuple[int, ...]]]
     _rows: dict[int, list[tuple[int, Labels]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, module: nn.Module, example_inputs: Any) -> ChannelGraph:
+    def of(cls, module: nn.Module, example_inputs: object) -> ChannelGraph:
         """Trace the forward once in each mode; arguments and errors as for `trace`."""
         seen = trace(module, example_inputs)
         return cls(module, example_inputs, seen, groups_of(seen))
@@ -156,7 +155,7 @@ def _kept(group: ChannelGroup, units: Sequence[int]) -> list[int]:
 
 def remove_channels_(
     module: nn.Module,
-    example_inputs: Any,
+    example_inputs: object,
     keep: Mapping[str, Sequence[int]],
     optimizers: Iterable[Optimizer] = (),
 ) -> Resized:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 from torch import nn
@@ -67,7 +67,7 @@ class ChannelGroup:
         return len(self.members[0].index[0])
 
 
-def channel_groups(module: nn.Module, example_inputs: Any) -> list[ChannelGroup]:
+def channel_groups(module: nn.Module, example_inputs: object) -> list[ChannelGroup]:
     """All groups of coupled channels, including those that are fixed.
 
     Args:

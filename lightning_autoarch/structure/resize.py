@@ -99,7 +99,7 @@ class Resized:
 
 def resize_(
     module: nn.Module,
-    example_inputs: Any,
+    example_inputs: object,
     seen: Trace,
     planned: ResizePlan,
     optimizers: Iterable[Optimizer] = (),

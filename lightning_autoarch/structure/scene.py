@@ -145,7 +145,7 @@ def _plain_kernels() -> Iterator[None]:
         torch._C._set_cudnn_enabled(cudnn)
 
 
-def reachable_tensors(value: Any, depth: int = 8) -> Iterator[Tensor]:
+def reachable_tensors(value: object, depth: int = 8) -> Iterator[Tensor]:
     """Every tensor in what a forward returned: containers, dataclasses and other objects are looked into."""
     if isinstance(value, Tensor):
         yield value

@@ -16,7 +16,6 @@ import contextlib
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +63,7 @@ class Trace:
         return tuple(n for n, (x, _) in self.tensors.items() if isinstance(x, nn.Parameter) and n not in reached)
 
 
-def trace(module: nn.Module, example_inputs: Any) -> Trace:
+def trace(module: nn.Module, example_inputs: object) -> Trace:
     """Follow every channel through the forward of `module`, which is unchanged afterwards.
 
     Only what the forward runs is seen. Where a `training_step` calls parts of the module in another way, pass recorded

@@ -74,7 +74,7 @@ Watch = Callable[[OpStep], None]
 
 
 def run(
-    module: nn.Module, example_inputs: Any, flow: Flow, *, flipped: bool = False, watch: Watch | None = None
+    module: nn.Module, example_inputs: object, flow: Flow, *, flipped: bool = False, watch: Watch | None = None
 ) -> None:
     """Run the forward once, filling `flow`.
 

@@ -21,7 +21,7 @@ from lightning_autoarch.structure.trace import Trace, trace
 
 def widen_(
     module: nn.Module,
-    example_inputs: Any,
+    example_inputs: object,
     widths: Mapping[str, int],
     generator: torch.Generator | None = None,
     *,
