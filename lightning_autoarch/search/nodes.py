@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lightning_autoarch.core.errors import SpaceError, did_you_mean
+from lightning_autoarch.core.prefixes import TRAINER
 from lightning_autoarch.search.choices import Scalar
 from lightning_autoarch.search.parameters import Categorical, Float, Int, Parameter, Repeat, on_grid, to_python_scalar
 
@@ -70,11 +71,15 @@ def check_name(name: object, *, dotted: bool = True) -> None:
     if isinstance(name, str):
         parts = name.split(".")
         own, pattern = parts[:2], name.split(".", 2)[2:]
-        well_formed = all(part.isidentifier() for part in own) and all(rest and rest.isprintable() for rest in pattern)
-        if well_formed and (dotted or len(parts) == 1):
+        well_formed = all(part.isidentifier() for part in own) and all(map(_is_pattern, pattern))
+        if well_formed and (dotted or len(parts) == 1) and not (parts[0] == TRAINER and pattern):
             return
     hint = ", optionally with dots: `encoder.width`, `data.batch_size`" if dotted else " without dots"
     raise SpaceError(f"Parameter `{name}`: expected the name of an argument{hint}.")
+
+
+def _is_pattern(rest: str) -> bool:
+    return bool(rest) and rest.isprintable() and " " not in rest
 
 
 def unroll(parameters: Mapping[str, Parameter]) -> list[Node]:

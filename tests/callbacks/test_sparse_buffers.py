@@ -159,11 +159,14 @@ class TestTransfer:
     @pytest.mark.parametrize(
         ("make", "reason"),
         [
-            (Tensor.clone, "the layout torch.strided in the source, torch.sparse_csr here, where it is sparse"),
+            (
+                Tensor.clone,
+                "the layout torch.strided in the source, torch.sparse_csr in the module",
+            ),
             (Tensor.to_sparse, "the layout torch.sparse_coo in the source"),
             (lambda x: x.double().to_sparse_csr(), "the dtype torch.float64 in the source"),
             (lambda x: x[:3].to_sparse_csr(), r"the shape \(3, 4\) in the source"),
-            (lambda x: x.diag().diag().to_sparse_csr(), "4 entries in the source, 7 here"),
+            (lambda x: x.diag().diag().to_sparse_csr(), "4 entries in the source, 7 in the module"),
         ],
     )
     def test_others_are_left_out(self, make: Callable[[Tensor], Tensor], reason: str) -> None:

@@ -52,8 +52,8 @@ def test_where_nothing_can_be_written_is_said_before_any_training(tmp_path: Path
 
     (tmp_path / "a file").touch()
     place = str(tmp_path / directory) if directory == "a file" else directory
-    root, options = (place, {}) if where == "default_root_dir" else (tmp_path, {where: f"{place}/study.db"})
-    remedy = "cannot be opened" if where == "storage" else "`directory=`"
+    root, options = (place, {}) if where == "default_root_dir" else (tmp_path, {"study": {where: f"{place}/study.db"}})
+    remedy = "cannot be opened" if where == "storage" else "`study.directory`"
     with pytest.raises(SearchError, match=f"{directory}.*{remedy}"):
         nets.trainer(root, search(**options)).fit(Untrained(), *nets.loaders())
 

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.slow
 SCRIPT = """
 import json, sys, nets
 from lightning_autoarch import ArchitectureSearch
-callback = ArchitectureSearch(nets.SPACE, monitor="val_loss", n_trials=8, storage=sys.argv[1], directory=sys.argv[2])
+study = {"storage": sys.argv[1], "directory": sys.argv[2]}
+callback = ArchitectureSearch(nets.SPACE, monitor="val_loss", n_trials=8, study=study)
 module = nets.Net()
 nets.trainer(sys.argv[2], callback, max_epochs=2).fit(module, *nets.loaders())
 print(json.dumps({"best": callback.best_architecture, "trials": len(callback.optuna_study.trials)}))

@@ -436,7 +436,7 @@ class TestPrune:
         assert best["prune"]["schedule"]["init_args"]["sparsity"] == found["prune.sparsity"]
         fitted = AutoArchCLI(args=["fit", "--config", "best.yaml"], save_config_callback=None)
         [transfer] = [c for c in fitted.trainer.callbacks if isinstance(c, TransferLearning)]
-        assert transfer.recipe.strategy == found["transfer.strategy"] and transfer.report.share == 1.0
+        assert transfer.strategy == found["transfer.strategy"] and transfer.report.share == 1.0
 
     @pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no `validation_step`")
     def test_without_validation(self, config: Write, capsys: Any) -> None:

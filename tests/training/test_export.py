@@ -293,7 +293,7 @@ def test_a_missing_package(
         (lambda: export(nets.Net(), "net.ckpt"), ExportError, r"end with one of \.sparse.*got net\.ckpt"),
         (lambda: export(nets.Net(), "net.pt", format="tflite"), ExportError, r"one of 'sparse'.*got 'tflite'"),
         (lambda: export({}, "net.pt"), ExportError, "to be an nn.Module, got dict"),  # type: ignore[arg-type]
-        (lambda: export(nets.Net(), "folder.pt"), PruneValueError, "to be a file, got the folder"),
+        (lambda: export(nets.Net(), "folder.pt"), PruneValueError, "to be a file, got the directory"),
     ],
 )
 def test_paths_and_formats(

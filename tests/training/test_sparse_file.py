@@ -190,7 +190,7 @@ class TestRefusedToWrite:
         assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
 
     def test_a_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(PruneValueError, match="to be a file, got the folder"):
+        with pytest.raises(PruneValueError, match="to be a file, got the directory"):
             save_sparse({}, tmp_path)
 
     def test_without_safetensors(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

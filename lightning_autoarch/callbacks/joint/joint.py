@@ -73,13 +73,13 @@ class JointSearch:
         rng = np.random.default_rng(0)
         draws = [self.space.architecture(self.space.random(rng)) for _ in range(_DRAWS)]
         for each in self.tuned:
-            each.check_values(self.space, draws)
             without = each.sets_weights()
             if inherit is not None and without is not None:
                 raise SearchError(
                     f"`{without}` of the space has no effect with `inherit={inherit!r}`: the weights of a parent come "
                     "over what was taken over. Leave one of them out."
                 )
+            each.check_values(self.space, draws)
         if after != "train":
             self._check_shapes(after)
         if after != "stop":

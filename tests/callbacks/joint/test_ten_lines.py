@@ -41,10 +41,10 @@ def test_ten_lines(tmp_path: Path) -> None:
 
     best = search.best_architecture
     assert best is not None and search.optuna_study is not None
-    assert transfer.recipe.strategy == best["transfer.strategy"]
-    assert transfer.recipe.layer_decay == best["transfer.layer_decay"]
-    assert transfer.recipe.lr_scale == {"net.6": best["transfer.lr_scale.net.6"]}
-    assert transfer.recipe.freeze_depth == best["transfer.freeze_depth"]
+    assert transfer.strategy == best["transfer.strategy"]
+    assert transfer.layer_decay == best["transfer.layer_decay"]
+    assert transfer.lr_scale == {"net.6": best["transfer.lr_scale.net.6"]}
+    assert transfer.freeze_depth == best["transfer.freeze_depth"]
     assert transfer.report is not None and transfer.report.share == 1.0
     assert pruning.sparsity == pytest.approx(best["prune.sparsity"], abs=0.02)
     for trial in search.optuna_study.trials:

@@ -310,7 +310,7 @@ class TestReparametrised:
     def test_a_sparsity_that_a_norm_does_not_allow_is_said(self) -> None:
         module = counting(adam)
         parametrizations.weight_norm(module.net[0])  # rows of 4
-        with pytest.warns(UserWarning, match="the slice keeps its largest weight"):
+        with pytest.warns(UserWarning, match="each slice of which a weight norm is taken keeps its largest weight"):
             fit(module, pruning := MagnitudePruning(ConstantSparsity(0.9), targets="net.0"))
         assert pruning.sparsity == 0.75
 
@@ -333,7 +333,7 @@ class TestFloor:
         if kept:
             fit(module, pruning)
         else:
-            with pytest.warns(UserWarning, match=r"pruned every weight of `net\.3\.weight`: what comes out there"):
+            with pytest.warns(UserWarning, match=r"pruned every weight of `net\.3\.weight`: their output no longer"):
                 fit(module, pruning)
         assert pruning.masks["net.3.weight"].count() == kept
         assert sum(mask.count() for mask in pruning.masks.values()) == TARGETS - round(0.8 * TARGETS)

@@ -60,7 +60,7 @@ def test_unfreeze_gives_back() -> None:
 
 @pytest.mark.parametrize("depth", [-1, True, 1.0, "1", None])
 def test_no_number(depth: Any) -> None:
-    with pytest.raises(TransferError, match="`freeze_depth` to be a number of blocks from 0 on"):
+    with pytest.raises(TransferError, match="`freeze_depth` to be an int >= 0"):
         TransferLearning(freeze_depth=depth)
 
 

@@ -63,5 +63,5 @@ def test_as_a_trial_callback(tmp_path: Path) -> None:
 def test_candidates_that_the_checkpoint_does_not_fit_fail_with_the_reason(tmp_path: Path) -> None:
     transfer = TransferLearning({"conv.weight": torch.zeros(3, 3)})
     callback = search(tmp_path, trial={"callbacks": [transfer]})
-    with pytest.raises(Exception, match="names that source and module share"):
+    with pytest.raises(Exception, match="names that the source and the module share"):
         nets.trainer(tmp_path, callback, max_epochs=1).fit(Net(8, layers=LAYERS), *nets.loaders())

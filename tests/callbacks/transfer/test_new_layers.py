@@ -140,7 +140,7 @@ class TestMinimumShare:
 
     @pytest.mark.parametrize("share", [-0.1, 1.1, 90, True, "0.9"])
     def test_what_is_none(self, share: Any) -> None:
-        with pytest.raises(TransferError, match="`min_share` to be a number from 0 to 1"):
+        with pytest.raises(TransferError, match=r"`min_share` to be a number in \[0, 1\] or None"):
             TransferLearning(matching=Matching(min_share=share))
-        with pytest.raises(TransferError, match="`min_share` to be a number from 0 to 1"):
+        with pytest.raises(TransferError, match=r"`min_share` to be a number in \[0, 1\] or None"):
             transfer_weights(nn.Linear(2, 2), nn.Linear(2, 2), matching=Matching(min_share=share))

@@ -216,7 +216,7 @@ class TestAdapters:
         source = self.adapted(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), peft, target_modules=["0"])
         module, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), torch.randn(5, 4)
         state = {f"{prefix}{name}": tensor for name, tensor in source.state_dict().items()}
-        with pytest.raises(TransferError, match=r"adapters .*lora_A.*: give `lora_alpha`"):
+        with pytest.raises(TransferError, match=r"adapters .*lora_A.*: pass `lora_alpha`"):
             transfer_weights(module, state)
         report = transfer_weights(module, state, matching=Matching(lora_alpha=6))
         torch.testing.assert_close(module(x), source(x))
